@@ -1,0 +1,89 @@
+package v1alpha1
+
+// Condition types. Every condition carries observedGeneration.
+const (
+	// ConditionAccepted says that the object makes sense here: its references
+	// exist, its namespace may use them, a node is bound. Written by the
+	// controller; in standalone mode by the same rules on the node.
+	ConditionAccepted = "Accepted"
+	// ConditionReady says that the kernel holds all of the object. Written by
+	// the node's agent; for BridgeNetworks by the controller.
+	ConditionReady = "Ready"
+)
+
+// Field managers of status writes.
+const (
+	FieldManagerController = "patchbay-controller"
+	FieldManagerAgent      = "patchbay-agent"
+)
+
+// Reasons of conditions. Reasons has the same list with condition, writer and
+// remedy.
+const (
+	ReasonAccepted             = "Accepted"
+	ReasonNetworkNotFound      = "NetworkNotFound"
+	ReasonAttachmentNotFound   = "AttachmentNotFound"
+	ReasonNamespaceNotAllowed  = "NamespaceNotAllowed"
+	ReasonNodeNotFound         = "NodeNotFound"
+	ReasonPrivilegeRequired    = "PrivilegeRequired"
+	ReasonUnsupported          = "Unsupported"
+	ReasonProgrammed           = "Programmed"
+	ReasonPending              = "Pending"
+	ReasonRebinding            = "Rebinding"
+	ReasonNetnsNotFound        = "NetnsNotFound"
+	ReasonPodNotRunning        = "PodNotRunning"
+	ReasonAddressConflict      = "AddressConflict"
+	ReasonAddressPoolExhausted = "AddressPoolExhausted"
+	ReasonMACConflict          = "MACConflict"
+	ReasonInterfaceConflict    = "InterfaceConflict"
+	ReasonHostPortConflict     = "HostPortConflict"
+	ReasonHairpinUnavailable   = "HairpinUnavailable"
+	ReasonAntiSpoofUnavailable = "AntiSpoofUnavailable"
+	ReasonSubnetOverlap        = "SubnetOverlap"
+	ReasonUplinkNotFound       = "UplinkNotFound"
+	ReasonUplinkInUse          = "UplinkInUse"
+	ReasonForwardBlocked       = "ForwardBlocked"
+	ReasonNodeNotReady         = "NodeNotReady"
+	ReasonKernelError          = "KernelError"
+)
+
+// Reason describes one reason a user can meet.
+type Reason struct {
+	Name      string
+	Condition string
+	// Writer is who sets it: controller, agent, or both. In standalone mode the
+	// node does the controller's part.
+	Writer string
+	// Remedy is one sentence on what to do about it.
+	Remedy string
+}
+
+// Reasons lists every reason with its condition, writer and remedy, in the
+// order of the constants. docs/reasons.md is generated from it.
+var Reasons = []Reason{
+	{ReasonAccepted, ConditionAccepted, "controller", "Nothing to do."},
+	{ReasonNetworkNotFound, ConditionAccepted, "controller", "Create the BridgeNetwork that spec.network names, or let it select the attachment's node."},
+	{ReasonAttachmentNotFound, ConditionAccepted, "controller", "Create the NamespaceAttachment that spec.attachment names, in the same namespace, with an address."},
+	{ReasonNamespaceNotAllowed, ConditionAccepted, "controller", "Let the network's spec.allowedNamespaces include the object's namespace."},
+	{ReasonNodeNotFound, ConditionAccepted, "controller", "Name an existing node in spec.target.netns.nodeName."},
+	{ReasonPrivilegeRequired, ConditionAccepted, "controller", "Have somebody who may use-node-network create the object."},
+	{ReasonUnsupported, ConditionAccepted, "controller", "Remove the field that the message names; it does not work here."},
+	{ReasonProgrammed, ConditionReady, "agent", "Nothing to do."},
+	{ReasonPending, "Accepted, Ready", "controller, agent", "Wait; the message says for what."},
+	{ReasonRebinding, ConditionReady, "controller", "Wait; the new node's agent takes over."},
+	{ReasonNetnsNotFound, ConditionReady, "agent", "Create the namespace (ip netns add), or use lifecycle Managed."},
+	{ReasonPodNotRunning, ConditionReady, "agent", "Wait until the pod runs."},
+	{ReasonAddressConflict, "Accepted, Ready", "controller, agent", "Choose an address of the network's subnets that nobody else holds."},
+	{ReasonAddressPoolExhausted, ConditionReady, "agent", "Delete attachments, shrink spec.ipam.exclude, or make a larger network."},
+	{ReasonMACConflict, ConditionReady, "agent", "Choose another spec.macAddress, or leave it out."},
+	{ReasonInterfaceConflict, ConditionReady, "agent", "Choose another interface name, or remove the interface that the message names."},
+	{ReasonHostPortConflict, ConditionReady, "agent", "Choose another hostPort, or remove the holder that the message names."},
+	{ReasonHairpinUnavailable, ConditionReady, "agent", "Set net.bridge.bridge-nf-call-iptables to 0, or spec.isolation.ports to false."},
+	{ReasonAntiSpoofUnavailable, ConditionReady, "agent", "Use the nftables backend, or set spec.isolation.antiSpoof to false."},
+	{ReasonSubnetOverlap, ConditionReady, "agent", "Choose a subnet that overlaps neither another network nor a route of the node."},
+	{ReasonUplinkNotFound, ConditionReady, "agent", "Name an interface in spec.uplink.interface that the node has."},
+	{ReasonUplinkInUse, ConditionReady, "agent", "Choose an interface that carries neither the node's own traffic nor another bridge."},
+	{ReasonForwardBlocked, ConditionReady, "agent", "Let the firewall table that the message names accept forwarded traffic of the bridge."},
+	{ReasonNodeNotReady, ConditionReady, "controller", "Bring the node back; what is bound to it is not known to work."},
+	{ReasonKernelError, ConditionReady, "agent", "Read the message; the agent tries again with growing pauses."},
+}

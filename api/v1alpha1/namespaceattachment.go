@@ -1,0 +1,235 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// NamespaceAttachment is one network namespace wired to a BridgeNetwork, or
+// point to point to the host or to another namespace.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Namespaced,shortName=nsa,categories=patchbay
+// +kubebuilder:selectablefield:JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Netns",type=string,JSONPath=`.spec.target.netns.name`
+// +kubebuilder:printcolumn:name="Network",type=string,JSONPath=`.spec.network`
+// +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.status.interface.name`
+// +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
+// +kubebuilder:printcolumn:name="Host-Interface",type=string,JSONPath=`.status.hostInterface.name`,priority=1
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must be at most 63 characters"
+type NamespaceAttachment struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec NamespaceAttachmentSpec `json:"spec"`
+	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}, {type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the node's agent", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	Status NamespaceAttachmentStatus `json:"status,omitempty"`
+}
+
+// NamespaceAttachmentSpec is the wanted state of an attachment.
+//
+// +kubebuilder:validation:XValidation:rule="!(has(self.network) && has(self.pointToPoint))",message="spec.network and spec.pointToPoint exclude each other: name one, or neither for a namespace with its loopback and nothing else"
+// +kubebuilder:validation:XValidation:rule="has(self.network) || has(self.pointToPoint) || !(has(self.interface) || has(self.hostInterface) || has(self.addresses) || has(self.macAddress) || has(self.mtu) || has(self.defaultRoute) || has(self.routes))",message="without spec.network and spec.pointToPoint there is no interface: leave out interface, hostInterface, addresses, macAddress, mtu, defaultRoute and routes, or name a network"
+// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.hostInterface)",message="spec.hostInterface cannot be set between two namespaces: such a link has no end on the host"
+// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || self.pointToPoint.netns.name != self.target.netns.name || (has(self.interface) ? self.interface : 'eth0') != self.pointToPoint.netns.interface",message="spec.pointToPoint.netns.interface must differ from spec.interface where both ends are in one namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.defaultRoute) || !self.defaultRoute || has(self.addresses)",message="spec.defaultRoute on a point-to-point link needs spec.addresses"
+type NamespaceAttachmentSpec struct {
+	Target AttachmentTarget `json:"target"`
+	// Network is the name of the BridgeNetwork to attach to.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Network string `json:"network,omitempty"`
+	// PointToPoint joins the target to the host or to another namespace by a
+	// veth pair without a bridge.
+	// +optional
+	PointToPoint *PointToPoint `json:"pointToPoint,omitempty"`
+	// Interface is the name of the interface inside the target; default eth0.
+	// +optional
+	Interface InterfaceName `json:"interface,omitempty"`
+	// HostInterface is the name of the host's end; default veth<8 hex digits of
+	// a hash>.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^veth[A-Za-z0-9_.-]{0,11}$')",message="spec.hostInterface must begin with \"veth\" and be at most 15 of letters, digits, '_', '.', '-'"
+	HostInterface string `json:"hostInterface,omitempty"`
+	// Addresses of the interface in CIDR form; by default one per subnet is
+	// allocated from the network.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && !(cidr(a).ip().isLoopback() || cidr(a).ip().isLinkLocalMulticast() || cidr(a).ip().isUnspecified()))",message="spec.addresses must be addresses with a prefix length, such as 10.68.0.101/24, and not loopback, multicast or unspecified"
+	Addresses []Subnet `json:"addresses,omitempty"`
+	// MACAddress of the interface; by default derived from the attachment's
+	// name and node.
+	// +optional
+	// +kubebuilder:validation:MaxLength=17
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$') && self != '00:00:00:00:00:00'",message="spec.macAddress must be a unicast MAC address such as 02:42:0a:44:00:65"
+	MACAddress string `json:"macAddress,omitempty"`
+	// MTU in bytes; default the bridge's.
+	// +optional
+	// +kubebuilder:validation:Minimum=68
+	// +kubebuilder:validation:Maximum=65535
+	MTU *int32 `json:"mtu,omitempty"`
+	// DefaultRoute sends everything via the gateway, or via the peer's address
+	// on a point-to-point link; default true on a network with a gateway,
+	// false point to point.
+	// +optional
+	DefaultRoute *bool `json:"defaultRoute,omitempty"`
+	// Routes are further routes inside the target.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	Routes []RouteSpec `json:"routes,omitempty"`
+}
+
+// InterfaceName is a Linux interface name: 1 to 15 bytes.
+// +kubebuilder:validation:MaxLength=63
+// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$') && self != 'lo' && self != 'all' && self != 'default'",message="must be an interface name: at most 15 of letters, digits, '_', '.', '-', beginning with a letter or digit, and not lo, all or default"
+type InterfaceName string
+
+// NetnsName is the name of a network namespace: a file under /run/netns.
+// +kubebuilder:validation:MaxLength=63
+// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9_.-]*$')",message="must be the name of a network namespace under /run/netns: letters, digits, '_', '.', '-', beginning with a letter or digit"
+type NetnsName string
+
+// AttachmentTarget says what is wired. Exactly one member is set.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.netns)",message="spec.target.netns must be set: it names the network namespace to wire"
+type AttachmentTarget struct {
+	// Netns is a named network namespace, as of `ip netns`.
+	// +optional
+	Netns *NetnsTarget `json:"netns,omitempty"`
+}
+
+// NetnsTarget is a named network namespace.
+//
+// +kubebuilder:validation:XValidation:rule="self.lifecycle == 'External' || !self.name.startsWith('cni-')",message="a netns named cni-* belongs to a container runtime: use lifecycle External"
+// +kubebuilder:validation:XValidation:rule="self.name == oldSelf.name && self.lifecycle == oldSelf.lifecycle && has(self.nodeName) == has(oldSelf.nodeName) && (!has(self.nodeName) || self.nodeName == oldSelf.nodeName)",message="spec.target is immutable: delete the attachment and create it anew"
+type NetnsTarget struct {
+	Name NetnsName `json:"name"`
+	// NodeName is the node the namespace is on. Without a cluster it is this
+	// node and may be left out.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	NodeName string `json:"nodeName,omitempty"`
+	// Lifecycle Managed makes the namespace and removes it with the last
+	// attachment; External waits until it exists.
+	// +kubebuilder:default=Managed
+	Lifecycle Lifecycle `json:"lifecycle,omitempty"`
+}
+
+// PointToPoint is the other end of a link without a bridge. Exactly one member
+// is set.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.host) != has(self.netns)",message="spec.pointToPoint must name exactly one of host, netns"
+type PointToPoint struct {
+	// Host ends the link on the node itself.
+	// +optional
+	Host *HostEnd `json:"host,omitempty"`
+	// Netns ends the link in a second network namespace of the same node.
+	// +optional
+	Netns *NetnsEnd `json:"netns,omitempty"`
+}
+
+// HostEnd is the host's end of a point-to-point link; spec.hostInterface names
+// it.
+type HostEnd struct {
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && !(cidr(a).ip().isLoopback() || cidr(a).ip().isLinkLocalMulticast() || cidr(a).ip().isUnspecified()))",message="spec.pointToPoint.host.addresses must be addresses with a prefix length, such as 10.20.30.40/24"
+	Addresses []Subnet `json:"addresses,omitempty"`
+}
+
+// NetnsEnd is the far end of a link between two namespaces.
+//
+// +kubebuilder:validation:XValidation:rule="self.lifecycle == 'External' || !self.name.startsWith('cni-')",message="a netns named cni-* belongs to a container runtime: use lifecycle External"
+type NetnsEnd struct {
+	Name NetnsName `json:"name"`
+	// +kubebuilder:default=Managed
+	Lifecycle Lifecycle `json:"lifecycle,omitempty"`
+	// +kubebuilder:default=eth0
+	Interface InterfaceName `json:"interface,omitempty"`
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && !(cidr(a).ip().isLoopback() || cidr(a).ip().isLinkLocalMulticast() || cidr(a).ip().isUnspecified()))",message="spec.pointToPoint.netns.addresses must be addresses with a prefix length, such as 192.168.1.2/24"
+	Addresses []Subnet `json:"addresses,omitempty"`
+}
+
+// RouteSpec is one route inside a target.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.via) || !isIP(self.via) || !isCIDR(self.to) || ip(self.via).family() == cidr(self.to).ip().family()",message="spec.routes: to and via must be of one family"
+type RouteSpec struct {
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="spec.routes.to must be a CIDR without host bits, such as 10.0.0.0/8"
+	To Subnet `json:"to"`
+	// Via is the next hop; without it the destination is on the link.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="spec.routes.via must be an IP address"
+	Via IPAddress `json:"via,omitempty"`
+}
+
+// NamespaceAttachmentStatus is what the node holds of an attachment.
+type NamespaceAttachmentStatus struct {
+	// ObservedGeneration is the generation that the writer of Ready saw.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// NodeName is the node the attachment is bound to.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	NodeName string `json:"nodeName,omitempty"`
+	// Interface is the end inside the target.
+	// +optional
+	Interface *InterfaceStatus `json:"interface,omitempty"`
+	// HostInterface is the end on the host; absent for a link between two
+	// namespaces.
+	// +optional
+	HostInterface *InterfaceStatus `json:"hostInterface,omitempty"`
+	// Addresses of the interface inside the target, in CIDR form. This is the
+	// record of what was allocated.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	Addresses []Subnet `json:"addresses,omitempty"`
+	// Gateways the target's default routes point to.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=2
+	Gateways []IPAddress `json:"gateways,omitempty"`
+	// MACAddress of the interface inside the target.
+	// +optional
+	// +kubebuilder:validation:MaxLength=17
+	MACAddress string `json:"macAddress,omitempty"`
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// InterfaceStatus says which kernel interface one end of an attachment is.
+type InterfaceStatus struct {
+	// Netns is the namespace's name under /run/netns; empty on the host.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	Netns string `json:"netns,omitempty"`
+	// +kubebuilder:validation:MaxLength=15
+	Name string `json:"name"`
+	// Index is the interface's index in its namespace.
+	// +optional
+	Index int32 `json:"index,omitempty"`
+}
+
+// NamespaceAttachmentList is a list of NamespaceAttachments.
+//
+// +kubebuilder:object:root=true
+type NamespaceAttachmentList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []NamespaceAttachment `json:"items"`
+}

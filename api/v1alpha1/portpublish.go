@@ -1,0 +1,128 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// PortPublish is a set of host ports that lead to an attachment.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Namespaced,shortName=pp,categories=patchbay
+// +kubebuilder:selectablefield:JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Attachment",type=string,JSONPath=`.spec.attachment`
+// +kubebuilder:printcolumn:name="Host-Ports",type=string,JSONPath=`.spec.ports[*].hostPort`
+// +kubebuilder:printcolumn:name="Targets",type=string,JSONPath=`.status.published[*].target`
+// +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="metadata.name must be at most 63 characters"
+type PortPublish struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec PortPublishSpec `json:"spec"`
+	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}, {type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the node's agent", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	Status PortPublishStatus `json:"status,omitempty"`
+}
+
+// PortPublishSpec is the wanted state of a publish.
+type PortPublishSpec struct {
+	// Attachment is the name of a NamespaceAttachment of the same Kubernetes
+	// namespace.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Attachment string `json:"attachment"`
+	// HostAddresses are addresses of the node to answer on; default every
+	// local address but loopback.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isIP(a))",message="spec.hostAddresses must be IP addresses of the node"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !isIP(a) || !(ip(a).isLoopback() || ip(a).isUnspecified() || ip(a).isLinkLocalMulticast()))",message="spec.hostAddresses must not be loopback, unspecified or multicast: leave the list out to answer on every address of the node"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a == b))",message="spec.hostAddresses must not name an address twice"
+	HostAddresses []IPAddress `json:"hostAddresses,omitempty"`
+	// Ports to publish.
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.hostPort == b.hostPort && a.protocol == b.protocol))",message="spec.ports must not publish one hostPort of one protocol twice"
+	Ports []PublishedPort `json:"ports"`
+}
+
+// Protocol is a transport protocol.
+// +kubebuilder:validation:Enum=TCP;UDP;SCTP
+type Protocol string
+
+const (
+	// TCP is RFC 9293.
+	TCP Protocol = "TCP"
+	// UDP is RFC 768.
+	UDP Protocol = "UDP"
+	// SCTP is RFC 9260.
+	SCTP Protocol = "SCTP"
+)
+
+// PublishedPort leads one host port to one port of the attachment.
+type PublishedPort struct {
+	// Name describes the port.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name,omitempty"`
+	// +kubebuilder:default=TCP
+	Protocol Protocol `json:"protocol,omitempty"`
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	HostPort int32 `json:"hostPort"`
+	// TargetPort is the port on the attachment; default hostPort.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	TargetPort int32 `json:"targetPort,omitempty"`
+}
+
+// PortPublishStatus is what the node really publishes.
+type PortPublishStatus struct {
+	// ObservedGeneration is the generation that the writer of Ready saw.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// NodeName is the node the publish is bound to: its attachment's.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	NodeName string `json:"nodeName,omitempty"`
+	// Published lists what is open now.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=2048
+	Published []PublishedStatus `json:"published,omitempty"`
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PublishedStatus is one open host port.
+type PublishedStatus struct {
+	// Address of the node; empty means every local address of the target's
+	// family.
+	// +optional
+	Address IPAddress `json:"address,omitempty"`
+	// +kubebuilder:default=TCP
+	Protocol Protocol `json:"protocol,omitempty"`
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	HostPort int32 `json:"hostPort"`
+	// Target is the address and port it leads to, such as 10.68.0.101:80 or
+	// [fd00::65]:80.
+	// +kubebuilder:validation:MaxLength=64
+	Target string `json:"target"`
+}
+
+// PortPublishList is a list of PortPublishes.
+//
+// +kubebuilder:object:root=true
+type PortPublishList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []PortPublish `json:"items"`
+}

@@ -1,0 +1,148 @@
+// Package netstate describes kernel objects as plain comparable values: links,
+// addresses, routes, sysctls, bridge ports and what the firewall holds. It
+// promises that two values are equal exactly when the kernel would not tell
+// them apart in anything Patchbay cares for, that every value has one Key, and
+// that its text form is what a person reads in a plan. It knows neither the
+// API nor netlink.
+package netstate
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Kind is a kind of kernel object. Kinds are numbered in the order in which
+// objects are built; they are removed in reverse.
+type Kind uint8
+
+// The kinds, in building order.
+const (
+	KindNetns Kind = iota
+	KindSysctlNode
+	KindLink
+	KindSysctl
+	KindRealm
+	KindForwardGuard
+	KindPortFilter
+	KindPortAddress
+	KindPort
+	KindHairpin
+	KindAddress
+	KindRoute
+	KindMasquerade
+	KindNoMasquerade
+	KindPublish
+)
+
+var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "realm", "forward-guard", "port-filter", "port-address",
+	"port", "hairpin", "address", "route", "masquerade", "no-masquerade", "publish"}
+
+func (k Kind) String() string { return kindNames[k] }
+
+// Firewall reports whether objects of this kind live in the firewall; all
+// others are netlink's and /proc's.
+func (k Kind) Firewall() bool {
+	switch k {
+	case KindRealm, KindForwardGuard, KindPortFilter, KindPortAddress, KindMasquerade, KindNoMasquerade, KindPublish:
+		return true
+	}
+	return false
+}
+
+// Key identifies one kernel object of the node.
+type Key struct {
+	Kind Kind
+	// Netns is the name under /run/netns; empty is the host.
+	Netns string
+	// Link is the interface that the object is, or is on.
+	Link string
+	// Name tells apart the objects of one kind on one link.
+	Name string
+}
+
+func (k Key) String() string {
+	parts := []string{k.Kind.String()}
+	if k.Netns != "" && k.Kind != KindNetns {
+		parts = append(parts, "netns/"+k.Netns)
+	}
+	for _, p := range []string{k.Link, k.Name} {
+		if p != "" {
+			parts = append(parts, p)
+		}
+	}
+	if k.Kind == KindNetns {
+		parts = append(parts, k.Netns)
+	}
+	return strings.Join(parts, " ")
+}
+
+// Compare orders keys by building order, then by place and name.
+func (k Key) Compare(o Key) int {
+	return cmp.Or(cmp.Compare(k.Kind, o.Kind), cmp.Compare(k.Netns, o.Netns), cmp.Compare(k.Link, o.Link), cmp.Compare(k.Name, o.Name))
+}
+
+// Object is one kernel object. Implementations are comparable structs.
+type Object interface {
+	Key() Key
+	// String is what a plan shows after the key.
+	String() string
+}
+
+// Set holds objects by key.
+type Set map[Key]Object
+
+// Add puts objects into the set and returns it.
+func (s Set) Add(objects ...Object) Set {
+	for _, o := range objects {
+		s[o.Key()] = o
+	}
+	return s
+}
+
+// Keys returns the keys in building order.
+func (s Set) Keys() []Key { return slices.SortedFunc(maps.Keys(s), Key.Compare) }
+
+// Owner names the custom resource that wants an object.
+type Owner struct {
+	// Kind is the short name of the resource: bnet, nsa or pp.
+	Kind      string
+	Namespace string
+	Name      string
+}
+
+// Short names of the kinds that own kernel objects.
+const (
+	OwnerNetwork    = "bnet"
+	OwnerAttachment = "nsa"
+	OwnerPublish    = "pp"
+)
+
+// String is kind:name or kind:namespace/name.
+func (o Owner) String() string {
+	if o.Namespace == "" {
+		return o.Kind + ":" + o.Name
+	}
+	return o.Kind + ":" + o.Namespace + "/" + o.Name
+}
+
+// Compare orders owners: networks, attachments, publishes; then namespace and name.
+func (o Owner) Compare(p Owner) int {
+	rank := func(k string) int { return slices.Index([]string{OwnerNetwork, OwnerAttachment, OwnerPublish}, k) }
+	return cmp.Or(cmp.Compare(rank(o.Kind), rank(p.Kind)), cmp.Compare(o.Namespace, p.Namespace), cmp.Compare(o.Name, p.Name))
+}
+
+// MAC is an Ethernet address; comparable, unlike net.HardwareAddr.
+type MAC [6]byte
+
+func (m MAC) String() string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// LinkLocal is the EUI-64 link-local address of the MAC (RFC 4291, appendix A).
+func (m MAC) LinkLocal() netip.Addr {
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
+}

@@ -1,0 +1,52 @@
+package netstate
+
+import "net/netip"
+
+// Node is what compile needs to know of the host beyond the resources: facts
+// that Patchbay did not make.
+type Node struct {
+	// Name of the node.
+	Name string
+	// DefaultLink is the interface of the IPv4 default route, else of the IPv6
+	// one; empty without a default route.
+	DefaultLink string
+	// Links are the host's interfaces by name, Patchbay's own included.
+	Links map[string]NodeLink
+	// Routes are the host's unicast routes of the main table, those on
+	// Patchbay's own links and default routes left out.
+	Routes []NodeRoute
+	// Addresses are the host's own addresses, those on Patchbay's own links
+	// left out.
+	Addresses []NodeAddress
+	// Forwarding says for each family whether forwarding is on by somebody
+	// else's will: on, and not recorded as switched on by Patchbay.
+	Forwarding map[Family]bool
+	// BridgeNF says for each family whether br_netfilter passes bridged packets
+	// through the IP hooks.
+	BridgeNF map[Family]bool
+	// RALinks are interfaces, not Patchbay's, that take routes from router
+	// advertisements and would stop once IPv6 forwarding is on unless their
+	// accept_ra is 2.
+	RALinks []string
+}
+
+// NodeLink is an interface of the host.
+type NodeLink struct {
+	Type   LinkType
+	MTU    int
+	Master string
+	// Ours is true for a link that bears Patchbay's mark.
+	Ours bool
+}
+
+// NodeRoute is a route of the host.
+type NodeRoute struct {
+	Link string
+	Dst  netip.Prefix
+}
+
+// NodeAddress is an address of the host.
+type NodeAddress struct {
+	Link   string
+	Prefix netip.Prefix
+}

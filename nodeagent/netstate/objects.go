@@ -1,0 +1,317 @@
+package netstate
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Netns is a named network namespace with its loopback up.
+type Netns struct {
+	Name string
+	// Managed namespaces are made and removed by Patchbay and bear its mark;
+	// others must exist and stay.
+	Managed bool
+}
+
+func (n Netns) Key() Key { return Key{Kind: KindNetns, Netns: n.Name} }
+
+func (n Netns) String() string {
+	if n.Managed {
+		return "managed"
+	}
+	return "external"
+}
+
+// LinkType is the type of an interface.
+type LinkType string
+
+const (
+	Bridge   LinkType = "bridge"
+	Veth     LinkType = "veth"
+	Loopback LinkType = "loopback"
+	// OtherLink is any interface that Patchbay would not make.
+	OtherLink LinkType = "other"
+)
+
+// End is one end of a veth pair: an interface in a namespace.
+type End struct{ Netns, Name string }
+
+// Link is an interface. A veth pair is two Links that name each other as Peer;
+// the one with Primary set is created and brings the other along.
+type Link struct {
+	Netns string
+	Name  string
+	Type  LinkType
+	// MAC is zero where it does not matter (loopback).
+	MAC MAC
+	// MTU in bytes; zero where it does not matter.
+	MTU int
+	// Mark is the alias that names the owner; empty on foreign interfaces.
+	Mark string
+	// Peer is the other end of a veth.
+	Peer    End
+	Primary bool
+	// Master is the bridge that the link is a port of; always in the link's
+	// own namespace.
+	Master string
+	// Isolated ports of a bridge do not reach each other.
+	Isolated bool
+	Up       bool
+}
+
+func (l Link) Key() Key { return Key{Kind: KindLink, Netns: l.Netns, Link: l.Name} }
+
+func (l Link) String() string {
+	s := []string{string(l.Type)}
+	if l.MAC != (MAC{}) {
+		s = append(s, "mac="+l.MAC.String())
+	}
+	if l.MTU != 0 {
+		s = append(s, fmt.Sprintf("mtu=%d", l.MTU))
+	}
+	if l.Peer != (End{}) {
+		s = append(s, "peer="+l.Peer.String())
+	}
+	if l.Master != "" {
+		s = append(s, "master="+l.Master)
+	}
+	if l.Isolated {
+		s = append(s, "isolated")
+	}
+	if l.Up {
+		s = append(s, "up")
+	} else {
+		s = append(s, "down")
+	}
+	return strings.Join(s, " ")
+}
+
+// String is netns/name, or the name alone on the host.
+func (e End) String() string {
+	if e.Netns == "" {
+		return e.Name
+	}
+	return e.Netns + "/" + e.Name
+}
+
+// Sysctl is one value under /proc/sys as the namespace sees it.
+type Sysctl struct {
+	Netns string
+	// Link is the interface it belongs to; empty for one of the whole node or
+	// namespace.
+	Link string
+	// Path below /proc/sys, such as net/ipv6/conf/br-red/accept_ra.
+	Path  string
+	Value string
+	// Restore sysctls outlive the links that Patchbay makes: the previous value
+	// is recorded before the first write and put back when nobody needs it.
+	Restore bool
+}
+
+func (s Sysctl) Key() Key {
+	kind := KindSysctl
+	if s.Restore {
+		kind = KindSysctlNode
+	}
+	return Key{Kind: kind, Netns: s.Netns, Link: s.Link, Name: s.Path}
+}
+
+func (s Sysctl) String() string { return "= " + s.Value }
+
+// Address is an address of an interface.
+type Address struct {
+	Netns  string
+	Link   string
+	Prefix netip.Prefix
+	// NoPrefixRoute keeps the kernel from adding the connected route.
+	NoPrefixRoute bool
+}
+
+func (a Address) Key() Key {
+	return Key{Kind: KindAddress, Netns: a.Netns, Link: a.Link, Name: a.Prefix.String()}
+}
+
+func (a Address) String() string {
+	if a.NoPrefixRoute {
+		return "noprefixroute"
+	}
+	return ""
+}
+
+// Route is a route of the main table with protocol 147.
+type Route struct {
+	Netns string
+	Link  string
+	// Dst is 0.0.0.0/0 or ::/0 for a default route.
+	Dst netip.Prefix
+	// Via is the next hop; the zero Addr for a destination on the link.
+	Via netip.Addr
+	// Src is the preferred source address; the zero Addr leaves it to the kernel.
+	Src netip.Addr
+}
+
+func (r Route) Key() Key {
+	return Key{Kind: KindRoute, Netns: r.Netns, Link: r.Link, Name: r.Dst.String()}
+}
+
+func (r Route) String() string {
+	var s []string
+	if r.Via.IsValid() {
+		s = append(s, "via "+r.Via.String())
+	}
+	if r.Src.IsValid() {
+		s = append(s, "src "+r.Src.String())
+	}
+	return strings.Join(s, " ")
+}
+
+// Port is an interface of the node, not made by Patchbay, as port of a bridge.
+type Port struct {
+	Link   string
+	Master string
+}
+
+func (p Port) Key() Key       { return Key{Kind: KindPort, Link: p.Link} }
+func (p Port) String() string { return "master=" + p.Master }
+
+// Hairpin lets a bridge port send frames back to where they came from. It is
+// needed where br_netfilter bridges a published connection of a target to
+// itself.
+type Hairpin struct{ Link string }
+
+func (h Hairpin) Key() Key       { return Key{Kind: KindHairpin, Link: h.Link} }
+func (h Hairpin) String() string { return "on" }
+
+// Realm is what the firewall holds of one bridge or point-to-point interface.
+type Realm struct {
+	Link string
+	// Guarded realms let in only what is published.
+	Guarded bool
+	// Isolated realms do not forward between their own members.
+	Isolated bool
+}
+
+func (r Realm) Key() Key { return Key{Kind: KindRealm, Link: r.Link} }
+
+func (r Realm) String() string {
+	s := "ingress=Open"
+	if r.Guarded {
+		s = "ingress=PublishedOnly"
+	}
+	if r.Isolated {
+		s += " isolated"
+	}
+	return s
+}
+
+// Family is an address family.
+type Family string
+
+const (
+	IPv4 Family = "ipv4"
+	IPv6 Family = "ipv6"
+)
+
+// FamilyOf returns the family of an address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// ForwardGuard drops what would be forwarded between two interfaces that are
+// not Patchbay's, where it was Patchbay that switched forwarding on.
+type ForwardGuard struct{ Family Family }
+
+func (f ForwardGuard) Key() Key       { return Key{Kind: KindForwardGuard, Name: string(f.Family)} }
+func (f ForwardGuard) String() string { return "drop between foreign interfaces" }
+
+// PortFilter holds what arrives on a bridge port to one MAC address and to the
+// port's PortAddresses. It is closed: a port with a PortFilter and no
+// PortAddress lets nothing but ARP probes through.
+type PortFilter struct {
+	Link string
+	MAC  MAC
+}
+
+func (p PortFilter) Key() Key       { return Key{Kind: KindPortFilter, Link: p.Link} }
+func (p PortFilter) String() string { return "mac=" + p.MAC.String() }
+
+// PortAddress is an address that a filtered port may send from.
+type PortAddress struct {
+	Link string
+	MAC  MAC
+	Addr netip.Addr
+}
+
+func (p PortAddress) Key() Key {
+	return Key{Kind: KindPortAddress, Link: p.Link, Name: p.Addr.String()}
+}
+func (p PortAddress) String() string { return "mac=" + p.MAC.String() }
+
+// Masquerade hides a subnet behind the node where its traffic leaves through
+// an interface that is not Patchbay's. Hairpin connections of the subnet are
+// hidden too, always.
+type Masquerade struct {
+	// Link is the bridge or point-to-point interface of the subnet.
+	Link   string
+	Subnet netip.Prefix
+	// Egress false hides hairpin connections only.
+	Egress bool
+	// Source is the node address to use; the zero Addr leaves it to routing.
+	Source netip.Addr
+}
+
+func (m Masquerade) Key() Key {
+	return Key{Kind: KindMasquerade, Link: m.Link, Name: m.Subnet.String()}
+}
+
+func (m Masquerade) String() string {
+	switch {
+	case !m.Egress:
+		return "hairpin"
+	case m.Source.IsValid():
+		return "hairpin egress source=" + m.Source.String()
+	}
+	return "hairpin egress"
+}
+
+// NoMasquerade lets a destination see a subnet's own addresses.
+type NoMasquerade struct {
+	Link   string
+	Subnet netip.Prefix
+	Dst    netip.Prefix
+}
+
+func (n NoMasquerade) Key() Key {
+	return Key{Kind: KindNoMasquerade, Link: n.Link, Name: n.Subnet.String() + " to " + n.Dst.String()}
+}
+func (n NoMasquerade) String() string { return "" }
+
+// Publish leads one port of the node to a target.
+type Publish struct {
+	// Host is the node's address; the unspecified address of the target's
+	// family means every local address but loopback.
+	Host netip.Addr
+	// Proto is tcp, udp or sctp.
+	Proto    string
+	HostPort uint16
+	Target   netip.AddrPort
+	// Back targets have their default route elsewhere, so their replies find
+	// back only if the connection is masqueraded.
+	Back bool
+}
+
+func (p Publish) Key() Key {
+	return Key{Kind: KindPublish, Name: fmt.Sprintf("%s/%s", netip.AddrPortFrom(p.Host, p.HostPort), p.Proto)}
+}
+
+func (p Publish) String() string {
+	s := "to " + p.Target.String()
+	if p.Back {
+		s += " masqueraded"
+	}
+	return s
+}
