@@ -21,28 +21,34 @@ type BridgeNetwork struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// +kubebuilder:default={}
+	// The API server runs the rules on a default as it stands, without the
+	// defaults inside it; so each default here is whole.
+
+	// Spec is the wanted state.
+	// +kubebuilder:default={bridge: {lifecycle: "Managed"}, gateway: {mode: "Bridge"}, egress: {}, isolation: {ports: false, ingress: "PublishedOnly"}}
 	Spec BridgeNetworkSpec `json:"spec,omitempty"`
+	// Status sums up what the nodes hold.
 	// +kubebuilder:default={conditions: {{type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
 	Status BridgeNetworkStatus `json:"status,omitempty"`
 }
 
 // BridgeNetworkSpec is the wanted state of a network.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.uplink) || self.gateway.mode != 'Bridge'",message="spec.uplink needs spec.gateway.mode External or None: the gateway of a joined LAN is the LAN's router"
-// +kubebuilder:validation:XValidation:rule="!has(self.uplink) || self.isolation.ingress == 'Open'",message="spec.uplink needs spec.isolation.ingress Open: neighbours on the joined LAN reach attachments at layer 2, where PublishedOnly cannot hold"
-// +kubebuilder:validation:XValidation:rule="self.bridge.lifecycle != 'External' || self.gateway.mode != 'Bridge'",message="spec.bridge.lifecycle External needs spec.gateway.mode External or None: Patchbay never addresses a bridge that it did not make"
-// +kubebuilder:validation:XValidation:rule="self.bridge.lifecycle != 'External' || has(self.bridge.name)",message="spec.bridge.lifecycle External needs spec.bridge.name: the name of the bridge to use"
-// +kubebuilder:validation:XValidation:rule="self.bridge.lifecycle != 'External' || !has(self.uplink)",message="spec.uplink cannot be set with spec.bridge.lifecycle External: the ports of a foreign bridge are not Patchbay's to change"
-// +kubebuilder:validation:XValidation:rule="!has(self.gateway.addresses) || self.gateway.mode != 'None'",message="spec.gateway.addresses cannot be set with spec.gateway.mode None: leave the addresses out or choose Bridge or External"
-// +kubebuilder:validation:XValidation:rule="!has(self.gateway.addresses) || self.gateway.addresses.all(a, has(self.subnets) && self.subnets.exists(s, isCIDR(s) && isIP(a) && cidr(s).containsIP(a)))",message="spec.gateway.addresses must each lie in one of spec.subnets"
-// +kubebuilder:validation:XValidation:rule="has(self.bridge.name) == has(oldSelf.bridge.name) && (!has(self.bridge.name) || self.bridge.name == oldSelf.bridge.name)",message="spec.bridge.name is immutable: delete the network and create it anew"
+// +kubebuilder:validation:XValidation:rule="!has(self.uplink) || self.gateway.mode != 'Bridge'",message="spec.uplink needs spec.gateway.mode External or None: the gateway of a joined LAN is the LAN's router",fieldPath=".uplink"
+// +kubebuilder:validation:XValidation:rule="!has(self.uplink) || self.isolation.ingress == 'Open'",message="spec.uplink needs spec.isolation.ingress Open: neighbours on the joined LAN reach attachments at layer 2, where PublishedOnly cannot hold",fieldPath=".uplink"
+// +kubebuilder:validation:XValidation:rule="self.bridge.lifecycle != 'External' || self.gateway.mode != 'Bridge'",message="spec.gateway.mode must be External or None with spec.bridge.lifecycle External: Patchbay never addresses a bridge that it did not make",fieldPath=".gateway.mode"
+// +kubebuilder:validation:XValidation:rule="self.bridge.lifecycle != 'External' || has(self.bridge.name)",message="spec.bridge.name must be set with spec.bridge.lifecycle External: it names the bridge to use",fieldPath=".bridge.name"
+// +kubebuilder:validation:XValidation:rule="self.bridge.lifecycle != 'External' || !has(self.uplink)",message="spec.uplink cannot be set with spec.bridge.lifecycle External: the ports of a foreign bridge are not Patchbay's to change",fieldPath=".uplink"
+// +kubebuilder:validation:XValidation:rule="!has(self.gateway.addresses) || self.gateway.mode != 'None'",message="spec.gateway.addresses cannot be set with spec.gateway.mode None: leave the addresses out or choose Bridge or External",fieldPath=".gateway.addresses"
+// +kubebuilder:validation:XValidation:rule="!has(self.gateway.addresses) || self.gateway.addresses.all(a, has(self.subnets) && self.subnets.exists(s, isCIDR(s) && isIP(a) && cidr(s).containsIP(a)))",message="spec.gateway.addresses must each lie in one of spec.subnets",fieldPath=".gateway.addresses"
+// +kubebuilder:validation:XValidation:rule="has(self.bridge.name) == has(oldSelf.bridge.name) && (!has(self.bridge.name) || self.bridge.name == oldSelf.bridge.name)",message="spec.bridge.name is immutable: delete the network and create it anew",fieldPath=".bridge.name"
 type BridgeNetworkSpec struct {
 	// NodeSelector selects the nodes that get the bridge; absent or empty
 	// selects every node.
 	// +optional
 	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
-	// +kubebuilder:default={}
+	// Bridge is the bridge itself.
+	// +kubebuilder:default={lifecycle: "Managed"}
 	Bridge BridgeSpec `json:"bridge,omitempty"`
 	// Subnets are the networks attachments get their addresses from: none (pure
 	// layer 2), one, or one of each family, in CIDR form without host bits.
@@ -50,18 +56,22 @@ type BridgeNetworkSpec struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=2
 	// +kubebuilder:validation:XValidation:rule="self.all(s, isCIDR(s))",message="spec.subnets must be CIDRs such as 10.68.0.0/24 or fd00::/64"
-	// +kubebuilder:validation:XValidation:rule="self.all(s, !isCIDR(s) || cidr(s) == cidr(s).masked())",messageExpression="'spec.subnets must have no host bits; write ' + self.filter(s, isCIDR(s) && cidr(s) != cidr(s).masked()).map(s, string(cidr(s).masked())).join(', ')"
+	// +kubebuilder:validation:items:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",messageExpression="'spec.subnets must have no host bits: write %s'.format([string(cidr(self).masked())])"
 	// +kubebuilder:validation:XValidation:rule="size(self) < 2 || !isCIDR(self[0]) || !isCIDR(self[1]) || cidr(self[0]).ip().family() != cidr(self[1]).ip().family()",message="spec.subnets may hold at most one subnet of each family: make a second network for the other"
-	// +kubebuilder:validation:XValidation:rule="self.all(s, !isCIDR(s) || cidr(s).prefixLength() >= 8 && (cidr(s).ip().family() == 6 && cidr(s).prefixLength() <= 126 || cidr(s).prefixLength() <= 30))",message="spec.subnets must be between /8 and /30 for IPv4, /8 and /126 for IPv6"
-	// +kubebuilder:validation:XValidation:rule="self.all(s, !isCIDR(s) || !(cidr(s).ip().isLoopback() || cidr(s).ip().isLinkLocalUnicast() || cidr(s).ip().isLinkLocalMulticast() || cidr(s).ip().isUnspecified()))",message="spec.subnets must not be loopback, link-local, multicast or unspecified"
+	// +kubebuilder:validation:XValidation:rule="self.all(s, !isCIDR(s) || cidr(s).prefixLength() >= 8 && cidr(s).prefixLength() <= (cidr(s).ip().family() == 6 ? 126 : 30))",message="spec.subnets must be between /8 and /30 for IPv4, between /8 and /126 for IPv6"
+	// +kubebuilder:validation:XValidation:rule="self.all(s, !isCIDR(s) || cidr(s).ip().isGlobalUnicast())",message="spec.subnets must not be loopback, link-local, multicast or unspecified: choose a private range such as 10.68.0.0/24 or fd00::/64"
 	Subnets []Subnet `json:"subnets,omitempty"`
-	// +kubebuilder:default={}
+	// Gateway is the way out of the network.
+	// +kubebuilder:default={mode: "Bridge"}
 	Gateway GatewaySpec `json:"gateway,omitempty"`
+	// IPAM narrows what is allocated from the subnets.
 	// +optional
 	IPAM *NetworkIPAM `json:"ipam,omitempty"`
+	// Egress says how traffic leaves the node.
 	// +kubebuilder:default={}
 	Egress EgressSpec `json:"egress,omitempty"`
-	// +kubebuilder:default={}
+	// Isolation says who may reach the attachments.
+	// +kubebuilder:default={ports: false, ingress: "PublishedOnly"}
 	Isolation IsolationSpec `json:"isolation,omitempty"`
 	// Uplink joins an interface of the node to the bridge, and with it the LAN
 	// behind it.
@@ -91,7 +101,7 @@ const (
 
 // BridgeSpec describes the bridge itself.
 //
-// +kubebuilder:validation:XValidation:rule="self.lifecycle == oldSelf.lifecycle",message="spec.bridge.lifecycle is immutable: delete the network and create it anew"
+// +kubebuilder:validation:XValidation:rule="self.lifecycle == oldSelf.lifecycle",message="spec.bridge.lifecycle is immutable: delete the network and create it anew",fieldPath=".lifecycle"
 type BridgeSpec struct {
 	// Name of the interface; by default br-<network>, or br-<hash> where that
 	// exceeds the kernel's 15 bytes. Immutable.
@@ -126,6 +136,9 @@ const (
 
 // GatewaySpec describes a network's gateway.
 type GatewaySpec struct {
+	// Mode says who holds the gateway addresses: Bridge (the bridge does),
+	// External (a router on the LAN of the uplink, or whoever made the bridge)
+	// or None.
 	// +kubebuilder:default=Bridge
 	Mode GatewayMode `json:"mode,omitempty"`
 	// Addresses of the gateway, one per family; in mode Bridge the first usable
@@ -159,7 +172,7 @@ type AddressRange string
 
 // EgressSpec says how a network's traffic leaves the node.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.masquerade) || self.masquerade",message="spec.egress.sourceAddress needs spec.egress.masquerade true"
+// +kubebuilder:validation:XValidation:rule="!has(self.sourceAddress) || !has(self.masquerade) || self.masquerade",message="spec.egress.sourceAddress needs spec.egress.masquerade true: set it, or leave sourceAddress out",fieldPath=".sourceAddress"
 type EgressSpec struct {
 	// Masquerade hides attachments behind the node's address; defaults to true
 	// where gateway.mode is Bridge.
@@ -169,7 +182,7 @@ type EgressSpec struct {
 	// empty leaves the choice to the kernel's routing.
 	// +optional
 	// +kubebuilder:validation:MaxLength=39
-	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="spec.egress.sourceAddress must be an IP address"
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="spec.egress.sourceAddress must be an IP address of the node, such as 192.0.2.10"
 	SourceAddress string `json:"sourceAddress,omitempty"`
 	// ExcludeDestinations are CIDRs that see the attachments' own addresses.
 	// +optional
@@ -207,6 +220,7 @@ type IsolationSpec struct {
 
 // UplinkSpec names an interface of the node that joins the bridge as a port.
 type UplinkSpec struct {
+	// Interface is the name of the interface on the node.
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$') && self != 'lo'",message="spec.uplink.interface must be an interface name: at most 15 of letters, digits, '_', '.', '-', and not lo"
 	Interface string `json:"interface"`
@@ -227,10 +241,13 @@ const (
 
 // AllowedNamespaces says which Kubernetes namespaces may attach to a network.
 //
-// +kubebuilder:validation:XValidation:rule="(self.from == 'Selector') == has(self.selector)",message="spec.allowedNamespaces.selector goes with from: Selector, and only with it"
+// +kubebuilder:validation:XValidation:rule="(self.from == 'Selector') == has(self.selector)",message="spec.allowedNamespaces.selector goes with from: Selector, and only with it",fieldPath=".selector"
 type AllowedNamespaces struct {
+	// From says which namespaces are meant: All, None, or those that Selector
+	// matches.
 	// +kubebuilder:default=None
 	From NamespaceFrom `json:"from,omitempty"`
+	// Selector matches the labels of namespaces; only with from: Selector.
 	// +optional
 	Selector *metav1.LabelSelector `json:"selector,omitempty"`
 }
@@ -240,6 +257,7 @@ type BridgeNetworkStatus struct {
 	// ObservedGeneration is the generation that the writer of Ready saw.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Nodes counts the nodes of the network.
 	// +optional
 	Nodes NodeCounts `json:"nodes,omitempty"`
 	// FailingNodes names at most ten nodes where the network is not Ready.
@@ -248,6 +266,7 @@ type BridgeNetworkStatus struct {
 	// +listMapKey=node
 	// +kubebuilder:validation:MaxItems=10
 	FailingNodes []FailingNode `json:"failingNodes,omitempty"`
+	// Conditions are Accepted and Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -265,10 +284,13 @@ type NodeCounts struct {
 
 // FailingNode says why one node does not hold a network.
 type FailingNode struct {
+	// Node is the name of the node.
 	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node"`
+	// Reason is that of the Ready condition there.
 	// +kubebuilder:validation:MaxLength=64
 	Reason string `json:"reason"`
+	// Message is that of the Ready condition there.
 	// +kubebuilder:validation:MaxLength=1024
 	Message string `json:"message,omitempty"`
 }

@@ -23,19 +23,27 @@ type NamespaceAttachment struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// Spec is the wanted state.
 	Spec NamespaceAttachmentSpec `json:"spec"`
+	// Status is what the node holds.
 	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}, {type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the node's agent", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
 	Status NamespaceAttachmentStatus `json:"status,omitempty"`
 }
 
 // NamespaceAttachmentSpec is the wanted state of an attachment.
 //
-// +kubebuilder:validation:XValidation:rule="!(has(self.network) && has(self.pointToPoint))",message="spec.network and spec.pointToPoint exclude each other: name one, or neither for a namespace with its loopback and nothing else"
+// +kubebuilder:validation:XValidation:rule="!(has(self.network) && has(self.pointToPoint))",message="spec.network and spec.pointToPoint exclude each other: name one, or neither for a namespace with its loopback and nothing else",fieldPath=".pointToPoint"
 // +kubebuilder:validation:XValidation:rule="has(self.network) || has(self.pointToPoint) || !(has(self.interface) || has(self.hostInterface) || has(self.addresses) || has(self.macAddress) || has(self.mtu) || has(self.defaultRoute) || has(self.routes))",message="without spec.network and spec.pointToPoint there is no interface: leave out interface, hostInterface, addresses, macAddress, mtu, defaultRoute and routes, or name a network"
-// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.hostInterface)",message="spec.hostInterface cannot be set between two namespaces: such a link has no end on the host"
-// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || self.pointToPoint.netns.name != self.target.netns.name || (has(self.interface) ? self.interface : 'eth0') != self.pointToPoint.netns.interface",message="spec.pointToPoint.netns.interface must differ from spec.interface where both ends are in one namespace"
-// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.defaultRoute) || !self.defaultRoute || has(self.addresses)",message="spec.defaultRoute on a point-to-point link needs spec.addresses"
+// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.hostInterface)",message="spec.hostInterface cannot be set between two namespaces: such a link has no end on the host",fieldPath=".hostInterface"
+// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.target.netns) || self.pointToPoint.netns.name != self.target.netns.name || (has(self.interface) ? self.interface : 'eth0') != self.pointToPoint.netns.interface",message="spec.pointToPoint.netns.interface must differ from spec.interface where both ends are in one namespace",fieldPath=".pointToPoint.netns.interface"
+// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.target.netns) || self.pointToPoint.netns.name != self.target.netns.name || self.pointToPoint.netns.lifecycle == self.target.netns.lifecycle",message="spec.pointToPoint.netns.lifecycle must be that of spec.target.netns where both ends are in one namespace",fieldPath=".pointToPoint.netns.lifecycle"
+// +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.defaultRoute) || !self.defaultRoute || has(self.addresses) && (has(self.pointToPoint.host) && has(self.pointToPoint.host.addresses) || has(self.pointToPoint.netns) && has(self.pointToPoint.netns.addresses))",message="spec.defaultRoute on a point-to-point link needs spec.addresses and addresses of the other end: the route leads via the peer's address",fieldPath=".defaultRoute"
+// +kubebuilder:validation:XValidation:rule="!has(self.addresses) || !has(self.pointToPoint) || !has(self.pointToPoint.host) || !has(self.pointToPoint.host.addresses) || self.addresses.all(a, !isCIDR(a) || !self.pointToPoint.host.addresses.exists(b, isCIDR(b) && cidr(a).ip() == cidr(b).ip()))",message="spec.pointToPoint.host.addresses must not repeat one of spec.addresses: each end needs an address of its own",fieldPath=".pointToPoint.host.addresses"
+// +kubebuilder:validation:XValidation:rule="!has(self.addresses) || !has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.pointToPoint.netns.addresses) || self.addresses.all(a, !isCIDR(a) || !self.pointToPoint.netns.addresses.exists(b, isCIDR(b) && cidr(a).ip() == cidr(b).ip()))",message="spec.pointToPoint.netns.addresses must not repeat one of spec.addresses: each end needs an address of its own",fieldPath=".pointToPoint.netns.addresses"
+// +kubebuilder:validation:XValidation:rule="!has(self.mtu) || self.mtu >= 1280 || !has(self.addresses) || self.addresses.all(a, !isCIDR(a) || cidr(a).ip().family() == 4)",message="spec.mtu must be at least 1280 with an IPv6 address: the kernel turns IPv6 off below",fieldPath=".mtu"
 type NamespaceAttachmentSpec struct {
+	// Target is what is wired. Immutable.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.target is immutable: delete the attachment and create it anew"
 	Target AttachmentTarget `json:"target"`
 	// Network is the name of the BridgeNetwork to attach to.
 	// +optional
@@ -61,7 +69,8 @@ type NamespaceAttachmentSpec struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && !(cidr(a).ip().isLoopback() || cidr(a).ip().isLinkLocalMulticast() || cidr(a).ip().isUnspecified()))",message="spec.addresses must be addresses with a prefix length, such as 10.68.0.101/24, and not loopback, multicast or unspecified"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && (cidr(a).ip().isGlobalUnicast() || cidr(a).ip().isLinkLocalUnicast()))",message="spec.addresses must be addresses with a prefix length, such as 10.68.0.101/24, and not loopback, multicast or unspecified"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !isCIDR(a) || self.exists_one(b, isCIDR(b) && cidr(b).ip() == cidr(a).ip()))",message="spec.addresses must not name an address twice"
 	Addresses []Subnet `json:"addresses,omitempty"`
 	// MACAddress of the interface; by default derived from the attachment's
 	// name and node.
@@ -83,6 +92,7 @@ type NamespaceAttachmentSpec struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.to == b.to))",message="spec.routes must not name a destination twice"
 	Routes []RouteSpec `json:"routes,omitempty"`
 }
 
@@ -98,7 +108,7 @@ type NetnsName string
 
 // AttachmentTarget says what is wired. Exactly one member is set.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.netns)",message="spec.target.netns must be set: it names the network namespace to wire"
+// +kubebuilder:validation:XValidation:rule="has(self.netns)",message="spec.target.netns must be set: it names the network namespace to wire",fieldPath=".netns"
 type AttachmentTarget struct {
 	// Netns is a named network namespace, as of `ip netns`.
 	// +optional
@@ -107,9 +117,9 @@ type AttachmentTarget struct {
 
 // NetnsTarget is a named network namespace.
 //
-// +kubebuilder:validation:XValidation:rule="self.lifecycle == 'External' || !self.name.startsWith('cni-')",message="a netns named cni-* belongs to a container runtime: use lifecycle External"
-// +kubebuilder:validation:XValidation:rule="self.name == oldSelf.name && self.lifecycle == oldSelf.lifecycle && has(self.nodeName) == has(oldSelf.nodeName) && (!has(self.nodeName) || self.nodeName == oldSelf.nodeName)",message="spec.target is immutable: delete the attachment and create it anew"
+// +kubebuilder:validation:XValidation:rule="self.lifecycle == 'External' || !self.name.startsWith('cni-')",message="must not begin with cni- unless lifecycle is External: such a namespace belongs to a container runtime",fieldPath=".name"
 type NetnsTarget struct {
+	// Name of the namespace, a file under /run/netns.
 	Name NetnsName `json:"name"`
 	// NodeName is the node the namespace is on. Without a cluster it is this
 	// node and may be left out.
@@ -139,38 +149,49 @@ type PointToPoint struct {
 // HostEnd is the host's end of a point-to-point link; spec.hostInterface names
 // it.
 type HostEnd struct {
+	// Addresses of the host's end, in CIDR form.
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && !(cidr(a).ip().isLoopback() || cidr(a).ip().isLinkLocalMulticast() || cidr(a).ip().isUnspecified()))",message="spec.pointToPoint.host.addresses must be addresses with a prefix length, such as 10.20.30.40/24"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && (cidr(a).ip().isGlobalUnicast() || cidr(a).ip().isLinkLocalUnicast()))",message="spec.pointToPoint.host.addresses must be addresses with a prefix length, such as 10.20.30.40/24, and not loopback, multicast or unspecified"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !isCIDR(a) || self.exists_one(b, isCIDR(b) && cidr(b).ip() == cidr(a).ip()))",message="spec.pointToPoint.host.addresses must not name an address twice"
 	Addresses []Subnet `json:"addresses,omitempty"`
 }
 
 // NetnsEnd is the far end of a link between two namespaces.
 //
-// +kubebuilder:validation:XValidation:rule="self.lifecycle == 'External' || !self.name.startsWith('cni-')",message="a netns named cni-* belongs to a container runtime: use lifecycle External"
+// +kubebuilder:validation:XValidation:rule="self.lifecycle == 'External' || !self.name.startsWith('cni-')",message="must not begin with cni- unless lifecycle is External: such a namespace belongs to a container runtime",fieldPath=".name"
 type NetnsEnd struct {
+	// Name of the namespace, a file under /run/netns.
 	Name NetnsName `json:"name"`
+	// Lifecycle Managed makes the namespace and removes it with the last
+	// attachment; External waits until it exists.
 	// +kubebuilder:default=Managed
 	Lifecycle Lifecycle `json:"lifecycle,omitempty"`
+	// Interface is the name of the interface at the far end.
 	// +kubebuilder:default=eth0
 	Interface InterfaceName `json:"interface,omitempty"`
+	// Addresses of the far end, in CIDR form.
 	// +optional
 	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && !(cidr(a).ip().isLoopback() || cidr(a).ip().isLinkLocalMulticast() || cidr(a).ip().isUnspecified()))",message="spec.pointToPoint.netns.addresses must be addresses with a prefix length, such as 192.168.1.2/24"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && (cidr(a).ip().isGlobalUnicast() || cidr(a).ip().isLinkLocalUnicast()))",message="spec.pointToPoint.netns.addresses must be addresses with a prefix length, such as 192.168.1.2/24, and not loopback, multicast or unspecified"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !isCIDR(a) || self.exists_one(b, isCIDR(b) && cidr(b).ip() == cidr(a).ip()))",message="spec.pointToPoint.netns.addresses must not name an address twice"
 	Addresses []Subnet `json:"addresses,omitempty"`
 }
 
 // RouteSpec is one route inside a target.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.via) || !isIP(self.via) || !isCIDR(self.to) || ip(self.via).family() == cidr(self.to).ip().family()",message="spec.routes: to and via must be of one family"
+// +kubebuilder:validation:XValidation:rule="!has(self.via) || !isIP(self.via) || !isCIDR(self.to) || ip(self.via).family() == cidr(self.to).ip().family()",message="spec.routes.via must be of the family of spec.routes.to",fieldPath=".via"
 type RouteSpec struct {
+	// To is the destination in CIDR form.
 	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self) == cidr(self).masked()",message="spec.routes.to must be a CIDR without host bits, such as 10.0.0.0/8"
 	To Subnet `json:"to"`
 	// Via is the next hop; without it the destination is on the link.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="spec.routes.via must be an IP address"
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="spec.routes.via must be an IP address, such as 10.68.0.1"
 	Via IPAddress `json:"via,omitempty"`
 }
 
@@ -205,6 +226,7 @@ type NamespaceAttachmentStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=17
 	MACAddress string `json:"macAddress,omitempty"`
+	// Conditions are Accepted and Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -218,6 +240,7 @@ type InterfaceStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	Netns string `json:"netns,omitempty"`
+	// Name of the interface.
 	// +kubebuilder:validation:MaxLength=15
 	Name string `json:"name"`
 	// Index is the interface's index in its namespace.

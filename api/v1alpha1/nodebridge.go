@@ -20,14 +20,16 @@ type NodeBridge struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// Spec says which network on which node.
 	Spec NodeBridgeSpec `json:"spec"`
+	// Status is what the node holds.
 	// +kubebuilder:default={conditions: {{type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the node's agent", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
 	Status NodeBridgeStatus `json:"status,omitempty"`
 }
 
 // NodeBridgeSpec binds a network to a node.
 //
-// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec is immutable"
+// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec is immutable: the controller makes one NodeBridge for each network and node"
 type NodeBridgeSpec struct {
 	// Network is the name of the BridgeNetwork.
 	// +kubebuilder:validation:MinLength=1
@@ -56,6 +58,7 @@ type NodeBridgeStatus struct {
 	// MTU of the bridge in bytes.
 	// +optional
 	MTU int32 `json:"mtu,omitempty"`
+	// Conditions has Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

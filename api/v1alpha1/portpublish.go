@@ -20,7 +20,9 @@ type PortPublish struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// Spec is the wanted state.
 	Spec PortPublishSpec `json:"spec"`
+	// Status is what the node publishes.
 	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}, {type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the node's agent", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
 	Status PortPublishStatus `json:"status,omitempty"`
 }
@@ -37,15 +39,15 @@ type PortPublishSpec struct {
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:XValidation:rule="self.all(a, isIP(a))",message="spec.hostAddresses must be IP addresses of the node"
-	// +kubebuilder:validation:XValidation:rule="self.all(a, !isIP(a) || !(ip(a).isLoopback() || ip(a).isUnspecified() || ip(a).isLinkLocalMulticast()))",message="spec.hostAddresses must not be loopback, unspecified or multicast: leave the list out to answer on every address of the node"
-	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a == b))",message="spec.hostAddresses must not name an address twice"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isIP(a))",message="spec.hostAddresses must be IP addresses of the node without a prefix length, such as 192.0.2.10"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !isIP(a) || ip(a).isGlobalUnicast() || ip(a).isLinkLocalUnicast())",message="spec.hostAddresses must not be loopback, unspecified, multicast or broadcast: leave the list out to answer on every address of the node"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, !isIP(a) || self.exists_one(b, isIP(b) && ip(a) == ip(b)))",message="spec.hostAddresses must not name an address twice"
 	HostAddresses []IPAddress `json:"hostAddresses,omitempty"`
 	// Ports to publish.
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
-	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.hostPort == b.hostPort && a.protocol == b.protocol))",message="spec.ports must not publish one hostPort of one protocol twice"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.hostPort == b.hostPort && a.protocol == b.protocol))",message="spec.ports must not publish a hostPort of one protocol twice: choose another hostPort"
 	Ports []PublishedPort `json:"ports"`
 }
 
@@ -68,8 +70,10 @@ type PublishedPort struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
+	// Protocol is TCP, UDP or SCTP.
 	// +kubebuilder:default=TCP
 	Protocol Protocol `json:"protocol,omitempty"`
+	// HostPort is the port on the node.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	HostPort int32 `json:"hostPort"`
@@ -94,6 +98,7 @@ type PortPublishStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=2048
 	Published []PublishedStatus `json:"published,omitempty"`
+	// Conditions are Accepted and Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -107,8 +112,10 @@ type PublishedStatus struct {
 	// family.
 	// +optional
 	Address IPAddress `json:"address,omitempty"`
+	// Protocol is TCP, UDP or SCTP.
 	// +kubebuilder:default=TCP
 	Protocol Protocol `json:"protocol,omitempty"`
+	// HostPort is the port on the node.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	HostPort int32 `json:"hostPort"`

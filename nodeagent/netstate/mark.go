@@ -20,6 +20,10 @@ const (
 	RouteProtocol = 147
 )
 
+// HalfMade is observed as the Mark of a link that bears our group and no alias:
+// whoever made it died between the two messages. It is ours to finish or remove.
+const HalfMade = "half-made"
+
 // Source says where wanted state comes from. Marks carry it, so that a cluster
 // agent and standalone mode never sweep each other's objects.
 type Source string

@@ -29,7 +29,7 @@ const marker = "PATCHBAY_SANDBOX"
 func Enter(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(marker) == t.Name() {
-		if err := prepare(); err != nil {
+		if err := Prepare(); err != nil {
 			t.Fatal(err)
 		}
 		return true
@@ -68,8 +68,9 @@ func Command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// prepare gives a fresh sandbox an empty /run and a loopback that is up.
-func prepare() error {
+// Prepare gives a fresh sandbox an empty /run and a loopback that is up. Enter
+// calls it; a process started with Command does so itself.
+func Prepare() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_PRIVATE|syscall.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}

@@ -1,0 +1,53 @@
+# Patchbay's commands. `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GO ?= go
+BIN := bin/patchbay
+TOOLS := $(GO) tool -modfile=hack/tools/go.mod
+
+.PHONY: help
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/patchbay, a static binary.
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) .
+
+.PHONY: demo
+demo: deps build ## Show the main scenario in throwaway namespaces.
+	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/httpd ./hack/httpd
+	@time hack/demo.sh
+
+.PHONY: test
+test: deps verify lint ## Everything below a cluster: checks, unit tests, scenarios on the real kernel.
+	$(GO) vet ./...
+	$(GO) test -timeout 20m ./...
+
+.PHONY: bench
+bench: deps ## Time per attachment beside the bare netlink cost of the same objects.
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
+
+.PHONY: fuzz
+fuzz: ## Fuzz every parser for a while (FUZZTIME=30s each).
+	hack/fuzz.sh $(or $(FUZZTIME),30s)
+
+.PHONY: generate
+generate: ## Generate CRDs, deep copies and reference pages from the code.
+	hack/generate.sh
+
+.PHONY: verify
+verify: ## Check that generated files are up to date.
+	hack/verify-generated.sh
+
+.PHONY: lint
+lint: ## Check style and the dependency rules of ARCHITECTURE.md.
+	$(TOOLS) golangci-lint run ./...
+
+.PHONY: deps
+deps: ## Install missing packages (iproute2, nftables, ...); root or sudo only then.
+	@hack/install-deps.sh
+
+.PHONY: clean
+clean: ## Remove what was built.
+	rm -rf bin

@@ -1,0 +1,25 @@
+#!/bin/sh
+# Installs what a demo or test run needs and this machine lacks. Root is needed
+# only then, taken by sudo where somebody else runs it.
+set -eu
+
+missing=""
+need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] || missing="$missing $2"; }
+need ip iproute2
+need nft nftables
+need iptables iptables
+need ping iputils-ping
+need curl curl
+need unshare util-linux
+need sysctl procps
+need pgrep procps
+
+[ -n "$missing" ] || exit 0
+command -v apt-get >/dev/null 2>&1 || { echo "error: install these packages first:$missing" >&2; exit 1; }
+sudo=""
+[ "$(id -u)" = 0 ] || sudo="sudo"
+echo "Installing$missing ..."
+export DEBIAN_FRONTEND=noninteractive
+$sudo apt-get update -qq
+# shellcheck disable=SC2086
+$sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null

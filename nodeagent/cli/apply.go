@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/report"
+	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
+)
+
+type stdin interface{ InOrStdin() io.Reader }
+
+func applyCommand(f *flags) *cobra.Command {
+	var file string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "apply -f FILE|DIR|-",
+		Short: "Build what the manifests describe on this node, once, and show its status",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.apply(cmd, file, timeout)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "filename", "f", "", "manifest file, folder of manifests, or - for standard input")
+	cmd.Flags().DurationVar(&timeout, "timeout", defaultTimeout, "how long to wait until everything is Ready")
+	return cmd
+}
+
+func (f *flags) apply(cmd *cobra.Command, file string, timeout time.Duration) error {
+	log, err := f.logger(cmd.ErrOrStderr(), slog.LevelWarn+1)
+	if err != nil {
+		return err
+	}
+	docs, v, err := read(file, cmd)
+	if err != nil {
+		return err
+	}
+	l, err := f.acquire("apply ")
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	n, err := f.open(netstate.SourceLocal, log, nil)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	inputs, err := n.wanted(docs, v)
+	if err != nil {
+		return err
+	}
+	for _, in := range inputs {
+		if err := n.store.Save(in.Object()); err != nil {
+			return fmt.Errorf("write record of %s: %w", in.Owner(), err)
+		}
+		n.engine.Set(in)
+	}
+	writes := n.writes()
+	statuses, err := n.engine.RunOnce(cmd.Context(), timeout)
+	if err != nil {
+		return err
+	}
+	return n.result(cmd, docs, statuses, n.writes()-writes)
+}
+
+// wanted is the records with the documents put in, each accepted or not.
+func (n *node) wanted(docs []dir.Document, v *dir.Validator) ([]engine.Input, error) {
+	records, err := n.records()
+	if err != nil {
+		return nil, err
+	}
+	merged, err := merge(records, docs, v)
+	if err != nil {
+		return nil, err
+	}
+	return dir.Inputs(merged, n.name), nil
+}
+
+// writes counts the messages that changed the kernel.
+func (n *node) writes() uint64 { return n.kernel.Writes() + n.nat.Transactions() }
+
+// result shows the status of the applied objects; what is not Ready is an
+// error.
+func (n *node) result(cmd *cobra.Command, docs []dir.Document, statuses []engine.Status, writes uint64) error {
+	files := map[netstate.Owner]string{}
+	for _, d := range docs {
+		files[ownerOf(d.Object)] = d.File
+	}
+	var shown []metav1.Object
+	var errs []error
+	for _, s := range statuses {
+		file, applied := files[s.Owner]
+		if !applied {
+			continue
+		}
+		o, _ := report.WithStatus(s, s.Input.Conditions())
+		shown = append(shown, o)
+		if s.Ready.Status != metav1.ConditionTrue {
+			errs = append(errs, notReady(file, s))
+		}
+	}
+	if err := report.Table(cmd.OutOrStdout(), shown); err != nil {
+		return err
+	}
+	if writes == 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), "\nNothing was changed.")
+	} else {
+		fmt.Fprintf(cmd.OutOrStdout(), "\nChanged with %d writes to the kernel.\n", writes)
+	}
+	return errors.Join(errs...)
+}
+
+// notReady is one line: file, kind/name, and why.
+func notReady(file string, s engine.Status) error {
+	reason, message := s.Ready.Reason, s.Ready.Message
+	if s.Input.Accepted.Status == metav1.ConditionFalse {
+		reason, message = s.Input.Accepted.Reason, s.Input.Accepted.Message
+	}
+	kind := map[string]string{netstate.OwnerNetwork: "BridgeNetwork", netstate.OwnerAttachment: "NamespaceAttachment", netstate.OwnerPublish: "PortPublish"}[s.Owner.Kind]
+	name := strings.TrimPrefix(s.Owner.Namespace+"/"+s.Owner.Name, "/")
+	if reason == v1alpha1.ReasonPending {
+		return fmt.Errorf("%s: %s/%s: %s", file, kind, name, message)
+	}
+	return fmt.Errorf("%s: %s/%s: %s: %s", file, kind, name, reason, message)
+}

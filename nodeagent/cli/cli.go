@@ -1,0 +1,100 @@
+// Package cli is the commands of the binary for one node: plan, apply, delete,
+// status, agent. It promises that every command is the same engine with
+// another source and another end: none has code of its own that touches the
+// kernel. Results go to standard output, logs and errors to standard error.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Options are what a caller may set beside the command line.
+type Options struct {
+	Args   []string
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	// Step is called after every single change of the kernel; tests count and
+	// kill here.
+	Step func()
+}
+
+// Main runs the command line of the process and returns its exit code: 0 for
+// success, 1 for an error, and for plan 2 if there is something to do.
+func Main() int {
+	return Run(Options{Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+}
+
+// exitCode is an error that only carries an exit code; nothing is printed.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+// Run runs one command line.
+func Run(o Options) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cmd := command(o)
+	cmd.SetArgs(o.Args)
+	cmd.SetIn(o.Stdin)
+	cmd.SetOut(o.Stdout)
+	cmd.SetErr(o.Stderr)
+	err := cmd.ExecuteContext(ctx)
+	var code exitCode
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &code):
+		return int(code)
+	}
+	for _, line := range strings.Split(err.Error(), "\n") {
+		fmt.Fprintf(o.Stderr, "error: %s\n", line)
+	}
+	return 1
+}
+
+func command(o Options) *cobra.Command {
+	f := &flags{step: o.Step}
+	root := &cobra.Command{
+		Use:   "patchbay",
+		Short: "Networks on nodes, from manifests",
+		Long: `Patchbay wires network namespaces to Linux bridges on a node, as custom
+resources describe them: BridgeNetwork, NamespaceAttachment, PortPublish.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	p := root.PersistentFlags()
+	p.StringVar(&f.runDir, "run-dir", "/run", "where network namespaces (netns/) and records (patchbay/) are")
+	p.StringVar(&f.nodeName, "node-name", "", "name of this node (default: the host's name)")
+	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: auto or nftables")
+	p.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info for agent, warn otherwise)")
+	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f))
+	return root
+}
+
+// flags are common to all commands.
+type flags struct {
+	runDir, nodeName, backend, logLevel string
+	step                                func()
+}
+
+func (f *flags) logger(w io.Writer, fallback slog.Level) (*slog.Logger, error) {
+	level := fallback
+	if f.logLevel != "" {
+		if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+			return nil, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", f.logLevel)
+		}
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})), nil
+}

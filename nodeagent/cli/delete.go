@@ -1,0 +1,166 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
+)
+
+func deleteCommand(f *flags) *cobra.Command {
+	var file string
+	var all bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "delete -f FILE|DIR|- | --all",
+		Short: "Undo on this node what the manifests describe, or all that Patchbay ever made",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if all && file != "" {
+				return errors.New("-f and --all exclude each other")
+			}
+			l, err := f.acquire("delete ")
+			if err != nil {
+				return err
+			}
+			defer l.release()
+			if all {
+				return f.deleteAll(cmd, timeout)
+			}
+			return f.delete(cmd, file, timeout)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "filename", "f", "", "manifest file, folder of manifests, or - for standard input")
+	cmd.Flags().BoolVar(&all, "all", false, "remove everything that bears Patchbay's mark, a cluster agent's too")
+	cmd.Flags().DurationVar(&timeout, "timeout", defaultTimeout, "how long to wait until everything is gone")
+	return cmd
+}
+
+func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) error {
+	docs, _, err := read(file, cmd)
+	if err != nil {
+		return err
+	}
+	n, err := f.openQuiet(cmd, netstate.SourceLocal)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	going, staying, err := n.split(docs)
+	if err != nil {
+		return err
+	}
+	if err := inUse(docs, staying); err != nil {
+		return err
+	}
+	// What is to go is compiled as it stood among the others, so that all it
+	// owns is known.
+	leaving := map[netstate.Owner]bool{}
+	for _, o := range going {
+		leaving[ownerOf(o)] = true
+	}
+	for _, in := range dir.Inputs(append(going, staying...), n.name) {
+		if leaving[in.Owner()] {
+			in.Accepted.Status = metav1.ConditionTrue
+			n.engine.Remove(in)
+		}
+	}
+	for _, in := range dir.Inputs(staying, n.name) {
+		n.engine.Set(in)
+	}
+	if _, err := n.engine.RunOnce(cmd.Context(), timeout); err != nil {
+		return err
+	}
+	for _, o := range going {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s deleted\n", ownerOf(o))
+	}
+	return n.engine.Left()
+}
+
+// openQuiet opens the node for a command that reports by itself and whose
+// sweeps nobody brakes.
+func (f *flags) openQuiet(cmd *cobra.Command, s netstate.Source) (*node, error) {
+	log, err := f.logger(cmd.ErrOrStderr(), slog.LevelWarn+1)
+	if err != nil {
+		return nil, err
+	}
+	return f.open(s, log, func(o *engine.Options) { o.SweepDelay = -1 })
+}
+
+// split parts the node's objects into those that the documents name and the
+// rest. A document without a record stands for itself: the kernel may know it.
+func (n *node) split(docs []dir.Document) (going, staying []dir.Object, err error) {
+	records, err := n.records()
+	if err != nil {
+		return nil, nil, err
+	}
+	named := map[netstate.Owner]bool{}
+	for _, d := range docs {
+		named[ownerOf(d.Object)] = true
+		if n.store.Get(ownerOf(d.Object)) == nil {
+			going = append(going, d.Object)
+		}
+	}
+	for _, r := range records {
+		if named[ownerOf(r)] {
+			going = append(going, r)
+		} else {
+			staying = append(staying, r)
+		}
+	}
+	return going, staying, nil
+}
+
+// inUse refuses to take a network from under attachments that stay.
+func inUse(docs []dir.Document, staying []dir.Object) error {
+	var errs []error
+	for _, d := range docs {
+		network := engine.InputOf(d.Object).Network
+		if network == nil {
+			continue
+		}
+		for _, o := range staying {
+			if a := engine.InputOf(o).Attachment; a != nil && a.Spec.Network == network.Name {
+				errs = append(errs, fmt.Errorf("%s: BridgeNetwork/%s: in use by NamespaceAttachment %s/%s: delete that first, or with it", d.File, network.Name, a.Namespace, a.Name))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (f *flags) deleteAll(cmd *cobra.Command, timeout time.Duration) error {
+	for _, s := range []netstate.Source{netstate.SourceLocal, netstate.SourceCluster} {
+		if err := f.sweepAll(cmd, s, timeout); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(f.runDir, "patchbay", "objects")); err != nil {
+		return fmt.Errorf("remove the records: %w", err)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), "Nothing of Patchbay is left on this node.")
+	return nil
+}
+
+// sweepAll removes all that bears a source's mark: no resource is set, so
+// nothing has an owner.
+func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Duration) error {
+	n, err := f.openQuiet(cmd, s)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	n.engine.Synced()
+	if _, err := n.engine.RunOnce(cmd.Context(), timeout); err != nil {
+		return err
+	}
+	return errors.Join(n.engine.Left(), n.nat.Clean(cmd.Context()))
+}

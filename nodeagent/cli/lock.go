@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// lock is the right to change this host; one process at a time has it.
+type lock struct{ file *os.File }
+
+const agentPrefix = "agent "
+
+// acquire takes the host's lock for a purpose that is written into it. A
+// standalone agent has it for good, so others are refused; anything else is
+// waited for.
+func (f *flags) acquire(purpose string) (*lock, error) {
+	name := filepath.Join(f.runDir, "patchbay", "lock")
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return nil, fmt.Errorf("make the lock's folder: %w", err)
+	}
+	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock: %w", err)
+	}
+	l := &lock{file}
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		if holder := l.holder(); strings.HasPrefix(holder, agentPrefix) {
+			return nil, errors.Join(fmt.Errorf("this node is managed by a running %s: change its manifests, or stop it first", holder), file.Close())
+		}
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("take the lock %s: %w", name, err), file.Close())
+	}
+	return l, l.write(purpose)
+}
+
+func (l *lock) holder() string {
+	text, err := os.ReadFile(l.file.Name())
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+func (l *lock) write(purpose string) error {
+	if err := l.file.Truncate(0); err != nil {
+		return fmt.Errorf("write the lock: %w", err)
+	}
+	_, err := l.file.WriteAt(fmt.Appendf(nil, "%s(process %d)\n", purpose, os.Getpid()), 0)
+	return err
+}
+
+// release gives the lock back. The file stays: removing it would race with
+// whoever waits for it.
+func (l *lock) release() {
+	_ = l.file.Truncate(0)
+	_ = l.file.Close()
+}

@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/report"
+	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
+)
+
+// node is this machine as the commands use it.
+type node struct {
+	name     string
+	kernel   *kernel.Kernel
+	nat      nat.Backend
+	store    *report.Store
+	reporter *report.Local
+	registry *prometheus.Registry
+	engine   *engine.Engine
+}
+
+// open prepares an engine for the objects of a source. Nothing is touched yet.
+func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine.Options)) (*node, error) {
+	n := &node{name: f.nodeName, store: f.store(), registry: prometheus.NewRegistry()}
+	if n.name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("find the node's name: %w", err)
+		}
+		n.name = host
+	}
+	var err error
+	if n.kernel, err = kernel.Open(kernel.Options{Source: source, NodeName: n.name, RunDir: f.runDir, Step: f.step}); err != nil {
+		return nil, err
+	}
+	if n.nat, err = nat.New(f.backend, nat.Options{Source: source, Step: f.step}); err != nil {
+		return nil, errors.Join(err, n.kernel.Close())
+	}
+	n.reporter = &report.Local{Store: n.store, Metrics: report.NewMetrics(n.registry), Log: log}
+	o := engine.Options{Source: source, Kernel: n.kernel, NAT: n.nat, Reporter: n.reporter, Log: log}
+	if tune != nil {
+		tune(&o)
+	}
+	n.engine = engine.New(o)
+	return n, nil
+}
+
+func (n *node) close() { _ = n.kernel.Close() }
+
+func (f *flags) store() *report.Store {
+	return report.NewStore(filepath.Join(f.runDir, "patchbay", "objects"))
+}
+
+// records returns what was applied to this node before, in order.
+func (n *node) records() ([]dir.Object, error) {
+	list, err := n.store.Load()
+	if err != nil {
+		return nil, err
+	}
+	var out []dir.Object
+	for _, o := range list {
+		out = append(out, o.(dir.Object))
+	}
+	sortObjects(out)
+	return out, nil
+}
+
+func ownerOf(o metav1.Object) netstate.Owner { return engine.InputOf(o).Owner() }
+
+func sortObjects[T metav1.Object](list []T) {
+	slices.SortFunc(list, func(a, b T) int { return ownerOf(a).Compare(ownerOf(b)) })
+}
+
+// merge puts documents in the place of the records they replace, with the
+// records' status, and refuses changes of what cannot change.
+func merge(records []dir.Object, docs []dir.Document, v *dir.Validator) ([]dir.Object, error) {
+	merged := slices.Clone(records)
+	var errs []error
+	for _, d := range docs {
+		i := slices.IndexFunc(merged, func(o dir.Object) bool { return ownerOf(o) == ownerOf(d.Object) })
+		if i < 0 {
+			merged = append(merged, d.Object)
+			continue
+		}
+		if err := v.ValidateUpdate(d.Object, merged[i]); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", d.File, err))
+		}
+		report.CopyStatus(d.Object, merged[i])
+		merged[i] = d.Object
+	}
+	return merged, errors.Join(errs...)
+}
+
+// read reads and validates the manifests of a command line.
+func read(file string, c stdin) ([]dir.Document, *dir.Validator, error) {
+	if file == "" {
+		return nil, nil, errors.New("-f FILE, -f DIR or -f - is needed")
+	}
+	v, err := dir.NewValidator()
+	if err != nil {
+		return nil, nil, err
+	}
+	docs, err := dir.Read(file, c.InOrStdin(), v)
+	return docs, v, err
+}
+
+const defaultTimeout = 30 * time.Second

@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+func planCommand(f *flags) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "plan -f FILE|DIR|-",
+		Short: "Show what apply would do, as a diff; exit code 2 if that is anything",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.plan(cmd, file)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "filename", "f", "", "manifest file, folder of manifests, or - for standard input")
+	return cmd
+}
+
+func (f *flags) plan(cmd *cobra.Command, file string) error {
+	docs, v, err := read(file, cmd)
+	if err != nil {
+		return err
+	}
+	log, err := f.logger(cmd.ErrOrStderr(), slog.LevelWarn)
+	if err != nil {
+		return err
+	}
+	n, err := f.open(netstate.SourceLocal, log, nil)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	inputs, err := n.wanted(docs, v)
+	if err != nil {
+		return err
+	}
+	for _, in := range inputs {
+		n.engine.Set(in)
+	}
+	planned, err := n.engine.Plan(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if err := plan.Text(cmd.OutOrStdout(), groups(planned)); err != nil {
+		return err
+	}
+	for _, p := range planned {
+		if len(p.Steps) > 0 {
+			return exitCode(2)
+		}
+	}
+	return nil
+}
+
+func groups(planned []engine.Planned) []plan.Group {
+	var out []plan.Group
+	for _, p := range planned {
+		if len(p.Steps) > 0 || p.Note != "" {
+			out = append(out, p.Group)
+		}
+	}
+	return out
+}

@@ -1,0 +1,254 @@
+package compile
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// AttachmentView is what a publish needs to know of its attachment.
+type AttachmentView struct {
+	// Addresses inside the target.
+	Addresses []netip.Prefix
+	// Target and Host are the ends of the link; Host is the zero End between
+	// two namespaces and without a link.
+	Target, Host netstate.End
+	MAC          netstate.MAC
+	// Gateways the target's default routes point to.
+	Gateways []netip.Addr
+	// Reachable by the node: there is an address on the node's end, or a
+	// gateway.
+	Reachable bool
+	// Bridged targets are ports of a bridge.
+	Bridged, Isolated bool
+}
+
+// Attachment compiles an attachment with the addresses it was given. The
+// network is nil for one that names none.
+func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, given []netip.Prefix, c Context) (Result, AttachmentView, *Problem) {
+	b := &attachment{a: a, net: network, c: c, r: Result{Objects: netstate.Set{}},
+		mark: netstate.Mark(c.Source, netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: a.Namespace, Name: a.Name})}
+	b.view.Addresses = given
+	b.netns(string(a.Spec.Target.Netns.Name), a.Spec.Target.Netns.Lifecycle)
+	if network == nil && a.Spec.PointToPoint == nil {
+		return b.r, b.view, nil
+	}
+	b.targetEnd()
+	switch p2p := a.Spec.PointToPoint; {
+	case network != nil:
+		b.bridged()
+	case p2p.Host != nil:
+		b.toHost(prefixes(p2p.Host.Addresses))
+	default:
+		b.toNetns(p2p.Netns)
+	}
+	if p := b.routes(); p != nil {
+		return b.r, b.view, p
+	}
+	return b.r, b.view, nil
+}
+
+type attachment struct {
+	a    *v1alpha1.NamespaceAttachment
+	net  *NetworkView
+	c    Context
+	mark string
+	r    Result
+	view AttachmentView
+}
+
+// netns wants the namespace and, where Patchbay makes it, its loopback up. A
+// namespace is shared only within one Kubernetes namespace.
+func (b *attachment) netns(name string, lifecycle v1alpha1.Lifecycle) {
+	managed := lifecycle != v1alpha1.External
+	b.r.add(netstate.Netns{Name: name, Managed: managed})
+	if managed {
+		b.r.add(netstate.Link{Netns: name, Name: "lo", Type: netstate.Loopback, Mark: netstate.NetnsMark(b.c.Source, name), Up: true})
+	}
+	b.r.claim(Claim{
+		Resource: "network namespace " + name, Sharers: b.a.Namespace + " " + string(lifecycle),
+		Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.target.netns",
+	})
+}
+
+func (b *attachment) targetEnd() {
+	b.view.Target = netstate.End{Netns: string(b.a.Spec.Target.Netns.Name), Name: "eth0"}
+	if n := string(b.a.Spec.Interface); n != "" {
+		b.view.Target.Name = n
+	}
+	b.view.MAC = deriveMAC("nsa", b.c.Node.Name, b.a.Namespace, b.a.Name)
+	if hw, err := net.ParseMAC(b.a.Spec.MACAddress); err == nil && len(hw) == 6 {
+		b.view.MAC = netstate.MAC(hw)
+	}
+	b.claimInterface(b.view.Target, "spec.interface")
+}
+
+func (b *attachment) claimInterface(e netstate.End, field string) {
+	b.r.claim(Claim{Resource: "interface " + e.String(), Reason: v1alpha1.ReasonInterfaceConflict, Field: field})
+}
+
+func (b *attachment) mtu(fallback int) int {
+	if b.a.Spec.MTU != nil {
+		return int(*b.a.Spec.MTU)
+	}
+	return fallback
+}
+
+// bridged joins the target to the network's bridge.
+func (b *attachment) bridged() {
+	v := b.net
+	host := netstate.Link{Master: v.Bridge, Isolated: v.Isolated}
+	b.pair(host, b.mtu(v.MTU))
+	b.inside(b.view.Target, b.view.Addresses)
+	// A bridge port needs no address of its own, and must not learn one from a
+	// router advertisement.
+	b.r.add(linkSysctl("", b.view.Host.Name, "ipv6", "disable_ipv6", "1"))
+	b.r.claim(Claim{Resource: "MAC address " + b.view.MAC.String() + " of network " + v.Name, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress"})
+	for _, p := range b.view.Addresses {
+		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of network " + v.Name, Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"})
+		if v.AntiSpoof {
+			b.r.add(netstate.PortAddress{Link: b.view.Host.Name, MAC: b.view.MAC, Addr: p.Addr()})
+		}
+	}
+	if v.AntiSpoof {
+		b.r.add(netstate.PortFilter{Link: b.view.Host.Name, MAC: b.view.MAC})
+	}
+	b.view.Bridged, b.view.Isolated = true, v.Isolated
+	b.view.Reachable = v.Mode != v1alpha1.GatewayNone
+}
+
+// toHost joins the target to the host itself. The node reaches the target by a
+// route to its address alone, so that two links may use one subnet.
+func (b *attachment) toHost(hostAddresses []netip.Prefix) {
+	b.pair(netstate.Link{}, b.mtu(mtuOf(b.c.Node, b.c.Node.DefaultLink)))
+	b.inside(b.view.Target, b.view.Addresses)
+	link := b.view.Host.Name
+	disable6 := "1"
+	for _, p := range append(hostAddresses, b.view.Addresses...) {
+		if p.Addr().Is6() {
+			disable6 = "0"
+		}
+	}
+	b.r.add(linkSysctl("", link, "ipv6", "disable_ipv6", disable6), linkSysctl("", link, "ipv4", "rp_filter", "1"),
+		netstate.Realm{Link: link, Guarded: true})
+	if disable6 == "0" {
+		b.r.add(linkSysctl("", link, "ipv6", "accept_dad", "0"), linkSysctl("", link, "ipv6", "accept_ra", "0"))
+	}
+	for _, p := range hostAddresses {
+		b.r.add(netstate.Address{Link: link, Prefix: p, NoPrefixRoute: true})
+	}
+	egress := b.defaultRoute()
+	for _, p := range b.view.Addresses {
+		src, _ := ofFamily(hostAddresses, netip.Prefix.Addr, p.Addr())
+		b.r.add(netstate.Route{Link: link, Dst: host(p.Addr()), Src: src},
+			netstate.Masquerade{Link: link, Subnet: host(p.Addr()), Egress: egress})
+		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"})
+		if egress {
+			b.r.add(forwarding(b.c.Node, netstate.FamilyOf(p.Addr()))...)
+		}
+	}
+	b.view.Reachable = true
+	for _, p := range hostAddresses {
+		b.gateway(p.Addr())
+	}
+}
+
+// pair wants a veth pair with one end on the host.
+func (b *attachment) pair(host netstate.Link, mtu int) {
+	b.view.Host = netstate.End{Name: HostInterfaceName(b.a)}
+	b.claimInterface(b.view.Host, "spec.hostInterface")
+	host.Name, host.Primary = b.view.Host.Name, true
+	host.MAC = deriveMAC("host", b.c.Node.Name, b.a.Namespace, b.a.Name)
+	b.veth(host, netstate.Link{Netns: b.view.Target.Netns, Name: b.view.Target.Name, MAC: b.view.MAC}, mtu)
+}
+
+// veth adds both ends of a pair, each naming the other.
+func (b *attachment) veth(one, other netstate.Link, mtu int) {
+	one.Peer, other.Peer = netstate.End{Netns: other.Netns, Name: other.Name}, netstate.End{Netns: one.Netns, Name: one.Name}
+	for _, l := range []*netstate.Link{&one, &other} {
+		l.Type, l.MTU, l.Mark, l.Up = netstate.Veth, mtu, b.mark, true
+		b.r.add(*l)
+	}
+}
+
+// toNetns joins the target to a second namespace; nothing is on the host.
+func (b *attachment) toNetns(far *v1alpha1.NetnsEnd) {
+	end := netstate.End{Netns: string(far.Name), Name: string(far.Interface)}
+	if end.Name == "" {
+		end.Name = "eth0"
+	}
+	if end.Netns != b.view.Target.Netns {
+		b.netns(end.Netns, far.Lifecycle)
+	}
+	b.claimInterface(end, "spec.pointToPoint.netns.interface")
+	b.veth(netstate.Link{Netns: b.view.Target.Netns, Name: b.view.Target.Name, MAC: b.view.MAC, Primary: true},
+		netstate.Link{Netns: end.Netns, Name: end.Name, MAC: deriveMAC("peer", b.c.Node.Name, b.a.Namespace, b.a.Name)},
+		b.mtu(mtuOf(b.c.Node, b.c.Node.DefaultLink)))
+	b.inside(b.view.Target, b.view.Addresses)
+	b.inside(end, prefixes(far.Addresses))
+	for _, p := range prefixes(far.Addresses) {
+		b.gateway(p.Addr())
+	}
+}
+
+// inside gives an end in a namespace its addresses. They are usable at once:
+// nobody else can have them, so there is nothing to detect.
+func (b *attachment) inside(e netstate.End, addresses []netip.Prefix) {
+	b.r.add(linkSysctl(e.Netns, e.Name, "ipv6", "accept_dad", "0"), linkSysctl(e.Netns, e.Name, "ipv6", "accept_ra", "0"))
+	for _, p := range addresses {
+		b.r.add(netstate.Address{Netns: e.Netns, Link: e.Name, Prefix: p})
+	}
+}
+
+// defaultRoute says whether the target's default route is wanted here.
+func (b *attachment) defaultRoute() bool {
+	if b.a.Spec.DefaultRoute != nil {
+		return *b.a.Spec.DefaultRoute
+	}
+	return b.net != nil && b.net.Mode != v1alpha1.GatewayNone
+}
+
+// gateway makes an address the way out, if a default route is wanted and the
+// target has an address of that family.
+func (b *attachment) gateway(via netip.Addr) {
+	_, usable := ofFamily(b.view.Addresses, netip.Prefix.Addr, via)
+	_, taken := ofFamily(b.view.Gateways, ident, via)
+	if b.defaultRoute() && usable && !taken {
+		b.view.Gateways = append(b.view.Gateways, via)
+	}
+}
+
+// routes adds the target's default routes and the further ones.
+func (b *attachment) routes() *Problem {
+	if b.net != nil {
+		for _, gw := range b.net.Gateways {
+			b.gateway(gw)
+		}
+	}
+	if b.a.Spec.DefaultRoute != nil && *b.a.Spec.DefaultRoute && len(b.view.Gateways) == 0 {
+		return problem(v1alpha1.ReasonUnsupported, "spec.defaultRoute: there is no gateway of the target's address family to route by: give the network a gateway, the peer an address, or set defaultRoute false")
+	}
+	for _, gw := range b.view.Gateways {
+		any := netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		if gw.Is4() {
+			any = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		}
+		b.route(any, gw)
+		b.r.claim(Claim{
+			Resource: "default route of " + b.view.Target.Netns + " (" + string(netstate.FamilyOf(gw)) + ")",
+			Reason:   v1alpha1.ReasonInterfaceConflict, Field: "spec.defaultRoute",
+		})
+	}
+	for _, r := range b.a.Spec.Routes {
+		to, _ := netip.ParsePrefix(string(r.To))
+		via, _ := netip.ParseAddr(string(r.Via))
+		b.route(to, via)
+	}
+	return nil
+}
+
+func (b *attachment) route(to netip.Prefix, via netip.Addr) {
+	b.r.add(netstate.Route{Netns: b.view.Target.Netns, Link: b.view.Target.Name, Dst: to, Via: via})
+}

@@ -1,0 +1,183 @@
+// Package compile turns one custom resource and what it refers to into kernel
+// objects. It promises to be pure: the same input gives the same objects, names
+// and addresses on every call and in every process. What only one object may
+// have (an interface name, an address, a host port) it returns as claims; who
+// gets them is decided elsewhere.
+package compile
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// Context is what every compilation may know beside the resources.
+type Context struct {
+	Source netstate.Source
+	Node   netstate.Node
+}
+
+// Result is what one resource needs of the node.
+type Result struct {
+	Objects netstate.Set
+	Claims  []Claim
+	// Note is a limitation to report although all objects can be made; nil
+	// where there is none.
+	Note *Problem
+}
+
+func (r *Result) add(objects ...netstate.Object) { r.Objects.Add(objects...) }
+
+func (r *Result) claim(c Claim) { r.Claims = append(r.Claims, c) }
+
+// Problem is why a resource cannot be built on this node.
+type Problem struct {
+	// Reason is one of the api's reason constants.
+	Reason  string
+	Message string
+}
+
+func (p *Problem) Error() string { return p.Reason + ": " + p.Message }
+
+func problem(reason, format string, args ...any) *Problem {
+	return &Problem{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Claim is something that only one resource may have. Two claims conflict when
+// they have the same Resource and different Sharers, or when both are subnets
+// that overlap.
+type Claim struct {
+	// Resource names the thing, such as "interface net1/eth0".
+	Resource string
+	// Sharers may have it together if theirs is the same; empty is exclusive.
+	Sharers string
+	// Subnet is set on claims of address space.
+	Subnet netip.Prefix
+	// Reason and Field say how a loser is told.
+	Reason string
+	Field  string
+	// Key is the one object that a loser goes without; with the zero Key the
+	// loser goes without everything.
+	Key netstate.Key
+}
+
+// Conflicts reports whether two resources cannot both have their claims.
+func (c Claim) Conflicts(o Claim) bool {
+	if c.Subnet.IsValid() && o.Subnet.IsValid() {
+		return c.Subnet.Overlaps(o.Subnet)
+	}
+	return c.Resource == o.Resource && (c.Sharers == "" || c.Sharers != o.Sharers)
+}
+
+// BridgeName is the interface name of a network's bridge: what the spec says,
+// else br-<network>, else br-<hash> where that exceeds 15 bytes.
+func BridgeName(n *v1alpha1.BridgeNetwork) string {
+	switch {
+	case n.Spec.Bridge.Name != "":
+		return n.Spec.Bridge.Name
+	case len("br-"+n.Name) <= 15:
+		return "br-" + n.Name
+	}
+	return "br-" + hash(n.Name)[:8]
+}
+
+// HostInterfaceName is the name of an attachment's end on the host: what the
+// spec says, else veth<8 hex digits of a hash>.
+func HostInterfaceName(a *v1alpha1.NamespaceAttachment) string {
+	if a.Spec.HostInterface != "" {
+		return a.Spec.HostInterface
+	}
+	return "veth" + hash("nsa", a.Namespace, a.Name)[:8]
+}
+
+// deriveMAC makes a stable, locally administered unicast address. The node's
+// name is part of it, so that bridges of one network on two nodes of one LAN
+// differ.
+func deriveMAC(parts ...string) netstate.MAC {
+	sum := sha256.Sum256([]byte(fmt.Sprintf("%q", parts)))
+	mac := netstate.MAC(sum[:6])
+	mac[0] = mac[0]&0xfc | 0x02
+	return mac
+}
+
+func hash(parts ...string) string {
+	sum := sha256.Sum256([]byte(fmt.Sprintf("%q", parts)))
+	return hex.EncodeToString(sum[:])
+}
+
+func linkSysctl(netns, link, family, name, value string) netstate.Sysctl {
+	return netstate.Sysctl{Netns: netns, Link: link, Path: "net/" + family + "/conf/" + link + "/" + name, Value: value}
+}
+
+// forwarding returns what lets the node route between its interfaces for one
+// family. Where somebody else switched it on there is nothing to do; where
+// Patchbay does, traffic between two foreign interfaces stays dropped, and
+// interfaces that learn routes from router advertisements go on doing so
+// (Documentation/networking/ip-sysctl: accept_ra 2).
+func forwarding(node netstate.Node, f netstate.Family) []netstate.Object {
+	if node.Forwarding[f] {
+		return nil
+	}
+	if f == netstate.IPv4 {
+		return []netstate.Object{
+			netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1", Restore: true},
+			netstate.ForwardGuard{Family: f},
+		}
+	}
+	objects := []netstate.Object{
+		netstate.Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1", Restore: true},
+		netstate.ForwardGuard{Family: f},
+	}
+	for _, l := range node.RALinks {
+		s := linkSysctl("", l, "ipv6", "accept_ra", "2")
+		s.Restore = true
+		objects = append(objects, s)
+	}
+	return objects
+}
+
+func mtuOf(node netstate.Node, link string) int {
+	if l, ok := node.Links[link]; ok && l.MTU > 0 {
+		return l.MTU
+	}
+	return 1500
+}
+
+func prefixes(in []v1alpha1.Subnet) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range in {
+		if p, err := netip.ParsePrefix(string(s)); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func addrs(in []v1alpha1.IPAddress) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range in {
+		if a, err := netip.ParseAddr(string(s)); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// host is the prefix of one address alone.
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// ofFamily returns the first address of the family of like.
+func ofFamily[T any](list []T, addr func(T) netip.Addr, like netip.Addr) (netip.Addr, bool) {
+	for _, e := range list {
+		if addr(e).Is4() == like.Is4() {
+			return addr(e), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func ident(a netip.Addr) netip.Addr { return a }

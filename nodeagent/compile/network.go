@@ -1,0 +1,244 @@
+package compile
+
+import (
+	"net/netip"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// NetworkView is what attachments need to know of their network: its spec with
+// every default filled in.
+type NetworkView struct {
+	Name     string
+	Bridge   string
+	Managed  bool
+	MTU      int
+	Subnets  []netip.Prefix
+	Mode     v1alpha1.GatewayMode
+	Gateways []netip.Addr
+	Exclude  []ipam.Range
+	AntiSpoof, Isolated, Guarded,
+	Masquerade bool
+	Uplink string
+}
+
+// View fills in a network's defaults for one node.
+func View(n *v1alpha1.BridgeNetwork, node netstate.Node) NetworkView {
+	s := &n.Spec
+	v := NetworkView{
+		Name:     n.Name,
+		Bridge:   BridgeName(n),
+		Managed:  s.Bridge.Lifecycle != v1alpha1.External,
+		Subnets:  prefixes(s.Subnets),
+		Mode:     s.Gateway.Mode,
+		Gateways: addrs(s.Gateway.Addresses),
+		Isolated: s.Isolation.Ports,
+		Guarded:  s.Isolation.Ingress != v1alpha1.IngressOpen,
+	}
+	if v.Mode == "" {
+		v.Mode = v1alpha1.GatewayBridge
+	}
+	if len(v.Subnets) == 0 && v.Mode == v1alpha1.GatewayBridge {
+		v.Mode = v1alpha1.GatewayNone
+	}
+	if s.Uplink != nil {
+		v.Uplink = s.Uplink.Interface
+	}
+	if v.Mode == v1alpha1.GatewayBridge {
+		v.Gateways = gateways(v.Subnets, v.Gateways)
+	}
+	v.AntiSpoof = s.Isolation.AntiSpoof == nil && v.Managed || s.Isolation.AntiSpoof != nil && *s.Isolation.AntiSpoof
+	v.Masquerade = s.Egress.Masquerade == nil && v.Mode == v1alpha1.GatewayBridge || s.Egress.Masquerade != nil && *s.Egress.Masquerade
+	v.MTU = bridgeMTU(n, v, node)
+	v.Exclude = excluded(s.IPAM)
+	return v
+}
+
+// gateways gives every subnet without a named gateway its first usable address.
+func gateways(subnets []netip.Prefix, named []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range subnets {
+		gw := s.Masked().Addr().Next()
+		if a, ok := ofFamily(named, ident, gw); ok {
+			gw = a
+		}
+		out = append(out, gw)
+	}
+	return out
+}
+
+func excluded(s *v1alpha1.NetworkIPAM) []ipam.Range {
+	if s == nil {
+		return nil
+	}
+	var out []ipam.Range
+	for _, e := range s.Exclude {
+		if r, err := ipam.ParseRange(string(e)); err == nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func bridgeMTU(n *v1alpha1.BridgeNetwork, v NetworkView, node netstate.Node) int {
+	switch {
+	case n.Spec.Bridge.MTU != nil:
+		return int(*n.Spec.Bridge.MTU)
+	case !v.Managed:
+		return mtuOf(node, v.Bridge)
+	case v.Uplink != "":
+		return mtuOf(node, v.Uplink)
+	}
+	return mtuOf(node, node.DefaultLink)
+}
+
+// Network compiles a network: its bridge, uplink, gateway addresses and what
+// the firewall holds of it.
+func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
+	v := View(n, c.Node)
+	r := Result{Objects: netstate.Set{}}
+	if p := checkNetwork(v, c.Node); p != nil {
+		return r, p
+	}
+	if v.Managed {
+		addBridge(&r, n, v, c)
+	}
+	if v.Uplink != "" {
+		r.claim(Claim{Resource: "uplink " + v.Uplink, Reason: v1alpha1.ReasonUplinkInUse, Field: "spec.uplink.interface"})
+		r.add(netstate.Port{Link: v.Uplink, Master: v.Bridge})
+	}
+	r.claim(Claim{Resource: "interface " + v.Bridge, Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.bridge.name"})
+	r.add(netstate.Realm{Link: v.Bridge, Guarded: v.Guarded, Isolated: v.Isolated})
+	if v.Mode == v1alpha1.GatewayBridge {
+		addGateway(&r, v, c)
+	}
+	addEgress(&r, n, v)
+	return r, nil
+}
+
+func checkNetwork(v NetworkView, node netstate.Node) *Problem {
+	if l, ok := node.Links[v.Bridge]; !v.Managed && !ok {
+		return problem(v1alpha1.ReasonInterfaceConflict, "spec.bridge.name: there is no bridge %s on node %s: create it, or use lifecycle Managed", v.Bridge, node.Name)
+	} else if !v.Managed && l.Type != netstate.Bridge {
+		return problem(v1alpha1.ReasonInterfaceConflict, "spec.bridge.name: interface %s of node %s is not a bridge: name a bridge", v.Bridge, node.Name)
+	}
+	if v.Mode == v1alpha1.GatewayBridge {
+		if p := checkOverlap(v, node); p != nil {
+			return p
+		}
+	}
+	if v.Uplink == "" {
+		return nil
+	}
+	return checkUplink(v, node)
+}
+
+func checkOverlap(v NetworkView, node netstate.Node) *Problem {
+	for _, s := range v.Subnets {
+		for _, r := range node.Routes {
+			if r.Dst.Bits() > 0 && r.Dst.Overlaps(s) && r.Link != v.Bridge {
+				return problem(v1alpha1.ReasonSubnetOverlap, "spec.subnets: %s overlaps the route to %s on %s of node %s: choose another subnet", s, r.Dst, r.Link, node.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// checkUplink refuses an interface whose loss would cut off the node: joined to
+// a bridge, an interface no longer carries the host's own traffic.
+func checkUplink(v NetworkView, node netstate.Node) *Problem {
+	l, ok := node.Links[v.Uplink]
+	switch {
+	case !ok:
+		return problem(v1alpha1.ReasonUplinkNotFound, "spec.uplink.interface: node %s has no interface %s: name one it has", node.Name, v.Uplink)
+	case v.Uplink == node.DefaultLink:
+		return problem(v1alpha1.ReasonUplinkInUse, "spec.uplink.interface: %s carries the default route of node %s, which would lose its network: use another interface", v.Uplink, node.Name)
+	case l.Master != "" && l.Master != v.Bridge:
+		return problem(v1alpha1.ReasonUplinkInUse, "spec.uplink.interface: %s of node %s is already a port of %s: remove it from there, or use another interface", v.Uplink, node.Name, l.Master)
+	case l.Ours || l.Type == netstate.Loopback || l.Type == netstate.Bridge:
+		return problem(v1alpha1.ReasonUplinkInUse, "spec.uplink.interface: %s of node %s cannot join a bridge: use a network interface that Patchbay did not make", v.Uplink, node.Name)
+	}
+	return nil
+}
+
+func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
+	mark := netstate.Mark(c.Source, netstate.Owner{Kind: netstate.OwnerNetwork, Name: n.Name})
+	r.add(netstate.Link{Name: v.Bridge, Type: netstate.Bridge, MAC: deriveMAC("bnet", c.Node.Name, n.Name), MTU: v.MTU, Mark: mark, Up: true})
+	routed := v.Mode == v1alpha1.GatewayBridge
+	v6 := routed && hasFamily(v.Gateways, netstate.IPv6)
+	rpFilter, disable6 := "1", "1"
+	if routed {
+		// Strict filtering breaks publishing for a target with two networks.
+		rpFilter = "2"
+	}
+	if v6 {
+		disable6 = "0"
+		r.add(
+			linkSysctl("", v.Bridge, "ipv6", "accept_dad", "0"),
+			linkSysctl("", v.Bridge, "ipv6", "accept_ra", "0"),
+			linkSysctl("", v.Bridge, "ipv6", "keep_addr_on_down", "1"),
+		)
+	}
+	r.add(linkSysctl("", v.Bridge, "ipv6", "disable_ipv6", disable6), linkSysctl("", v.Bridge, "ipv4", "rp_filter", rpFilter))
+}
+
+// addGateway gives the bridge its addresses and the node its routing.
+func addGateway(r *Result, v NetworkView, c Context) {
+	for _, gw := range v.Gateways {
+		for _, s := range v.Subnets {
+			if !s.Contains(gw) {
+				continue
+			}
+			r.add(netstate.Address{Link: v.Bridge, Prefix: netip.PrefixFrom(gw, s.Bits())})
+			r.add(forwarding(c.Node, netstate.FamilyOf(gw))...)
+			r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets"})
+		}
+	}
+}
+
+func addEgress(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView) {
+	if v.Mode == v1alpha1.GatewayNone {
+		return
+	}
+	source, _ := netip.ParseAddr(n.Spec.Egress.SourceAddress)
+	for _, s := range v.Subnets {
+		m := netstate.Masquerade{Link: v.Bridge, Subnet: s, Egress: v.Masquerade}
+		if v.Masquerade && source.IsValid() && source.Is4() == s.Addr().Is4() {
+			m.Source = source
+		}
+		r.add(m)
+		if !v.Masquerade {
+			continue
+		}
+		for _, d := range merged(prefixes(n.Spec.Egress.ExcludeDestinations), s.Addr()) {
+			r.add(netstate.NoMasquerade{Link: v.Bridge, Subnet: s, Dst: d})
+		}
+	}
+}
+
+// merged returns the prefixes of one family without those that another holds:
+// nested elements of an nftables interval set are an error (EEXIST).
+func merged(in []netip.Prefix, like netip.Addr) []netip.Prefix {
+	var out []netip.Prefix
+	for i, p := range in {
+		covered := p.Addr().Is4() != like.Is4()
+		for j, q := range in {
+			covered = covered || j != i && q.Contains(p.Addr()) && (q.Bits() < p.Bits() || q == p && j < i)
+		}
+		if !covered {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func hasFamily(list []netip.Addr, f netstate.Family) bool {
+	for _, a := range list {
+		if netstate.FamilyOf(a) == f {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// pools holds the address pools by network name.
+type pools map[string][]*ipam.Pool
+
+// sync makes a network's pools those of its view, keeping the holders.
+func (p pools) sync(v compile.NetworkView) {
+	var next []*ipam.Pool
+	for _, s := range v.Subnets {
+		n := ipam.NewPool(s, v.Exclude, v.Gateways...)
+		for _, old := range p[v.Name] {
+			n.Inherit(old)
+		}
+		next = append(next, n)
+	}
+	p[v.Name] = next
+}
+
+func (p pools) release(o netstate.Owner) {
+	for _, list := range p {
+		for _, pool := range list {
+			pool.Release(o.String())
+		}
+	}
+}
+
+// addresses decides what an attachment's interface gets: what the spec says,
+// else what it has by the record or the kernel, else one of each subnet.
+func (e *Engine) addresses(u *unit, network *compile.NetworkView) ([]netip.Prefix, *compile.Problem) {
+	a := u.in.Attachment
+	if network == nil || len(a.Spec.Addresses) > 0 {
+		e.pools.release(u.owner)
+		given := parsePrefixes(a.Spec.Addresses)
+		if network != nil {
+			e.reserve(network.Name, u.owner, given)
+		}
+		return given, nil
+	}
+	had := slices.Concat(u.given, parsePrefixes(a.Status.Addresses), e.marked(u))
+	kept := e.keep(network.Name, u.owner, had)
+	for _, pool := range e.pools[network.Name] {
+		if slices.ContainsFunc(kept, func(p netip.Prefix) bool { return pool.Subnet().Contains(p.Addr()) }) {
+			continue
+		}
+		addr, err := pool.Allocate(u.owner.String())
+		if err != nil {
+			return nil, &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: "network " + network.Name + ": " + err.Error()}
+		}
+		kept = append(kept, netip.PrefixFrom(addr, pool.Subnet().Bits()))
+	}
+	return kept, nil
+}
+
+// keep reserves at most one address of each subnet from those an owner had.
+func (e *Engine) keep(network string, o netstate.Owner, had []netip.Prefix) []netip.Prefix {
+	var kept []netip.Prefix
+	for _, pool := range e.pools[network] {
+		for _, p := range had {
+			if pool.Subnet().Bits() == p.Bits() && pool.Subnet().Contains(p.Addr()) && pool.Reserve(p.Addr(), o.String()) {
+				kept = append(kept, p)
+				break
+			}
+		}
+	}
+	return kept
+}
+
+func (e *Engine) reserve(network string, o netstate.Owner, list []netip.Prefix) {
+	for _, pool := range e.pools[network] {
+		for _, p := range list {
+			pool.Reserve(p.Addr(), o.String())
+		}
+	}
+}
+
+// marked are the addresses of the attachment's interface that bear our mark in
+// the kernel: the record of last resort after a crash.
+func (e *Engine) marked(u *unit) []netip.Prefix {
+	var out []netip.Prefix
+	for k := range u.held {
+		if k.Kind != netstate.KindAddress || k.Netns != string(u.in.Attachment.Spec.Target.Netns.Name) {
+			continue
+		}
+		if p, err := netip.ParsePrefix(k.Name); err == nil {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return out
+}
+
+// remembers reports whether an attachment's addresses are fixed before any are
+// allocated: static, recorded, or found in the kernel.
+func (u *unit) remembers() bool {
+	if u.in == nil || u.in.Attachment == nil {
+		return true
+	}
+	if len(u.in.Attachment.Spec.Addresses)+len(u.in.Attachment.Status.Addresses)+len(u.given) > 0 {
+		return true
+	}
+	for k := range u.held {
+		if k.Kind == netstate.KindAddress {
+			return true
+		}
+	}
+	return false
+}
+
+func parsePrefixes(in []v1alpha1.Subnet) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range in {
+		if p, err := netip.ParsePrefix(string(s)); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}

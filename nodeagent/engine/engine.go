@@ -1,0 +1,306 @@
+// Package engine keeps a node's kernel as the resources want it. It promises
+// that an owner's change costs work in proportion to that owner, that one bad
+// object stops only what depends on it, that nothing is removed before the
+// source is in sync, and that a pass with nothing to do writes nothing. It
+// knows neither where resources come from nor how the kernel is spoken to.
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// Kernel is what the engine needs of the kernel beside the firewall.
+type Kernel interface {
+	Observe([]netstate.Key) (netstate.Set, map[netstate.Key]error)
+	Apply([]plan.Step) []error
+	Inventory() ([]kernel.Held, error)
+	Node() (netstate.Node, error)
+	LinkIndex(netstate.End) (int, error)
+	Watch(context.Context, func(kernel.Event)) error
+}
+
+// Reporter is told what came of the resources. Calls come from one goroutine.
+type Reporter interface {
+	// Report is called after every pass for every resource it took.
+	Report(Status)
+	// Removed is called when nothing of a resource is left in the kernel.
+	Removed(netstate.Owner)
+	// Changed is called for every kernel object that was changed; drift is true
+	// where nobody had asked for a change.
+	Changed(owner netstate.Owner, line plan.Line, drift bool)
+	// Braked is called when a sweep waits because it would remove too much.
+	Braked(gone, total int, until time.Time)
+}
+
+// Input is one resource and whether it was accepted. Exactly one of the
+// pointers is set.
+type Input struct {
+	Network    *v1alpha1.BridgeNetwork
+	Attachment *v1alpha1.NamespaceAttachment
+	Publish    *v1alpha1.PortPublish
+	// Accepted is the Accepted condition. Only what is accepted is built.
+	Accepted metav1.Condition
+	removed  bool
+}
+
+// InputOf wraps a resource, not accepted yet.
+func InputOf(o metav1.Object) Input {
+	switch o := o.(type) {
+	case *v1alpha1.BridgeNetwork:
+		return Input{Network: o}
+	case *v1alpha1.NamespaceAttachment:
+		return Input{Attachment: o}
+	case *v1alpha1.PortPublish:
+		return Input{Publish: o}
+	}
+	return Input{}
+}
+
+// Owner names the resource.
+func (in Input) Owner() netstate.Owner {
+	switch {
+	case in.Network != nil:
+		return netstate.Owner{Kind: netstate.OwnerNetwork, Name: in.Network.Name}
+	case in.Attachment != nil:
+		return netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: in.Attachment.Namespace, Name: in.Attachment.Name}
+	case in.Publish != nil:
+		return netstate.Owner{Kind: netstate.OwnerPublish, Namespace: in.Publish.Namespace, Name: in.Publish.Name}
+	}
+	return netstate.Owner{}
+}
+
+// Object returns the resource's metadata.
+func (in Input) Object() metav1.Object {
+	switch {
+	case in.Network != nil:
+		return in.Network
+	case in.Attachment != nil:
+		return in.Attachment
+	case in.Publish != nil:
+		return in.Publish
+	}
+	return nil
+}
+
+// Conditions returns the conditions of the resource's status.
+func (in Input) Conditions() []metav1.Condition {
+	switch {
+	case in.Network != nil:
+		return in.Network.Status.Conditions
+	case in.Attachment != nil:
+		return in.Attachment.Status.Conditions
+	case in.Publish != nil:
+		return in.Publish.Status.Conditions
+	}
+	return nil
+}
+
+// Options are the parts and settings of an engine.
+type Options struct {
+	Source   netstate.Source
+	Kernel   Kernel
+	NAT      nat.Backend
+	Reporter Reporter
+	Log      *slog.Logger
+	// Resync is the mean time between two looks at everything; default 10 min.
+	Resync time.Duration
+	// SweepDelay is how long a sweep waits that would remove more than half of
+	// ten or more owners; default 5 min.
+	// Negative never waits.
+	SweepDelay time.Duration
+}
+
+// Engine is the loop from resources to the kernel.
+type Engine struct {
+	Options
+
+	mu sync.Mutex
+	// What came in since the last pass.
+	inputs  map[netstate.Owner]*Input
+	dirty   map[netstate.Owner]bool
+	events  map[netstate.Key]kernel.Event
+	lost    bool
+	natLost bool
+	synced  bool
+	wake    chan struct{}
+
+	// State of the loop's goroutine alone.
+	units   map[netstate.Owner]*unit
+	wanted  map[netstate.Key]map[netstate.Owner]bool
+	links   map[netstate.End]map[netstate.Key]bool
+	claims  claims
+	pools   pools
+	node    netstate.Node
+	stale   bool
+	brake   time.Time
+	started bool
+	// sweepDue says that something may have become nobody's.
+	sweepDue bool
+}
+
+// New makes an engine. Nothing happens before Run, RunOnce or Plan.
+func New(o Options) *Engine {
+	if o.Resync == 0 {
+		o.Resync = 10 * time.Minute
+	}
+	if o.SweepDelay == 0 {
+		o.SweepDelay = 5 * time.Minute
+	}
+	return &Engine{
+		Options: o,
+		inputs:  map[netstate.Owner]*Input{},
+		dirty:   map[netstate.Owner]bool{},
+		events:  map[netstate.Key]kernel.Event{},
+		wake:    make(chan struct{}, 1),
+		units:   map[netstate.Owner]*unit{},
+		wanted:  map[netstate.Key]map[netstate.Owner]bool{},
+		links:   map[netstate.End]map[netstate.Key]bool{},
+		claims:  newClaims(),
+		pools:   pools{},
+		stale:   true,
+	}
+}
+
+// Set adds or replaces a resource.
+func (e *Engine) Set(in Input) {
+	e.mu.Lock()
+	e.inputs[in.Owner()] = &in
+	e.mu.Unlock()
+	e.signal()
+}
+
+// Remove takes a resource away by somebody's explicit word, given as it was
+// last; the sweep brake does not ask about it.
+func (e *Engine) Remove(in Input) {
+	in.removed = true
+	e.Set(in)
+}
+
+// Synced tells that every resource of the source was Set, so that what bears
+// our mark and has no resource may be swept.
+func (e *Engine) Synced() {
+	e.mu.Lock()
+	e.synced = true
+	e.mu.Unlock()
+	e.signal()
+}
+
+// Gone takes a resource away because the source no longer lists it; many at
+// once meet the sweep brake.
+func (e *Engine) Gone(o netstate.Owner) {
+	e.mu.Lock()
+	e.inputs[o] = nil
+	e.mu.Unlock()
+	e.signal()
+}
+
+func (e *Engine) signal() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the kernel as wanted until the context ends. It removes nothing
+// when it ends.
+func (e *Engine) Run(ctx context.Context) error {
+	if err := e.watch(ctx); err != nil {
+		return err
+	}
+	resync := time.NewTimer(e.jitter())
+	defer resync.Stop()
+	for {
+		next, err := e.turn(ctx)
+		if err != nil {
+			return err
+		}
+		retry := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return nil
+		case <-e.wake:
+		case <-retry.C:
+		case <-resync.C:
+			resync.Reset(e.jitter())
+			e.everything()
+		}
+		retry.Stop()
+	}
+}
+
+// RunOnce brings everything that was Set or Removed about and returns when all
+// of it is settled or the time is over, with the last status of each resource.
+func (e *Engine) RunOnce(ctx context.Context, wait time.Duration) ([]Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	if err := e.watch(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		next, err := e.turn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if e.settled() {
+			return e.statuses(), nil
+		}
+		retry := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return e.statuses(), nil
+		case <-e.wake:
+		case <-retry.C:
+		}
+		retry.Stop()
+	}
+}
+
+func (e *Engine) jitter() time.Duration {
+	return time.Duration(float64(e.Resync) * (0.8 + 0.4*rand.Float64()))
+}
+
+func (e *Engine) watch(ctx context.Context) error {
+	if err := e.Kernel.Watch(ctx, e.event); err != nil {
+		return err
+	}
+	return e.NAT.Watch(ctx, func() {
+		e.mu.Lock()
+		e.natLost = true
+		e.mu.Unlock()
+		e.signal()
+	})
+}
+
+// everything marks all for another look.
+func (e *Engine) everything() {
+	e.mu.Lock()
+	e.lost = true
+	e.mu.Unlock()
+}
+
+// turn takes what came in and brings it about. It returns when to look again
+// at the latest.
+func (e *Engine) turn(ctx context.Context) (time.Duration, error) {
+	if err := e.start(ctx); err != nil {
+		return 0, err
+	}
+	batch := e.take(ctx)
+	if len(batch) > 0 {
+		e.pass(ctx, batch)
+	}
+	return e.untilRetry(), nil
+}

@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// execute carries out steps stage by stage and returns those that succeeded. A
+// failed object stops what stands on it and nothing else; an owner whose
+// filters could not be set gets nothing more, so that no port comes up
+// unfiltered.
+func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
+	x := execution{e: e, batch: batch, stopped: map[netstate.Owner]bool{}, deleted: map[netstate.Key]bool{}}
+	mended := e.NAT.Intact()
+	for stage := plan.StageClosePublish; stage <= plan.StagePublish; stage++ {
+		var part []plan.Step
+		for _, s := range steps {
+			if s.Stage == stage && !x.blocked(s) {
+				part = append(part, s)
+			}
+		}
+		switch {
+		case stage.Firewall() && (len(part) > 0 || !mended):
+			mended = true
+			x.firewall(ctx, part)
+		case len(part) > 0:
+			x.kernel(part)
+		}
+	}
+	for o := range batch {
+		held := e.units[o].held
+		maps.DeleteFunc(held, func(k netstate.Key, _ bool) bool { return x.deleted[k] && e.wish(k) == nil })
+	}
+	return x.applied
+}
+
+type execution struct {
+	e       *Engine
+	batch   map[netstate.Owner]bool
+	failed  []netstate.Key
+	stopped map[netstate.Owner]bool
+	deleted map[netstate.Key]bool
+	applied []plan.Step
+}
+
+// blocked reports whether a step depends on something that failed, and tells
+// its owners so.
+func (x *execution) blocked(s plan.Step) bool {
+	if i := slices.IndexFunc(x.failed, func(k netstate.Key) bool { return plan.DependsOn(s, k) }); i >= 0 {
+		if x.failed[i] != s.Key {
+			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, plan.Describe(x.failed[i])))
+		}
+		return true
+	}
+	owners := x.e.wanted[s.Key]
+	for o := range owners {
+		if !x.stopped[o] && !x.waitsForAttachment(o, s) {
+			return false
+		}
+	}
+	return len(owners) > 0
+}
+
+// errWaits marks errors that only repeat another object's.
+var errWaits = errors.New("waits for")
+
+// waitsForAttachment keeps a publish closed whose target is not built.
+func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
+	if s.Stage != plan.StagePublish {
+		return false
+	}
+	a := x.e.units[attachmentOf(x.e.units[o].in.Publish)]
+	if len(a.errs) == 0 {
+		return false
+	}
+	x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, title(a.owner)))
+	return true
+}
+
+func (x *execution) kernel(part []plan.Step) {
+	for i, err := range x.e.Kernel.Apply(part) {
+		if err != nil {
+			x.failed = append(x.failed, part[i].Key)
+			x.e.fail(x.batch, part[i].Key, err)
+			continue
+		}
+		x.success(part[i])
+	}
+}
+
+func (x *execution) firewall(ctx context.Context, part []plan.Step) {
+	err := x.e.NAT.Apply(ctx, part)
+	if err == nil {
+		for _, s := range part {
+			x.success(s)
+		}
+		return
+	}
+	x.e.natFailed(err)
+	for _, s := range part {
+		x.e.fail(x.batch, s.Key, err)
+		for o := range x.e.wanted[s.Key] {
+			x.stopped[o] = true
+		}
+	}
+}
+
+// success notes what exists now because of whom.
+func (x *execution) success(s plan.Step) {
+	x.applied = append(x.applied, s)
+	if s.Op == plan.Delete {
+		x.deleted[s.Key] = true
+		return
+	}
+	for o := range x.e.wanted[s.Key] {
+		x.e.units[o].held[s.Key] = true
+	}
+}
+
+// natFailed makes the next turn read the firewall anew.
+func (e *Engine) natFailed(err error) {
+	e.Log.Error("change the firewall", "err", err)
+	e.mu.Lock()
+	e.natLost = true
+	e.mu.Unlock()
+}
+
+// fail notes an error with the owners that want or hold the object.
+func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) {
+	for o := range e.wanted[k] {
+		e.units[o].errs[k] = err
+	}
+	if len(e.wanted[k]) > 0 {
+		return
+	}
+	for o := range batch {
+		if u := e.units[o]; u.held[k] {
+			u.errs[k] = err
+		}
+	}
+}
+
+func conflictError(c plan.Conflict) error {
+	switch {
+	case c.Found == nil:
+		return fmt.Errorf("%w: there is no network namespace %s: create it (ip netns add %s), or use lifecycle Managed", kernel.ErrNetnsNotFound, c.Key.Netns, c.Key.Netns)
+	case c.Key.Kind == netstate.KindNetns:
+		return fmt.Errorf("%w: network namespace %s exists and was not made by Patchbay: use lifecycle External, another name, or delete it", kernel.ErrForeign, c.Key.Netns)
+	}
+	return fmt.Errorf("%w: interface %s exists and was not made by this Patchbay (%s): choose another name, or delete it", kernel.ErrForeign, plan.Describe(c.Key), c.Found)
+}

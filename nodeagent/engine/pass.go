@@ -1,0 +1,340 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// pass brings a batch of owners about: compile, observe, diff, apply, report.
+func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
+	steps, conflicts := e.prepare(batch)
+	for o := range batch {
+		e.units[o].errs = map[netstate.Key]error{}
+	}
+	for _, c := range conflicts {
+		e.fail(batch, c.Key, conflictError(c))
+	}
+	applied := e.execute(ctx, batch, steps)
+	e.settle(batch, applied)
+}
+
+// prepare compiles a batch and what depends on it, and returns the steps
+// between what it wants and what is there.
+func (e *Engine) prepare(batch map[netstate.Owner]bool) ([]plan.Step, []plan.Conflict) {
+	e.compileAll(batch)
+	desired, release := netstate.Set{}, []netstate.Key{}
+	for o := range batch {
+		u := e.units[o]
+		for k, obj := range u.desired {
+			desired[k] = obj
+		}
+		for k := range u.held {
+			if len(e.wanted[k]) == 0 {
+				release = append(release, k)
+			}
+		}
+	}
+	observed := e.observe(desired, release)
+	e.holdSeen(batch, observed, release)
+	return plan.Diff(desired, observed, release)
+}
+
+func (e *Engine) observe(desired netstate.Set, release []netstate.Key) netstate.Set {
+	keys := append(desired.Keys(), release...)
+	observed, errs := e.Kernel.Observe(keys)
+	for k, o := range e.NAT.Observe(keys) {
+		observed[k] = o
+	}
+	e.addIncomplete(observed, release)
+	for k, err := range errs {
+		e.Log.Warn("observe", "object", k.String(), "err", err)
+	}
+	return observed
+}
+
+// addIncomplete adds what the firewall holds only in part of released objects:
+// that, too, has to go.
+func (e *Engine) addIncomplete(observed netstate.Set, release []netstate.Key) {
+	missing := func(k netstate.Key) bool { return k.Kind.Firewall() && observed[k] == nil }
+	if !slices.ContainsFunc(release, missing) {
+		return
+	}
+	held := e.NAT.Held()
+	for _, k := range release {
+		if missing(k) && held[k] != nil {
+			observed[k] = held[k]
+		}
+	}
+}
+
+// holdSeen notes which of the wanted objects exist and forgets the released
+// ones that do not.
+func (e *Engine) holdSeen(batch map[netstate.Owner]bool, observed netstate.Set, release []netstate.Key) {
+	for o := range batch {
+		u := e.units[o]
+		for k := range u.desired {
+			if observed[k] != nil {
+				u.held[k] = true
+			}
+		}
+		for _, k := range release {
+			if observed[k] == nil {
+				delete(u.held, k)
+			}
+		}
+	}
+}
+
+// compileAll compiles the batch, networks first, and adds to it what depends
+// on something that changed.
+func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
+	if e.needNode(batch) {
+		e.refreshNode()
+	}
+	e.recall(batch)
+	for o := range batch {
+		if u := e.unit(o); !u.accepted() {
+			e.release(u)
+		}
+	}
+	for _, kind := range ownerKinds {
+		for _, u := range e.ofKind(batch, kind) {
+			for _, dependent := range e.compile(u) {
+				batch[dependent] = true
+			}
+		}
+	}
+}
+
+// ownerKinds are the kinds of owners, in the order in which they depend on
+// each other.
+var ownerKinds = []string{netstate.OwnerNetwork, netstate.OwnerAttachment, netstate.OwnerPublish}
+
+// ofKind returns the batch's units of a kind in the order in which they may
+// claim: who is built already, who has fixed addresses, the oldest, by name.
+func (e *Engine) ofKind(batch map[netstate.Owner]bool, kind string) []*unit {
+	var list []*unit
+	for o := range batch {
+		if u := e.unit(o); o.Kind == kind && u.accepted() {
+			list = append(list, u)
+		}
+	}
+	slices.SortFunc(list, func(a, b *unit) int {
+		return cmp.Or(first(a.built(), b.built()), first(a.remembers(), b.remembers()),
+			a.in.Object().GetCreationTimestamp().Compare(b.in.Object().GetCreationTimestamp().Time), a.owner.Compare(b.owner))
+	})
+	return list
+}
+
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+// built says whether the owner was programmed before, by the kernel's marks or
+// by the record.
+func (u *unit) built() bool { return len(u.held) > 0 || u.recordedReady() }
+
+// release takes away all that an owner wants, and lets those who waited for it
+// try again.
+func (e *Engine) release(u *unit) {
+	e.want(u, netstate.Set{})
+	e.pools.release(u.owner)
+	u.given, u.problem, u.note, u.partial = nil, nil, nil, nil
+	if u.owner.Kind == netstate.OwnerNetwork {
+		delete(e.pools, u.owner.Name)
+	}
+	if e.claims.take(u.owner, nil) || len(u.held) > 0 {
+		e.retryWaiting()
+	}
+}
+
+// compile recomputes what an owner wants and returns who depends on a change.
+func (e *Engine) compile(u *unit) []netstate.Owner {
+	var r compile.Result
+	before := u.dependedOn()
+	switch u.owner.Kind {
+	case netstate.OwnerNetwork:
+		r, u.problem = compile.Network(u.in.Network, e.context())
+		u.network = compile.View(u.in.Network, e.node)
+		e.pools.sync(u.network)
+	case netstate.OwnerAttachment:
+		r = e.compileAttachment(u)
+	case netstate.OwnerPublish:
+		r = e.compilePublish(u)
+	}
+	u.note = r.Note
+	e.claim(u, &r)
+	if u.problem != nil {
+		r.Objects = netstate.Set{}
+	}
+	e.want(u, r.Objects)
+	if u.dependedOn() != before {
+		return e.dependents(u.owner)
+	}
+	return nil
+}
+
+func (e *Engine) context() compile.Context {
+	return compile.Context{Source: e.Source, Node: e.node}
+}
+
+// dependedOn is a text of what others take from this owner.
+func (u *unit) dependedOn() string {
+	return fmt.Sprint(u.network, u.view, u.problem == nil)
+}
+
+func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
+	r.Objects = netstate.Set{}
+	a := u.in.Attachment
+	var network *compile.NetworkView
+	if a.Spec.Network != "" {
+		n := e.unit(netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network})
+		if !n.accepted() || n.problem != nil {
+			u.problem = waitsFor("network "+a.Spec.Network, n)
+			return r
+		}
+		network = &n.network
+	}
+	u.given, u.problem = e.addresses(u, network)
+	if u.problem == nil {
+		r, u.view, u.problem = compile.Attachment(a, network, u.given, e.context())
+	}
+	return r
+}
+
+func (e *Engine) compilePublish(u *unit) (r compile.Result) {
+	r.Objects = netstate.Set{}
+	p := u.in.Publish
+	a := e.unit(attachmentOf(p))
+	if !a.accepted() || a.problem != nil {
+		u.problem = waitsFor("attachment "+p.Spec.Attachment, a)
+		return r
+	}
+	r, u.problem = compile.Publish(p, a.view, e.context())
+	return r
+}
+
+func attachmentOf(p *v1alpha1.PortPublish) netstate.Owner {
+	return netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: p.Namespace, Name: p.Spec.Attachment}
+}
+
+func waitsFor(what string, u *unit) *compile.Problem {
+	why := "it is not there"
+	switch {
+	case u.problem != nil:
+		why = u.problem.Message
+	case u.in != nil:
+		why = u.in.Accepted.Message
+	}
+	return &compile.Problem{Reason: v1alpha1.ReasonPending, Message: "waits for " + what + ": " + why}
+}
+
+// claim asks for what only one owner may have. Who loses goes without the one
+// object, or without everything.
+func (e *Engine) claim(u *unit, r *compile.Result) {
+	u.partial = nil
+	delete(e.claims.waiting, u.owner)
+	var won []compile.Claim
+	for _, c := range r.Claims {
+		if u.problem != nil {
+			break
+		}
+		holder, taken := e.claims.holder(u.owner, c)
+		if !taken {
+			won = append(won, c)
+			continue
+		}
+		e.claims.waiting[u.owner] = true
+		lost := &compile.Problem{Reason: c.Reason, Message: fmt.Sprintf("%s: %s is taken by %s: choose another, or delete that one", c.Field, c.Resource, title(holder))}
+		if c.Key == (netstate.Key{}) {
+			u.problem = lost
+			continue
+		}
+		delete(r.Objects, c.Key)
+		u.partial = append(u.partial, lost)
+	}
+	if u.problem != nil {
+		won = nil
+		if u.problem.Reason != v1alpha1.ReasonAddressPoolExhausted {
+			e.pools.release(u.owner)
+		} else {
+			e.claims.waiting[u.owner] = true
+		}
+	}
+	if e.claims.take(u.owner, won) {
+		e.retryWaiting()
+	}
+}
+
+// retryWaiting lets owners that lost a claim ask again.
+func (e *Engine) retryWaiting() {
+	e.mu.Lock()
+	for o := range e.claims.waiting {
+		e.dirty[o] = true
+	}
+	e.mu.Unlock()
+	e.signal()
+}
+
+// dependents returns the attachments of a network, or the publishes of an
+// attachment.
+func (e *Engine) dependents(o netstate.Owner) []netstate.Owner {
+	var out []netstate.Owner
+	for d, u := range e.units {
+		switch {
+		case u.in == nil:
+		case u.in.Attachment != nil && o.Kind == netstate.OwnerNetwork && u.in.Attachment.Spec.Network == o.Name,
+			u.in.Publish != nil && attachmentOf(u.in.Publish) == o:
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// needNode says whether the batch depends on the node's own state and that may
+// have changed.
+func (e *Engine) needNode(batch map[netstate.Owner]bool) bool {
+	if !e.stale {
+		return false
+	}
+	for o := range batch {
+		if u := e.unit(o); u.accepted() || u.last != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *Engine) refreshNode() {
+	node, err := e.Kernel.Node()
+	if err != nil {
+		e.Log.Warn("read the node's own links and routes", "err", err)
+		return
+	}
+	e.node, e.stale = node, false
+}
+
+// title is how a person calls an owner, such as BridgeNetwork red.
+func title(o netstate.Owner) string {
+	kind := map[string]string{netstate.OwnerNetwork: "BridgeNetwork", netstate.OwnerAttachment: "NamespaceAttachment", netstate.OwnerPublish: "PortPublish"}[o.Kind]
+	if o.Namespace != "" {
+		return kind + " " + o.Namespace + "/" + o.Name
+	}
+	return kind + " " + o.Name
+}
+
+func now() time.Time { return time.Now() }

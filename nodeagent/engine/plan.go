@@ -1,0 +1,116 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// Planned is what the next pass would do for one owner.
+type Planned struct {
+	Owner netstate.Owner
+	plan.Group
+	// Status is what the owner's would be; nil for an owner without a
+	// resource.
+	Status *Status
+}
+
+// Observed is the status with Ready as the kernel is now: not, if there is
+// anything to do.
+func (p Planned) Observed() Status {
+	s := *p.Status
+	if len(p.Steps) == 0 || s.Ready.Status != metav1.ConditionTrue {
+		return s
+	}
+	lines := plan.Lines(p.Steps)
+	s.Ready.Status, s.Ready.Reason = metav1.ConditionFalse, v1alpha1.ReasonPending
+	s.Ready.Message = fmt.Sprintf("%d objects are not as they should be, the first: %s %s %s", len(lines), lines[0].Sign(), lines[0].Key.Kind, plan.Describe(lines[0].Key))
+	return s
+}
+
+// Plan returns what the next pass would do, by owner, and does nothing.
+func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
+	if err := e.start(ctx); err != nil {
+		return nil, err
+	}
+	batch := e.take(ctx)
+	steps, conflicts := e.prepare(batch)
+	for _, c := range conflicts {
+		e.fail(batch, c.Key, conflictError(c))
+	}
+	planned := map[netstate.Owner]*Planned{}
+	for o := range batch {
+		planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}}
+		if u := e.units[o]; u.in != nil {
+			s := e.status(u)
+			planned[o].Status = &s
+			if s.Ready.Status != metav1.ConditionTrue {
+				planned[o].Note = s.Ready.Reason + ": " + s.Ready.Message
+			}
+		}
+	}
+	for _, s := range steps {
+		o := e.planOwner(s.Key, batch)
+		if planned[o] == nil {
+			planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}}
+		}
+		p := planned[o]
+		p.Steps = append(p.Steps, s)
+	}
+	return sorted(planned), nil
+}
+
+func sorted(planned map[netstate.Owner]*Planned) []Planned {
+	var out []Planned
+	for _, p := range planned {
+		if p.Status != nil || len(p.Steps) > 0 {
+			out = append(out, *p)
+		}
+	}
+	slices.SortFunc(out, func(a, b Planned) int { return a.Owner.Compare(b.Owner) })
+	return out
+}
+
+// planOwner returns under whom of a batch an object is shown: the first who
+// wants it, else the first who holds it.
+func (e *Engine) planOwner(k netstate.Key, batch map[netstate.Owner]bool) netstate.Owner {
+	best, found := orphans, false
+	for o := range batch {
+		if !e.wanted[k][o] && !e.units[o].held[k] {
+			continue
+		}
+		if !found || e.wanted[k][o] && !e.wanted[k][best] || e.wanted[k][o] == e.wanted[k][best] && o.Compare(best) < 0 {
+			best, found = o, true
+		}
+	}
+	return best
+}
+
+func planTitle(o netstate.Owner) string {
+	if o == orphans {
+		return "Without an owner"
+	}
+	return title(o)
+}
+
+// Left returns an error that names what could not be removed; nil if nothing
+// is left.
+func (e *Engine) Left() error {
+	var errs []error
+	for o, u := range e.units {
+		if u.in != nil {
+			continue
+		}
+		for _, k := range u.sortedErrs() {
+			errs = append(errs, fmt.Errorf("%s: %w", planTitle(o), u.errs[k]))
+		}
+	}
+	return errors.Join(errs...)
+}

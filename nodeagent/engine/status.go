@@ -1,0 +1,258 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// Status is what came of one resource on this node. Conditions carry no
+// transition time; who stores them knows whether they changed.
+type Status struct {
+	Owner netstate.Owner
+	Input Input
+	Ready metav1.Condition
+	// One of these is set, by kind, without conditions.
+	Bridge     *v1alpha1.NodeBridgeStatus
+	Attachment *v1alpha1.NamespaceAttachmentStatus
+	Publish    *v1alpha1.PortPublishStatus
+}
+
+// settle ends a pass: it logs and counts what changed, and reports.
+func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
+	e.tell(applied)
+	for o := range batch {
+		u := e.units[o]
+		u.done = len(u.errs) == 0
+		if u.done {
+			u.calm()
+		} else {
+			u.backOff(now())
+		}
+		switch {
+		case u.in != nil:
+			u.changed = false
+			e.Reporter.Report(e.status(u))
+		case o != orphans && u.done && len(u.held) == 0:
+			delete(e.units, o)
+			e.Reporter.Removed(o)
+		}
+		for k, err := range u.errs {
+			if !errors.Is(err, errWaits) {
+				e.Log.Warn("not as wanted", "owner", o.String(), "object", k.String(), "err", err)
+			}
+		}
+	}
+}
+
+// tell logs one line per changed object. What changes although its owner did
+// not is drift.
+func (e *Engine) tell(applied []plan.Step) {
+	for _, l := range plan.Lines(applied) {
+		owner, drift := e.blame(l.Key)
+		cause := "wanted"
+		if drift {
+			cause = "drift"
+		}
+		args := []any{"owner", owner.String(), "object", l.Key.Kind.String() + " " + plan.Describe(l.Key), "cause", cause}
+		if l.Old != nil {
+			args = append(args, "old", l.Old.String())
+		}
+		if l.New != nil {
+			args = append(args, "new", l.New.String())
+		}
+		e.Log.Info(map[string]string{"+": "made", "-": "removed", "~": "changed"}[l.Sign()], args...)
+		e.Reporter.Changed(owner, l, drift)
+	}
+}
+
+// blame returns an owner of an object, and whether none of its owners had a
+// change to make.
+func (e *Engine) blame(k netstate.Key) (owner netstate.Owner, drift bool) {
+	owners := make([]netstate.Owner, 0, 1)
+	for o := range e.wanted[k] {
+		owners = append(owners, o)
+	}
+	if len(owners) == 0 {
+		return orphans, false
+	}
+	slices.SortFunc(owners, netstate.Owner.Compare)
+	changed := slices.ContainsFunc(owners, func(o netstate.Owner) bool { return e.units[o].changed || !e.units[o].done })
+	return owners[0], !changed
+}
+
+// statuses returns the status of every resource, in order.
+func (e *Engine) statuses() []Status {
+	var out []Status
+	for _, u := range e.units {
+		if u.in != nil {
+			out = append(out, e.status(u))
+		}
+	}
+	slices.SortFunc(out, func(a, b Status) int { return a.Owner.Compare(b.Owner) })
+	return out
+}
+
+func (e *Engine) status(u *unit) Status {
+	s := Status{Owner: u.owner, Input: *u.in, Ready: u.readyCondition()}
+	generation := u.in.Object().GetGeneration()
+	s.Ready.ObservedGeneration = generation
+	switch {
+	case u.in.Network != nil:
+		s.Bridge = &v1alpha1.NodeBridgeStatus{ObservedGeneration: generation, Bridge: u.network.Bridge, MTU: int32(u.network.MTU), Addresses: u.addressesOn(u.network.Bridge)}
+	case u.in.Attachment != nil:
+		s.Attachment = e.attachmentStatus(u)
+		s.Attachment.ObservedGeneration = generation
+	case u.in.Publish != nil:
+		s.Publish = &v1alpha1.PortPublishStatus{ObservedGeneration: generation, Published: u.published()}
+	}
+	return s
+}
+
+// readyCondition says why, in the order of what has to be mended first.
+func (u *unit) readyCondition() metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
+	switch {
+	case !u.accepted():
+		c.Reason, c.Message = v1alpha1.ReasonPending, "not accepted: "+u.in.Accepted.Message
+	case u.problem != nil:
+		c.Reason, c.Message = u.problem.Reason, u.problem.Message
+	case len(u.partial) > 0:
+		c.Reason, c.Message = u.partial[0].Reason, joinProblems(u.partial)
+	case len(u.errs) > 0:
+		c.Reason, c.Message = u.explain()
+	case u.note != nil:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, u.note.Reason, u.note.Message
+	default:
+		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonProgrammed
+		c.Message = fmt.Sprintf("the kernel holds all of it: %d objects", len(u.desired))
+	}
+	return c
+}
+
+func joinProblems(list []*compile.Problem) string {
+	var texts []string
+	for _, p := range list {
+		texts = append(texts, p.Message)
+	}
+	return strings.Join(texts, "; ")
+}
+
+// explain names the errors that are not mere consequences of others.
+func (u *unit) explain() (reason, message string) {
+	var texts []string
+	reason = v1alpha1.ReasonPending
+	for _, k := range u.sortedErrs() {
+		err := u.errs[k]
+		if errors.Is(err, errWaits) && reason != v1alpha1.ReasonPending {
+			continue
+		}
+		if r := reasonOf(err); r != v1alpha1.ReasonPending && reason == v1alpha1.ReasonPending {
+			reason, texts = r, nil
+		}
+		if !slices.Contains(texts, err.Error()) {
+			texts = append(texts, err.Error())
+		}
+	}
+	return reason, strings.Join(texts, "; ")
+}
+
+func (u *unit) sortedErrs() []netstate.Key {
+	var keys []netstate.Key
+	for k := range u.errs {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, netstate.Key.Compare)
+	return keys
+}
+
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, errWaits):
+		return v1alpha1.ReasonPending
+	case errors.Is(err, kernel.ErrNetnsNotFound):
+		return v1alpha1.ReasonNetnsNotFound
+	case errors.Is(err, kernel.ErrForeign):
+		return v1alpha1.ReasonInterfaceConflict
+	}
+	return v1alpha1.ReasonKernelError
+}
+
+func (u *unit) addressesOn(link string) []v1alpha1.Subnet {
+	var out []v1alpha1.Subnet
+	for _, k := range netstate.Set(u.desired).Keys() {
+		if k.Kind == netstate.KindAddress && k.Link == link {
+			out = append(out, v1alpha1.Subnet(k.Name))
+		}
+	}
+	return out
+}
+
+func (e *Engine) attachmentStatus(u *unit) *v1alpha1.NamespaceAttachmentStatus {
+	s := &v1alpha1.NamespaceAttachmentStatus{NodeName: e.node.Name, Addresses: toSubnets(u.given)}
+	if u.view.Target == (netstate.End{}) || u.problem != nil {
+		return s
+	}
+	for _, gw := range u.view.Gateways {
+		s.Gateways = append(s.Gateways, v1alpha1.IPAddress(gw.String()))
+	}
+	s.MACAddress = u.view.MAC.String()
+	s.Interface = e.interfaceStatus(u, u.view.Target)
+	if u.view.Host != (netstate.End{}) {
+		s.HostInterface = e.interfaceStatus(u, u.view.Host)
+	}
+	return s
+}
+
+// interfaceStatus names an end and, where it exists, its index.
+func (e *Engine) interfaceStatus(u *unit, end netstate.End) *v1alpha1.InterfaceStatus {
+	s := &v1alpha1.InterfaceStatus{Netns: end.Netns, Name: end.Name}
+	if len(u.errs) == 0 {
+		if i, err := e.Kernel.LinkIndex(end); err == nil {
+			s.Index = int32(i)
+		}
+	}
+	return s
+}
+
+func (u *unit) published() []v1alpha1.PublishedStatus {
+	var out []v1alpha1.PublishedStatus
+	for _, k := range u.desired.Keys() {
+		p, ok := u.desired[k].(netstate.Publish)
+		if !ok || u.errs[k] != nil {
+			continue
+		}
+		s := v1alpha1.PublishedStatus{Protocol: v1alpha1.Protocol(strings.ToUpper(p.Proto)), HostPort: int32(p.HostPort), Target: p.Target.String()}
+		if !p.Host.IsUnspecified() {
+			s.Address = v1alpha1.IPAddress(p.Host.String())
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func toSubnets(in []netip.Prefix) []v1alpha1.Subnet {
+	var out []v1alpha1.Subnet
+	for _, p := range in {
+		out = append(out, v1alpha1.Subnet(p.String()))
+	}
+	return out
+}
+
+// recordedReady reports whether the resource's own record says that it was
+// built.
+func (u *unit) recordedReady() bool {
+	return slices.ContainsFunc(u.in.Conditions(), func(c metav1.Condition) bool {
+		return c.Type == v1alpha1.ConditionReady && c.Status == metav1.ConditionTrue
+	})
+}

@@ -1,0 +1,92 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// orphans is the owner of what bears our mark and names nobody: namespaces,
+// half-made links, recorded sysctls and what is left in the firewall.
+var orphans = netstate.Owner{}
+
+// minSwept is from how many owners on a sweep of more than half waits.
+const minSwept = 10
+
+// sweep adds owners whose resource is gone, and what nobody owns. Too much at
+// once waits: an empty source is more often a restored or a wrong one.
+func (e *Engine) sweep(batch map[netstate.Owner]bool) {
+	if !e.sweepDue && e.brake.IsZero() {
+		return
+	}
+	gone, total := e.countGone()
+	tooMuch := total >= minSwept && gone*2 > total && e.SweepDelay > 0
+	if tooMuch && e.brake.IsZero() {
+		e.brake = now().Add(e.SweepDelay)
+		e.Log.Warn("more than half of the resources are gone at once: nothing is removed yet", "gone", gone, "of", total, "until", e.brake.Format(time.TimeOnly))
+		e.Reporter.Braked(gone, total, e.brake)
+	}
+	if tooMuch && now().Before(e.brake) {
+		return
+	}
+	e.brake, e.sweepDue = time.Time{}, false
+	e.addSwept(batch)
+}
+
+func (e *Engine) countGone() (gone, total int) {
+	for _, u := range e.units {
+		if u.owner == orphans || len(u.held) == 0 {
+			continue
+		}
+		total++
+		if u.in == nil && !u.trusted {
+			gone++
+		}
+	}
+	return gone, total
+}
+
+func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
+	held := map[netstate.Key]bool{}
+	for o, u := range e.units {
+		if u.in == nil && o != orphans && (len(u.held) > 0 || len(u.desired) > 0) {
+			batch[o] = true
+		}
+		for k := range u.held {
+			held[k] = true
+		}
+	}
+	u := e.unit(orphans)
+	for k := range e.NAT.Held() {
+		if !held[k] {
+			u.held[k] = true
+		}
+	}
+	for k := range u.held {
+		if len(e.wanted[k]) > 0 {
+			delete(u.held, k)
+		}
+	}
+	if len(u.held) > 0 {
+		batch[orphans] = true
+	}
+}
+
+// recall compiles resources that are to go and were never seen here, so that
+// all they own is known: not everything that an owner has bears its name.
+func (e *Engine) recall(batch map[netstate.Owner]bool) {
+	for _, kind := range ownerKinds {
+		for o := range batch {
+			u := e.unit(o)
+			if o.Kind != kind || u.last == nil || len(u.desired) > 0 {
+				continue
+			}
+			u.in = u.last
+			e.compile(u)
+			for k := range u.desired {
+				u.held[k] = true
+			}
+			u.in = nil
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package engine
+
+import (
+	"maps"
+	"net/netip"
+	"time"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// unit is what the engine knows of one owner.
+type unit struct {
+	owner netstate.Owner
+	// in is nil for an owner that is gone, or known only by its marks.
+	in *Input
+	// last is what an owner that went by explicit word was.
+	last *Input
+	// trusted owners went by somebody's explicit word.
+	trusted bool
+	// desired is what compile wanted last.
+	desired netstate.Set
+	// held are the objects that may be in the kernel because of this owner.
+	held map[netstate.Key]bool
+	// given are the addresses that the owner's interface has or gets.
+	given   []netip.Prefix
+	network compile.NetworkView
+	view    compile.AttachmentView
+	problem *compile.Problem
+	note    *compile.Problem
+	// partial are claims lost for single objects.
+	partial []*compile.Problem
+	errs    map[netstate.Key]error
+	// done says that the last pass found or made everything.
+	done     bool
+	changed  bool
+	reported bool
+	attempts int
+	retryAt  time.Time
+}
+
+func (e *Engine) unit(o netstate.Owner) *unit {
+	u := e.units[o]
+	if u == nil {
+		u = &unit{owner: o, desired: netstate.Set{}, held: map[netstate.Key]bool{}, errs: map[netstate.Key]error{}}
+		e.units[o] = u
+	}
+	return u
+}
+
+// accepted says whether the owner is there and may be built.
+func (u *unit) accepted() bool { return u.in != nil && u.in.Accepted.Status == "True" }
+
+// want replaces what an owner wants, in the unit and in the indexes.
+func (e *Engine) want(u *unit, objects netstate.Set) {
+	u.changed = u.changed || !maps.Equal(u.desired, objects)
+	for k := range u.desired {
+		if objects[k] != nil {
+			continue
+		}
+		delete(e.wanted[k], u.owner)
+		if len(e.wanted[k]) == 0 {
+			delete(e.wanted, k)
+			e.unindex(k)
+		}
+	}
+	for k := range objects {
+		if e.wanted[k] == nil {
+			e.wanted[k] = map[netstate.Owner]bool{}
+			e.index(k)
+		}
+		e.wanted[k][u.owner] = true
+	}
+	u.desired = objects
+}
+
+func place(k netstate.Key) netstate.End { return netstate.End{Netns: k.Netns, Name: k.Link} }
+
+func (e *Engine) index(k netstate.Key) {
+	p := place(k)
+	if e.links[p] == nil {
+		e.links[p] = map[netstate.Key]bool{}
+	}
+	e.links[p][k] = true
+}
+
+func (e *Engine) unindex(k netstate.Key) {
+	p := place(k)
+	delete(e.links[p], k)
+	if len(e.links[p]) == 0 {
+		delete(e.links, p)
+	}
+}
+
+// wish returns what some owner wants under a key.
+func (e *Engine) wish(k netstate.Key) netstate.Object {
+	for o := range e.wanted[k] {
+		return e.units[o].desired[k]
+	}
+	return nil
+}
+
+const (
+	firstRetry = 200 * time.Millisecond
+	lastRetry  = time.Minute
+)
+
+// backOff sets when to try a failing owner again.
+func (u *unit) backOff(now time.Time) {
+	pause := min(firstRetry<<min(u.attempts, 16), lastRetry)
+	u.attempts++
+	u.retryAt = now.Add(pause)
+}
+
+func (u *unit) calm() {
+	u.attempts = 0
+	u.retryAt = time.Time{}
+}

@@ -1,0 +1,80 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// Apply carries out steps of one stage and returns the error of each. One that
+// fails does not stop the others. Deleting what is gone succeeds; creating what
+// exists fails with ErrExists, or ErrForeign where that will not change.
+//
+// Links are deleted first and together, so that what is on them needs no
+// message of its own; sysctls are written last, one thread switch a namespace.
+func (k *Kernel) Apply(steps []plan.Step) []error {
+	s := k.session()
+	defer s.close()
+	errs := make([]error, len(steps))
+	s.deleteLinks(steps, errs)
+	for _, i := range order(steps) {
+		step := steps[i]
+		if step.Key.Kind == netstate.KindLink && step.Op == plan.Delete || sysctl(step.Key) {
+			continue
+		}
+		errs[i] = s.apply(step)
+	}
+	s.applySysctls(steps, errs)
+	return errs
+}
+
+// order puts new bridges before the veths that name them as master.
+func order(steps []plan.Step) []int {
+	indexes := make([]int, len(steps))
+	for i := range indexes {
+		indexes[i] = i
+	}
+	rank := func(i int) int {
+		if l, ok := steps[i].New.(netstate.Link); ok && steps[i].Op == plan.Create && l.Type == netstate.Bridge {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(indexes, func(a, b int) int { return rank(a) - rank(b) })
+	return indexes
+}
+
+func (s *session) apply(step plan.Step) error {
+	object := step.New
+	if step.Op == plan.Delete {
+		object = step.Old
+	}
+	switch o := object.(type) {
+	case netstate.Netns:
+		return s.applyNetns(step.Op, o)
+	case netstate.Link:
+		return s.applyLink(step, o)
+	case netstate.Address:
+		return s.applyAddress(step.Op, o)
+	case netstate.Route:
+		return s.applyRoute(step.Op, o)
+	case netstate.Port:
+		return s.applyPort(step.Op, o)
+	case netstate.Hairpin:
+		return s.applyHairpin(step.Op, o)
+	case nil:
+		return fmt.Errorf("%s %s: the step has no object", step.Op, step.Key)
+	}
+	return unsupported(step.Op, step.Key)
+}
+
+func unsupported(op plan.Op, key netstate.Key) error {
+	return fmt.Errorf("%s %s: %w", op, key, errors.ErrUnsupported)
+}
+
+func sysctl(key netstate.Key) bool {
+	return key.Kind == netstate.KindSysctl || key.Kind == netstate.KindSysctlNode
+}

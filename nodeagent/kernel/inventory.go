@@ -1,0 +1,165 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// Inventory lists every object of the node that bears our mark: what a
+// restarted agent finds of its own. It is whole or an error, since what is
+// missing from it is taken for gone.
+func (k *Kernel) Inventory() ([]Held, error) {
+	s := k.session()
+	defer s.close()
+	held, err := k.recordedSysctls()
+	if err != nil {
+		return nil, err
+	}
+	names, err := k.netnsNames()
+	if err != nil {
+		return nil, fmt.Errorf("list network namespaces: %w", err)
+	}
+	var listed []listing
+	for _, name := range append([]string{""}, names...) {
+		l, err := s.list(name)
+		if err != nil {
+			return nil, fmt.Errorf("list objects of %s: %w", placeName(name), err)
+		}
+		listed = append(listed, l)
+	}
+	for _, l := range listed {
+		more, err := s.held(l)
+		if err != nil {
+			return nil, fmt.Errorf("list objects of %s: %w", placeName(l.name), err)
+		}
+		held = append(held, more...)
+	}
+	return held, nil
+}
+
+// listing is what one namespace holds. All are read before any is judged, so
+// that the other ends of veths are known then.
+type listing struct {
+	name      string
+	place     *place // nil for a file that is no namespace
+	links     []*link
+	addresses []address
+	routes    []route
+}
+
+// list reads one namespace and closes its socket again, since a node may have
+// thousands.
+func (s *session) list(netns string) (listing, error) {
+	l := listing{name: netns}
+	p, err := s.place(netns)
+	// A second name of the host counts as no namespace, too.
+	if errors.Is(err, ErrNetnsNotFound) || errors.Is(err, ErrForeign) {
+		return l, nil
+	}
+	if err != nil {
+		return l, err
+	}
+	l.place = p
+	defer p.hangUp()
+	if l.links, err = p.allLinks(); err != nil || !slices.ContainsFunc(l.links, s.k.ours) {
+		return l, err
+	}
+	if l.addresses, err = p.addresses(unix.AF_UNSPEC, 0); err != nil {
+		return l, err
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := p.routes(family, netstate.RouteProtocol, 0)
+		if err != nil {
+			return l, err
+		}
+		l.routes = append(l.routes, routes...)
+	}
+	return l, nil
+}
+
+// held picks what bears our mark.
+func (s *session) held(l listing) ([]Held, error) {
+	if l.place == nil {
+		return s.halfMadeNetns(l.name), nil
+	}
+	defer l.place.hangUp()
+	var held []Held
+	ours := map[int32]*link{}
+	for _, one := range l.links {
+		more, err := s.heldLink(l.place, one)
+		if err != nil {
+			return nil, err
+		}
+		if s.k.ours(one) {
+			ours[one.index] = one
+		}
+		held = append(held, more...)
+	}
+	return append(held, l.heldOn(ours)...), nil
+}
+
+func (s *session) halfMadeNetns(name string) []Held {
+	path, err := s.k.netnsPath(name)
+	if err != nil || !s.k.halfMade(name, path) {
+		return nil
+	}
+	return []Held{{Object: netstate.Netns{Name: name, Managed: true}}}
+}
+
+// heldLink is a link of ours with its namespace or hairpin mode, or a foreign
+// one as port of a bridge of ours.
+func (s *session) heldLink(p *place, l *link) ([]Held, error) {
+	if !s.k.ours(l) {
+		return s.heldPort(p, l)
+	}
+	var held []Held
+	if l.loopback() {
+		if p.netns == "" || l.alias != s.k.netnsMark(p.netns) {
+			return nil, nil
+		}
+		held = append(held, Held{Object: netstate.Netns{Name: p.netns, Managed: true}})
+	}
+	held = append(held, Held{Owner: l.owner(), Object: s.object(p, l)})
+	if l.hairpin && p.netns == "" {
+		held = append(held, Held{Object: netstate.Hairpin{Link: l.name}})
+	}
+	return held, nil
+}
+
+func (s *session) heldPort(p *place, l *link) ([]Held, error) {
+	if l.master == 0 || p.netns != "" || l.marked() {
+		return nil, nil
+	}
+	master, err := p.linkAt(l.master)
+	if missing(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !s.k.ours(master) {
+		return nil, nil
+	}
+	return []Held{{Owner: master.owner(), Object: netstate.Port{Link: l.name, Master: master.name}}}, nil
+}
+
+// heldOn picks the addresses and routes of ours on links of ours.
+func (l listing) heldOn(ours map[int32]*link) []Held {
+	var held []Held
+	for _, a := range l.addresses {
+		if on := ours[a.index]; on != nil && a.protocol == netstate.RouteProtocol {
+			held = append(held, Held{Owner: on.owner(), Object: a.object(l.name, on.name)})
+		}
+	}
+	for _, r := range l.routes {
+		if on := ours[r.index]; on != nil {
+			held = append(held, Held{Owner: on.owner(), Object: r.object(l.name, on.name)})
+		}
+	}
+	return held
+}

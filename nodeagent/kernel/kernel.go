@@ -1,0 +1,124 @@
+// Package kernel observes and changes what Patchbay keeps in the kernel:
+// network namespaces, links, addresses, routes, bridge ports and sysctls. It
+// promises that
+//
+//   - what it makes bears Patchbay's mark from the first message on, so that a
+//     crash between any two messages leaves nothing that cannot be recognised;
+//   - what bears no such mark is neither changed nor removed;
+//   - Observe and Apply cost what their keys cost, not what the node holds;
+//   - no namespace is kept alive by it beyond one call.
+//
+// Nothing above it knows netlink.
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+var (
+	// ErrForeign means that the object exists and is not Patchbay's.
+	ErrForeign = errors.New("it was not made by Patchbay and is left alone; remove it or choose another name")
+	// ErrExists means that something was made in the meantime: observe again.
+	ErrExists = errors.New("it exists already")
+	// ErrNetnsNotFound means that no network namespace has that name.
+	ErrNetnsNotFound = errors.New("no such network namespace")
+	// ErrLinkNotFound means that the namespace has no interface of that name.
+	ErrLinkNotFound = errors.New("no such interface")
+)
+
+// Options say whose objects a Kernel handles and where it finds them.
+type Options struct {
+	// Source is whose marks are ours.
+	Source   netstate.Source
+	NodeName string
+	// RunDir is /run: namespaces are in its folder netns, records in its
+	// folder patchbay.
+	RunDir string
+	// Step, when set, is called after every message or file write that changes
+	// the kernel, by whatever goroutine sent it.
+	Step func()
+}
+
+// Kernel is the kernel of this node as seen from the network namespace that
+// Open was called in, the host's. It is safe for concurrent use.
+type Kernel struct {
+	opts   Options
+	host   int // the host's network namespace
+	hostID nsID
+	writes atomic.Uint64
+
+	// records guards the records of sysctls and what they stand for.
+	records sync.Mutex
+	hints   hints
+	// receiveBuffer of the monitor, in bytes; tests make it small.
+	receiveBuffer int
+}
+
+// Held is an object that bears our mark.
+type Held struct {
+	// Owner is zero for namespaces, loopbacks, half-made links and sysctls.
+	Owner  netstate.Owner
+	Object netstate.Object
+}
+
+// Open prepares the kernel for use; it changes nothing.
+func Open(o Options) (*Kernel, error) {
+	if o.RunDir == "" {
+		o.RunDir = "/run"
+	}
+	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the host's network namespace: %w", err)
+	}
+	id, err := identify(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("identify the host's network namespace: %w", err)
+	}
+	return &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20}, nil
+}
+
+// Close releases the Kernel; what it made stays.
+func (k *Kernel) Close() error { return unix.Close(k.host) }
+
+// Writes is the number of state-changing messages and file writes sent so far,
+// refused ones included.
+func (k *Kernel) Writes() uint64 { return k.writes.Load() }
+
+// Node reads what compile needs to know of the host.
+func (k *Kernel) Node() (netstate.Node, error) {
+	s := k.session()
+	defer s.close()
+	return s.node()
+}
+
+// LinkIndex returns the index of an interface in its own namespace. It fails
+// with ErrNetnsNotFound or ErrLinkNotFound.
+func (k *Kernel) LinkIndex(end netstate.End) (int, error) {
+	s := k.session()
+	defer s.close()
+	_, l, err := s.link(end)
+	if err != nil {
+		return 0, fmt.Errorf("find %s: %w", end, err)
+	}
+	return int(l.index), nil
+}
+
+// changed counts one write and lets the Step hook see the kernel after it.
+func (k *Kernel) changed() {
+	k.writes.Add(1)
+	if k.opts.Step != nil {
+		k.opts.Step()
+	}
+}
+
+func (k *Kernel) netnsDir() string  { return filepath.Join(k.opts.RunDir, "netns") }
+func (k *Kernel) recordDir() string { return filepath.Join(k.opts.RunDir, "patchbay", "sysctl") }

@@ -1,0 +1,279 @@
+package kernel
+
+import (
+	"errors"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// ownNetns is the nsid of a link whose other end is in the same namespace.
+const ownNetns = -1
+
+// link is an interface as a netlink message describes it.
+type link struct {
+	family    uint8
+	flags     uint32
+	index     int32
+	name      string
+	kind      string
+	alias     string
+	mac       netstate.MAC
+	mtu       int
+	group     uint32
+	master    int32
+	peer      int32 // index in the namespace that peerNetns numbers
+	peerNetns int32
+	isolated  bool
+	hairpin   bool
+}
+
+// parseLink reads RTM_NEWLINK and RTM_DELLINK; it returns false for what is
+// too short to be one.
+func parseLink(b []byte) (link, bool) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return link{}, false
+	}
+	l := link{family: b[0], index: int32(uint32At(b[4:])), flags: uint32At(b[8:]), peerNetns: ownNetns}
+	for kind, value := range attributes(b[unix.SizeofIfInfomsg:]) {
+		switch kind {
+		case unix.IFLA_IFNAME:
+			l.name = stringAt(value)
+		case unix.IFLA_IFALIAS:
+			l.alias = stringAt(value)
+		case unix.IFLA_ADDRESS:
+			copy(l.mac[:], value)
+		case unix.IFLA_MTU:
+			l.mtu = int(uint32At(value))
+		case unix.IFLA_GROUP:
+			l.group = uint32At(value)
+		case unix.IFLA_MASTER:
+			l.master = int32(uint32At(value))
+		case unix.IFLA_LINK:
+			l.peer = int32(uint32At(value))
+		case unix.IFLA_LINK_NETNSID:
+			l.peerNetns = int32(uint32At(value))
+		case unix.IFLA_LINKINFO:
+			l.parseInfo(value)
+		case unix.IFLA_PROTINFO:
+			if l.family == unix.AF_BRIDGE {
+				l.parsePort(value)
+			}
+		}
+	}
+	return l, true
+}
+
+func (l *link) parseInfo(b []byte) {
+	var slave string
+	for kind, value := range attributes(b) {
+		switch kind {
+		case nl.IFLA_INFO_KIND:
+			l.kind = stringAt(value)
+		case nl.IFLA_INFO_SLAVE_KIND:
+			slave = stringAt(value)
+		case nl.IFLA_INFO_SLAVE_DATA:
+			if slave == "bridge" {
+				l.parsePort(value)
+			}
+		}
+	}
+}
+
+func (l *link) parsePort(b []byte) {
+	for kind, value := range attributes(b) {
+		on := len(value) > 0 && value[0] != 0
+		switch kind {
+		case nl.IFLA_BRPORT_ISOLATED:
+			l.isolated = on
+		case nl.IFLA_BRPORT_MODE:
+			l.hairpin = on
+		}
+	}
+}
+
+func (l *link) up() bool       { return l.flags&unix.IFF_UP != 0 }
+func (l *link) loopback() bool { return l.flags&unix.IFF_LOOPBACK != 0 }
+func (l *link) grouped() bool {
+	return l.group == netstate.LinkGroup || l.group == netstate.DoomedGroup
+}
+
+func (l *link) typ() netstate.LinkType {
+	switch {
+	case l.loopback():
+		return netstate.Loopback
+	case l.kind == "bridge":
+		return netstate.Bridge
+	case l.kind == "veth":
+		return netstate.Veth
+	}
+	return netstate.OtherLink
+}
+
+// mark is what netstate.Link.Mark holds for the link.
+func (l *link) mark() string {
+	if _, _, ok := netstate.ParseMark(l.alias); ok {
+		return l.alias
+	}
+	switch {
+	case !l.grouped():
+		return ""
+	case l.alias == "":
+		return netstate.HalfMade
+	}
+	return l.alias
+}
+
+// marked reports whether the link is Patchbay's, by whatever source.
+func (l *link) marked() bool { return l.mark() != "" }
+
+// ours reports whether the link is Patchbay's and not another source's. The
+// group alone says nothing of the source: a half-made link is everybody's.
+func (k *Kernel) ours(l *link) bool {
+	source, _, ok := netstate.ParseMark(l.alias)
+	if ok {
+		return source == k.opts.Source
+	}
+	return l.grouped()
+}
+
+// owner is the resource that the link's mark names, if any.
+func (l *link) owner() netstate.Owner {
+	if _, owner, ok := netstate.ParseMark(l.alias); ok && !l.loopback() {
+		return owner
+	}
+	return netstate.Owner{}
+}
+
+// link asks for an interface by name, once in a session.
+func (p *place) link(name string) (*link, error) {
+	if l, known := p.byName[name]; known {
+		return found(l)
+	}
+	if name == "" || len(name) > maxName {
+		return nil, ErrLinkNotFound
+	}
+	l, err := p.queryLink(0, text(unix.IFLA_IFNAME, name))
+	if err != nil {
+		return nil, err
+	}
+	// The kernel answers to alternative names too.
+	if l != nil && l.name != name {
+		l = nil
+	}
+	p.byName[name] = l
+	return found(l)
+}
+
+// linkAt asks for an interface by index, once in a session.
+func (p *place) linkAt(index int32) (*link, error) {
+	if l := p.byIndex[index]; l != nil {
+		return l, nil
+	}
+	l, err := p.queryLink(index)
+	if err != nil {
+		return nil, err
+	}
+	return found(l)
+}
+
+func found(l *link) (*link, error) {
+	if l == nil {
+		return nil, ErrLinkNotFound
+	}
+	return l, nil
+}
+
+// queryLink returns nil for a link that does not exist.
+func (p *place) queryLink(index int32, attrs ...*nl.RtAttr) (*link, error) {
+	c, err := p.conn()
+	if err != nil {
+		return nil, err
+	}
+	body := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	body.Index = index
+	b, err := c.get(unix.RTM_GETLINK, body, append(attrs, number(unix.IFLA_EXT_MASK, skipStats))...)
+	if errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	l, ok := parseLink(b)
+	if !ok {
+		return nil, unix.EBADMSG
+	}
+	p.remember(&l)
+	return &l, nil
+}
+
+func (p *place) remember(l *link) {
+	p.byName[l.name] = l
+	p.byIndex[l.index] = l
+}
+
+// forget drops what the session knows of a link that it has changed.
+func (p *place) forget(name string) {
+	if l := p.byName[name]; l != nil {
+		delete(p.byIndex, l.index)
+	}
+	delete(p.byName, name)
+}
+
+// allLinks lists the namespace's interfaces.
+func (p *place) allLinks() ([]*link, error) {
+	c, err := p.conn()
+	if err != nil {
+		return nil, err
+	}
+	answers, err := c.dump(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), number(unix.IFLA_EXT_MASK, skipStats))
+	if err != nil {
+		return nil, err
+	}
+	links := make([]*link, 0, len(answers))
+	for _, b := range answers {
+		if l, ok := parseLink(b); ok {
+			p.remember(&l)
+			links = append(links, &l)
+		}
+	}
+	return links, nil
+}
+
+func (s *session) observeLink(key netstate.Key) (netstate.Object, error) {
+	p, l, err := s.link(netstate.End{Netns: key.Netns, Name: key.Link})
+	if err != nil {
+		return nil, err
+	}
+	return s.object(p, l), nil
+}
+
+// object is the link as netstate describes it, but for its master and peer.
+func (l *link) object(netns string) netstate.Link {
+	o := netstate.Link{Netns: netns, Name: l.name, Type: l.typ(), Mark: l.mark(), Up: l.up()}
+	if o.Type != netstate.Loopback {
+		o.MAC, o.MTU, o.Isolated = l.mac, l.mtu, l.isolated
+	}
+	return o
+}
+
+// object is the link as netstate describes it.
+func (s *session) object(p *place, l *link) netstate.Link {
+	o := l.object(p.netns)
+	if l.master != 0 {
+		o.Master = unknown
+		if master, err := p.linkAt(l.master); err == nil {
+			o.Master = master.name
+		}
+	}
+	if o.Type == netstate.Veth {
+		o.Peer = s.peer(p, l)
+	}
+	return o
+}
+
+// unknown stands for a name that cannot be found out; no interface and no
+// namespace of ours has it, so it differs from every desired one.
+const unknown = "?"

@@ -1,0 +1,90 @@
+package kernel
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+)
+
+// How long a new file in the folder of namespaces may take to become one, and
+// how often to look whether the watch has ended meanwhile.
+const (
+	mountPatience = 30 * time.Second
+	mountTick     = time.Second
+)
+
+// netnsWatch watches the folder of namespaces, or the one above until it
+// exists.
+type netnsWatch struct {
+	watcher *fsnotify.Watcher
+	k       *Kernel
+	// mounted receives the names of files that became namespaces.
+	mounted chan string
+}
+
+func (k *Kernel) watchNetnsDir() (*netnsWatch, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, err
+	}
+	w := &netnsWatch{watcher: watcher, k: k, mounted: make(chan string)}
+	// Above first: a folder made between the two calls is noticed then.
+	if err := watcher.Add(k.opts.RunDir); err != nil {
+		watcher.Close()
+		return nil, err
+	}
+	if watcher.Add(k.netnsDir()) == nil {
+		_ = watcher.Remove(k.opts.RunDir)
+	}
+	return w, nil
+}
+
+// look returns the name of the namespace that a change is about and keeps the
+// watch on the right folder.
+func (w *netnsWatch) look(e fsnotify.Event) (string, bool) {
+	switch {
+	case filepath.Dir(e.Name) == w.k.netnsDir():
+		return filepath.Base(e.Name), true
+	case e.Name != w.k.netnsDir():
+	case e.Has(fsnotify.Create):
+		if w.watcher.Add(w.k.netnsDir()) == nil {
+			_ = w.watcher.Remove(w.k.opts.RunDir)
+		}
+	case e.Has(fsnotify.Remove):
+		_ = w.watcher.Add(w.k.opts.RunDir)
+	}
+	return "", false
+}
+
+// awaitMount waits for a namespace to be mounted on its new file. The kernel
+// wakes who polls mountinfo at every change of the mounts.
+func (w *netnsWatch) awaitMount(ctx context.Context, name string) {
+	path, err := w.k.netnsPath(name)
+	if err != nil {
+		return
+	}
+	mounts, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(mounts)
+	for end := time.Now().Add(mountPatience); time.Now().Before(end) && ctx.Err() == nil; {
+		at, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return
+		}
+		ready := isNSFS(at)
+		unix.Close(at)
+		if ready {
+			select {
+			case w.mounted <- name:
+			case <-ctx.Done():
+			}
+			return
+		}
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(mounts), Events: unix.POLLPRI}}, int(mountTick.Milliseconds()))
+	}
+}

@@ -1,0 +1,166 @@
+package kernel
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// node describes the host.
+func (s *session) node() (netstate.Node, error) {
+	n := netstate.Node{
+		Name:       s.k.opts.NodeName,
+		Links:      map[string]netstate.NodeLink{},
+		Forwarding: map[netstate.Family]bool{},
+		BridgeNF: map[netstate.Family]bool{
+			netstate.IPv4: isOne("net/bridge/bridge-nf-call-iptables"),
+			netstate.IPv6: isOne("net/bridge/bridge-nf-call-ip6tables"),
+		},
+	}
+	p, err := s.place("")
+	if err != nil {
+		return n, err
+	}
+	links, err := p.allLinks()
+	if err != nil {
+		return n, fmt.Errorf("list interfaces: %w", err)
+	}
+	addNodeLinks(&n, links)
+	if err := addNodeAddresses(&n, p, links); err != nil {
+		return n, fmt.Errorf("list addresses: %w", err)
+	}
+	announced, err := addNodeRoutes(&n, p, links)
+	if err != nil {
+		return n, fmt.Errorf("list routes: %w", err)
+	}
+	if n.Forwarding, err = s.k.forwarding(); err != nil {
+		return n, err
+	}
+	n.RALinks, err = s.k.raLinks(links, announced)
+	return n, err
+}
+
+func addNodeLinks(n *netstate.Node, links []*link) {
+	names := map[int32]string{}
+	for _, l := range links {
+		names[l.index] = l.name
+	}
+	for _, l := range links {
+		n.Links[l.name] = netstate.NodeLink{Type: l.typ(), MTU: l.mtu, Master: names[l.master], Ours: l.marked()}
+	}
+}
+
+func addNodeAddresses(n *netstate.Node, p *place, links []*link) error {
+	foreign := foreignLinks(links)
+	addresses, err := p.addresses(unix.AF_UNSPEC, 0)
+	for _, a := range addresses {
+		if l := foreign[a.index]; l != nil {
+			n.Addresses = append(n.Addresses, netstate.NodeAddress{Link: l.name, Prefix: a.prefix})
+		}
+	}
+	return err
+}
+
+// addNodeRoutes also returns the links with routes from router advertisements.
+func addNodeRoutes(n *netstate.Node, p *place, links []*link) (map[int32]bool, error) {
+	foreign := foreignLinks(links)
+	announced := map[int32]bool{}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := p.routes(family, 0, 0)
+		if err != nil {
+			return nil, err
+		}
+		if n.DefaultLink == "" {
+			n.DefaultLink = defaultLink(routes, links)
+		}
+		for _, r := range routes {
+			for _, index := range r.links {
+				announced[index] = announced[index] || r.protocol == unix.RTPROT_RA
+				if l := foreign[index]; l != nil && r.dst.Bits() > 0 {
+					n.Routes = append(n.Routes, netstate.NodeRoute{Link: l.name, Dst: r.dst})
+				}
+			}
+		}
+	}
+	return announced, nil
+}
+
+func foreignLinks(links []*link) map[int32]*link {
+	foreign := map[int32]*link{}
+	for _, l := range links {
+		if !l.marked() {
+			foreign[l.index] = l
+		}
+	}
+	return foreign
+}
+
+// defaultLink is the interface of the default route with the lowest metric.
+func defaultLink(routes []route, links []*link) string {
+	var defaults []route
+	for _, r := range routes {
+		if r.dst.Bits() == 0 && len(r.links) > 0 {
+			defaults = append(defaults, r)
+		}
+	}
+	if len(defaults) == 0 {
+		return ""
+	}
+	best := slices.MinFunc(defaults, func(a, b route) int { return cmp.Compare(a.metric, b.metric) })
+	for _, l := range links {
+		if l.index == best.links[0] {
+			return l.name
+		}
+	}
+	return ""
+}
+
+var forwardingPaths = map[netstate.Family]string{
+	netstate.IPv4: "net/ipv4/ip_forward",
+	netstate.IPv6: "net/ipv6/conf/all/forwarding",
+}
+
+// forwarding says for each family whether somebody else has switched it on.
+func (k *Kernel) forwarding() (map[netstate.Family]bool, error) {
+	on := map[netstate.Family]bool{}
+	for family, name := range forwardingPaths {
+		_, recorded, err := k.readRecord(name)
+		if err != nil {
+			return nil, err
+		}
+		on[family] = isOne(name) && !recorded
+	}
+	return on, nil
+}
+
+// raLinks are the interfaces that lose the routes of router advertisements when
+// IPv6 forwarding is switched on: those that have such routes, those that may
+// yet get them, and those that we keep from losing them already.
+func (k *Kernel) raLinks(links []*link, announced map[int32]bool) ([]string, error) {
+	var names []string
+	for _, l := range links {
+		if l.marked() || l.loopback() {
+			continue
+		}
+		accept := path.Join("net/ipv6/conf", l.name, "accept_ra")
+		_, recorded, err := k.readRecord(accept)
+		if err != nil {
+			return nil, err
+		}
+		takes := l.up() && l.master == 0 && isOne(accept) && !isOne(path.Join("net/ipv6/conf", l.name, "forwarding"))
+		if recorded || takes && (announced[l.index] || l.typ() == netstate.OtherLink) {
+			names = append(names, l.name)
+		}
+	}
+	return names, nil
+}
+
+func isOne(sysctl string) bool {
+	v, err := readSysctl(sysctl)
+	return err == nil && v == "1"
+}

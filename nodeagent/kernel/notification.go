@@ -1,0 +1,268 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"maps"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// monitor turns notifications into events. Its caches belong to one goroutine.
+type monitor struct {
+	k  *Kernel
+	fn func(Event)
+	// spaces are the named namespaces by the host's numbers for them; unnamed
+	// ones are there with an empty name.
+	spaces map[int32]space
+	// links are the interfaces of each namespace by index.
+	links map[string]map[int32]seen
+	// peers are the other ends of veths.
+	peers map[peerKey]netstate.End
+	// routes are the links of our routes: a replaced route is not announced.
+	routes map[routeKey]string
+}
+
+type space struct {
+	name string
+	id   nsID
+}
+
+// seen is what notifications leave out or repeat without need.
+type seen struct {
+	name              string
+	isolated, hairpin bool
+}
+
+type peerKey struct {
+	netns           string
+	index           int32
+	peerNetns, peer int32
+}
+
+type routeKey struct {
+	netns string
+	dst   netip.Prefix
+}
+
+func newMonitor(k *Kernel, fn func(Event)) *monitor {
+	m := &monitor{k: k, fn: fn}
+	m.reset()
+	return m
+}
+
+func (m *monitor) reset() {
+	m.spaces = map[int32]space{}
+	m.links = map[string]map[int32]seen{}
+	m.peers = map[peerKey]netstate.End{}
+	m.routes = map[routeKey]string{}
+}
+
+// prime learns the names of what there is, so that a renamed link is missed
+// under its old name. What cannot be read now is asked for when needed.
+func (m *monitor) prime() {
+	s := m.k.session()
+	defer s.close()
+	names, _ := m.k.netnsNames()
+	for _, name := range append([]string{""}, names...) {
+		p, err := s.place(name)
+		if err != nil {
+			continue
+		}
+		links, _ := p.allLinks()
+		for _, l := range links {
+			m.learn(name, l)
+		}
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			routes, _ := p.routes(family, netstate.RouteProtocol, 0)
+			for _, r := range routes {
+				m.routes[routeKey{name, r.dst}] = m.links[name][r.index].name
+			}
+		}
+		s.leave(name)
+	}
+}
+
+func (m *monitor) learn(netns string, l *link) {
+	if m.links[netns] == nil {
+		m.links[netns] = map[int32]seen{}
+	}
+	m.links[netns][l.index] = seen{name: l.name, isolated: l.isolated, hairpin: l.hairpin}
+}
+
+// forgetNetns drops what is known of a name that may mean another namespace now.
+func (m *monitor) forgetNetns(name string) {
+	delete(m.links, name)
+	maps.DeleteFunc(m.peers, func(k peerKey, e netstate.End) bool { return k.netns == name || e.Netns == name })
+	maps.DeleteFunc(m.routes, func(k routeKey, _ string) bool { return k.netns == name })
+	// Unnamed namespaces may have got this name.
+	maps.DeleteFunc(m.spaces, func(_ int32, s space) bool { return s.name == name || s.name == "" })
+}
+
+func (m *monitor) forgetNames() {
+	m.spaces = map[int32]space{}
+	m.peers = map[peerKey]netstate.End{}
+}
+
+// handle turns one datagram into events.
+func (m *monitor) handle(d datagram) {
+	netns, ok := "", true
+	if d.nsid != ownNetns {
+		netns, ok = m.nameOf(d.nsid)
+	}
+	messages(d.data, func(kind, flags uint16, body []byte) {
+		switch {
+		case kind == unix.RTM_NEWNSID || kind == unix.RTM_DELNSID:
+			if netns == "" && ok {
+				m.renumbered(body)
+			}
+		case ok:
+			m.message(netns, kind, flags, body)
+		}
+	})
+}
+
+func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
+	switch kind {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		if l, ok := parseLink(body); ok {
+			m.link(netns, kind == unix.RTM_DELLINK, &l)
+		}
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		if a, ok := parseAddress(body); ok {
+			m.address(netns, kind == unix.RTM_DELADDR, a)
+		}
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		if r, ok := parseRoute(body); ok && r.main() {
+			m.route(netns, kind == unix.RTM_DELROUTE, flags&unix.NLM_F_REPLACE != 0, r)
+		}
+	case unix.RTM_NEWNETCONF:
+		m.netconf(netns, body)
+	}
+}
+
+// nameOf names the namespace that the host has a number for. It returns false
+// for one without a name.
+func (m *monitor) nameOf(number int32) (string, bool) {
+	if s, known := m.spaces[number]; known && (s.name == "" || m.k.isAt(s)) {
+		return s.name, s.name != ""
+	}
+	s := m.k.session()
+	defer s.close()
+	host, err := s.place("")
+	if err != nil {
+		return "", false
+	}
+	p := s.numbered(host, number)
+	if p == nil || p == host {
+		m.spaces[number] = space{}
+		return "", p == host
+	}
+	m.spaces[number] = space{name: p.netns, id: p.id}
+	return p.netns, true
+}
+
+// isAt reports whether the namespace still has its name.
+func (k *Kernel) isAt(s space) bool {
+	path, err := k.netnsPath(s.name)
+	if err != nil {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil && nsID{uint64(st.Dev), st.Ino} == s.id
+}
+
+// renumbered handles a namespace that got or lost its number, as it does when
+// it ends.
+func (m *monitor) renumbered(body []byte) {
+	if len(body) < len(rtgenmsg{}) {
+		return
+	}
+	for kind, value := range attributes(body[len(rtgenmsg{}):]) {
+		if kind != netnsaNSID {
+			continue
+		}
+		number := int32(uint32At(value))
+		s := m.spaces[number]
+		delete(m.spaces, number)
+		if s.name != "" {
+			m.forgetNetns(s.name)
+			m.fn(Event{Key: netstate.Netns{Name: s.name}.Key()})
+		}
+	}
+}
+
+func (m *monitor) address(netns string, gone bool, a address) {
+	name, ok := m.linkName(netns, a.index)
+	if !ok {
+		return
+	}
+	o := a.object(netns, name)
+	if gone {
+		m.fn(Event{Key: o.Key(), Gone: true})
+		return
+	}
+	m.fn(Event{Key: o.Key(), Object: o})
+}
+
+// route reports foreign routes by key alone, and where one has replaced ours,
+// ours as well: the kernel announces only the new one.
+func (m *monitor) route(netns string, gone, replaced bool, r route) {
+	name, ok := m.linkName(netns, r.index)
+	if !ok {
+		return
+	}
+	o, key := r.object(netns, name), routeKey{netns, r.dst}
+	switch {
+	case !r.ours():
+		if link, known := m.routes[key]; known && replaced && link != name {
+			m.fn(Event{Key: netstate.Route{Netns: netns, Link: link, Dst: r.dst}.Key()})
+		}
+		m.fn(Event{Key: o.Key()})
+	case gone:
+		delete(m.routes, key)
+		m.fn(Event{Key: o.Key(), Gone: true})
+	default:
+		m.routes[key] = name
+		m.fn(Event{Key: o.Key(), Object: o})
+	}
+}
+
+func (m *monitor) netconf(netns string, body []byte) {
+	const header = 4 // struct netconfmsg, padded
+	if len(body) < header {
+		return
+	}
+	for kind, value := range attributes(body[header:]) {
+		if kind != netconfaIfindex || len(value) < 4 {
+			continue
+		}
+		index := int32(binary.NativeEndian.Uint32(value))
+		if index < 0 { // NETCONFA_IFINDEX_ALL, NETCONFA_IFINDEX_DEFAULT
+			m.fn(Event{Key: netstate.Key{Kind: netstate.KindSysctlNode, Netns: netns}})
+		} else if name, ok := m.linkName(netns, index); ok {
+			m.fn(Event{Key: netstate.Key{Kind: netstate.KindSysctl, Netns: netns, Link: name}})
+		}
+	}
+}
+
+// linkName names an interface; on a miss it asks once.
+func (m *monitor) linkName(netns string, index int32) (string, bool) {
+	if s, known := m.links[netns][index]; known {
+		return s.name, s.name != ""
+	}
+	s := m.k.session()
+	defer s.close()
+	p, err := s.place(netns)
+	if err != nil {
+		return "", false
+	}
+	l, err := p.linkAt(index)
+	if err != nil {
+		return "", false
+	}
+	m.learn(netns, l)
+	return l.name, true
+}

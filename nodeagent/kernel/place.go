@@ -1,0 +1,226 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// nsID tells network namespaces apart as long as one of them is open.
+type nsID struct{ dev, ino uint64 }
+
+// session is one call: it opens each namespace once and asks for each link
+// once, and forgets all of it when the call ends.
+type session struct {
+	k      *Kernel
+	places map[string]*place
+}
+
+// place is one network namespace within a session.
+type place struct {
+	k       *Kernel
+	netns   string
+	fd      int
+	id      nsID
+	dialled *conn
+
+	byName  map[string]*link
+	byIndex map[int32]*link
+	// numbers are the nsids that this namespace has for others.
+	numbers map[nsID]int32
+}
+
+func (k *Kernel) session() *session { return &session{k: k, places: map[string]*place{}} }
+
+func (s *session) close() {
+	for name := range s.places {
+		s.leave(name)
+	}
+}
+
+// leave closes a namespace before the session ends.
+func (s *session) leave(netns string) {
+	if p := s.places[netns]; p != nil {
+		p.close()
+		delete(s.places, netns)
+	}
+}
+
+// place opens a namespace by name; the empty name is the host. It fails with
+// ErrNetnsNotFound, and with ErrForeign for a name that leads to the host.
+func (s *session) place(netns string) (*place, error) {
+	if p := s.places[netns]; p != nil {
+		return p, nil
+	}
+	p, err := s.k.open(netns)
+	if err != nil {
+		return nil, err
+	}
+	s.places[netns] = p
+	return p, nil
+}
+
+// link finds an interface by place and name.
+func (s *session) link(end netstate.End) (*place, *link, error) {
+	p, err := s.place(end.Netns)
+	if err != nil {
+		return nil, nil, err
+	}
+	l, err := p.link(end.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return p, l, nil
+}
+
+func (k *Kernel) open(netns string) (*place, error) {
+	p := &place{k: k, netns: netns, fd: k.host, id: k.hostID, byName: map[string]*link{}, byIndex: map[int32]*link{}, numbers: map[nsID]int32{}}
+	if netns == "" {
+		return p, nil
+	}
+	path, err := k.netnsPath(netns)
+	if err != nil {
+		return nil, err
+	}
+	if p.fd, p.id, err = openNetns(path); err != nil {
+		return nil, fmt.Errorf("open network namespace %s: %w", netns, err)
+	}
+	// kubernetes#100648: a name came to mean the host, and the host lost lo.
+	if p.id == k.hostID {
+		p.close()
+		return nil, fmt.Errorf("open network namespace %s, which is the host's own: %w", netns, ErrForeign)
+	}
+	return p, nil
+}
+
+func (p *place) close() {
+	p.hangUp()
+	if p.fd != p.k.host {
+		unix.Close(p.fd)
+	}
+}
+
+// hangUp closes the place's socket; the next message opens another.
+func (p *place) hangUp() {
+	if p.dialled != nil {
+		p.dialled.close()
+		p.dialled = nil
+	}
+}
+
+// conn returns the place's netlink socket.
+func (p *place) conn() (*conn, error) {
+	if p.dialled != nil {
+		return p.dialled, nil
+	}
+	err := p.run(func() (err error) {
+		p.dialled, err = p.k.dial()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open a netlink socket in %s: %w", placeName(p.netns), err)
+	}
+	return p.dialled, nil
+}
+
+// run calls f on a thread in the place's namespace.
+func (p *place) run(f func() error) error {
+	if p.fd == p.k.host {
+		return f()
+	}
+	done := make(chan error, 1)
+	go func() { done <- p.k.visit(p.fd, f) }()
+	return <-done
+}
+
+// visit must be called on a goroutine of its own: where the way back fails, the
+// thread stays locked and ends with that goroutine.
+func (k *Kernel) visit(fd int, f func() error) error {
+	runtime.LockOSThread()
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter a network namespace: %w", err)
+	}
+	err := f()
+	if unix.Setns(k.host, unix.CLONE_NEWNET) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
+}
+
+// onFreshThread calls f on a thread that is thrown away afterwards.
+func onFreshThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			done <- f()
+			return
+		}
+		// The main thread cannot be thrown away. Held here, it cannot be the
+		// one that the next attempt gets.
+		done <- onFreshThread(f)
+		runtime.UnlockOSThread()
+	}()
+	return <-done
+}
+
+// openNetns opens a file that must be a network namespace, without following a
+// symbolic link and without opening anything that is none.
+func openNetns(path string) (int, nsID, error) {
+	at, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return -1, nsID{}, ErrNetnsNotFound
+	}
+	if err != nil {
+		return -1, nsID{}, err
+	}
+	defer unix.Close(at)
+	if !isNSFS(at) {
+		return -1, nsID{}, fmt.Errorf("the file is not a namespace: %w", ErrNetnsNotFound)
+	}
+	// setns refuses O_PATH descriptors (EBADF).
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, nsID{}, err
+	}
+	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
+	if err == nil && kind != unix.CLONE_NEWNET {
+		err = fmt.Errorf("the file is another kind of namespace: %w", ErrNetnsNotFound)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, nsID{}, err
+	}
+	id, err := identify(fd)
+	if err != nil {
+		unix.Close(fd)
+		return -1, nsID{}, err
+	}
+	return fd, id, nil
+}
+
+func isNSFS(fd int) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.NSFS_MAGIC
+}
+
+func identify(fd int) (nsID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nsID{}, err
+	}
+	return nsID{dev: uint64(st.Dev), ino: st.Ino}, nil
+}
+
+func placeName(netns string) string {
+	if netns == "" {
+		return "the host"
+	}
+	return "network namespace " + netns
+}

@@ -1,0 +1,288 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// route is a route as a netlink message describes it.
+type route struct {
+	table    uint32
+	protocol uint8
+	kind     uint8
+	cloned   bool
+	dst      netip.Prefix
+	via      netip.Addr
+	src      netip.Addr
+	index    int32
+	// links are the interfaces of all next hops.
+	links  []int32
+	metric uint32
+}
+
+// parseRoute reads RTM_NEWROUTE and RTM_DELROUTE of IPv4 and IPv6; it returns
+// false for everything else.
+func parseRoute(b []byte) (route, bool) {
+	if len(b) < unix.SizeofRtMsg || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
+		return route{}, false
+	}
+	r := route{table: uint32(b[4]), protocol: b[5], kind: b[7], cloned: uint32At(b[8:])&unix.RTM_F_CLONED != 0}
+	dst := netip.IPv4Unspecified()
+	if b[0] == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	for kind, value := range attributes(b[unix.SizeofRtMsg:]) {
+		switch kind {
+		case unix.RTA_DST:
+			dst, _ = netip.AddrFromSlice(value)
+		case unix.RTA_GATEWAY:
+			r.via, _ = netip.AddrFromSlice(value)
+		case unix.RTA_PREFSRC:
+			r.src, _ = netip.AddrFromSlice(value)
+		case unix.RTA_TABLE:
+			r.table = uint32At(value)
+		case unix.RTA_PRIORITY:
+			r.metric = uint32At(value)
+		case unix.RTA_OIF:
+			r.index = int32(uint32At(value))
+			r.links = append(r.links, r.index)
+		case unix.RTA_MULTIPATH:
+			r.links = append(r.links, nexthops(value)...)
+		}
+	}
+	r.dst = netip.PrefixFrom(dst, int(b[1]))
+	return r, r.dst.IsValid()
+}
+
+// nexthops reads the interfaces of a multipath route.
+func nexthops(b []byte) []int32 {
+	var links []int32
+	for len(b) >= unix.SizeofRtNexthop {
+		length := int(binary.NativeEndian.Uint16(b))
+		if length < unix.SizeofRtNexthop || length > len(b) {
+			break
+		}
+		links = append(links, int32(uint32At(b[4:])))
+		b = b[min(align(length), len(b)):]
+	}
+	return links
+}
+
+// main reports whether it is a unicast route of the main table.
+func (r route) main() bool {
+	return r.table == unix.RT_TABLE_MAIN && r.kind == unix.RTN_UNICAST && !r.cloned
+}
+
+func (r route) ours() bool { return r.protocol == netstate.RouteProtocol }
+
+func (r route) object(netns, link string) netstate.Route {
+	return netstate.Route{Netns: netns, Link: link, Dst: r.dst, Via: r.via, Src: r.src}
+}
+
+func (s *session) observeRoute(key netstate.Key) (netstate.Object, error) {
+	dst, err := netip.ParsePrefix(key.Name)
+	if err != nil {
+		return nil, err
+	}
+	p, l, err := s.link(netstate.End{Netns: key.Netns, Name: key.Link})
+	if err != nil {
+		return nil, err
+	}
+	r, found, err := p.ourRoute(l, dst)
+	if err != nil || !found {
+		return nil, err
+	}
+	return r.object(key.Netns, key.Link), nil
+}
+
+// ourRoute finds the route of ours to a destination through a link.
+func (p *place) ourRoute(l *link, dst netip.Prefix) (route, bool, error) {
+	routes, err := p.routes(familyOf(dst.Addr()), netstate.RouteProtocol, l.index)
+	if err != nil {
+		return route{}, false, err
+	}
+	for _, r := range routes {
+		if r.dst == dst {
+			return r, true, nil
+		}
+	}
+	return route{}, false, nil
+}
+
+// routes lists unicast routes of the main table, those of one protocol unless
+// it is 0 and of one link unless it is 0. The kernel does the selecting.
+func (p *place) routes(family int, protocol uint8, index int32) ([]route, error) {
+	c, err := p.conn()
+	if err != nil {
+		return nil, err
+	}
+	body := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family), Table: unix.RT_TABLE_MAIN, Protocol: protocol, Type: unix.RTN_UNICAST}}
+	attrs := []*nl.RtAttr{number(unix.RTA_TABLE, unix.RT_TABLE_MAIN)}
+	if index != 0 {
+		attrs = append(attrs, number(unix.RTA_OIF, uint32(index)))
+	}
+	answers, err := c.dump(unix.RTM_GETROUTE, body, attrs...)
+	if errors.Is(err, unix.ENODEV) {
+		return nil, ErrLinkNotFound
+	}
+	// ENOENT: the table does not exist yet, for want of any route.
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var routes []route
+	for _, b := range answers {
+		if r, ok := parseRoute(b); ok && r.main() && (protocol == 0 || r.protocol == protocol) {
+			routes = append(routes, r)
+		}
+	}
+	return routes, nil
+}
+
+func (s *session) applyRoute(op plan.Op, r netstate.Route) error {
+	end := netstate.End{Netns: r.Netns, Name: r.Link}
+	var err error
+	switch op {
+	case plan.Create:
+		err = s.addRoute(end, r)
+	case plan.Update:
+		err = s.replaceRoute(end, r)
+	case plan.Delete:
+		err = s.removeRoute(end, r.Dst)
+	default:
+		err = errors.ErrUnsupported
+	}
+	if err != nil {
+		return fmt.Errorf("%s route %s through %s: %w", op, r.Dst, end, err)
+	}
+	return nil
+}
+
+func (s *session) addRoute(end netstate.End, r netstate.Route) error {
+	p, l, err := s.link(end)
+	if err != nil {
+		return err
+	}
+	err = p.setRoute(l, r, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	if errors.Is(err, unix.EEXIST) {
+		return p.inTheWay(r.Dst)
+	}
+	return err
+}
+
+// replaceRoute changes a route of ours; NLM_F_REPLACE alone would hit anybody's.
+func (s *session) replaceRoute(end netstate.End, r netstate.Route) error {
+	p, l, err := s.link(end)
+	if err != nil {
+		return err
+	}
+	_, found, err := p.ourRoute(l, r.Dst)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return p.inTheWay(r.Dst)
+	}
+	return p.setRoute(l, r, unix.NLM_F_REPLACE)
+}
+
+// setRoute sends the route, and once more where the kernel says that the
+// gateway is on no connected network of the link.
+func (p *place) setRoute(l *link, r netstate.Route, flags int) error {
+	c, err := p.conn()
+	if err != nil {
+		return err
+	}
+	body, attrs := routeMessage(l, r)
+	err = c.change(unix.RTM_NEWROUTE, flags, body, attrs...)
+	if r.Via.IsValid() && (errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH)) {
+		body.Flags |= unix.RTNH_F_ONLINK
+		err = c.change(unix.RTM_NEWROUTE, flags, body, attrs...)
+	}
+	return err
+}
+
+func routeMessage(l *link, r netstate.Route) (*nl.RtMsg, []*nl.RtAttr) {
+	body := nl.NewRtMsg()
+	body.Family = uint8(familyOf(r.Dst.Addr()))
+	body.Dst_len = uint8(r.Dst.Bits())
+	body.Protocol = netstate.RouteProtocol
+	body.Scope = unix.RT_SCOPE_LINK
+	attrs := []*nl.RtAttr{number(unix.RTA_OIF, uint32(l.index))}
+	if r.Dst.Bits() > 0 {
+		attrs = append(attrs, nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice()))
+	}
+	if r.Via.IsValid() {
+		body.Scope = unix.RT_SCOPE_UNIVERSE
+		attrs = append(attrs, nl.NewRtAttr(unix.RTA_GATEWAY, r.Via.AsSlice()))
+	}
+	if r.Src.IsValid() {
+		attrs = append(attrs, nl.NewRtAttr(unix.RTA_PREFSRC, r.Src.AsSlice()))
+	}
+	return body, attrs
+}
+
+// inTheWay says which route it is that a new one would have replaced.
+func (p *place) inTheWay(dst netip.Prefix) error {
+	routes, err := p.routes(familyOf(dst.Addr()), 0, 0)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if r.dst != dst {
+			continue
+		}
+		if r.ours() {
+			return ErrExists
+		}
+		return fmt.Errorf("there is %s: %w", p.describe(r), ErrForeign)
+	}
+	return ErrExists
+}
+
+func (p *place) describe(r route) string {
+	s := "route " + r.dst.String()
+	if r.via.IsValid() {
+		s += " via " + r.via.String()
+	}
+	if l, err := p.linkAt(r.index); err == nil {
+		s += " dev " + l.name
+	}
+	return s + fmt.Sprintf(" proto %d", r.protocol)
+}
+
+func (s *session) removeRoute(end netstate.End, dst netip.Prefix) error {
+	p, l, err := s.link(end)
+	if missing(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c, err := p.conn()
+	if err != nil {
+		return err
+	}
+	body := nl.NewRtDelMsg()
+	body.Family = uint8(familyOf(dst.Addr()))
+	body.Dst_len = uint8(dst.Bits())
+	body.Protocol = netstate.RouteProtocol
+	attrs := []*nl.RtAttr{number(unix.RTA_OIF, uint32(l.index))}
+	if dst.Bits() > 0 {
+		attrs = append(attrs, nl.NewRtAttr(unix.RTA_DST, dst.Addr().AsSlice()))
+	}
+	if err := c.change(unix.RTM_DELROUTE, 0, body, attrs...); !gone(err) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,328 @@
+package nat
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+// watcher counts the calls of a Watch.
+type watcher chan struct{}
+
+func watchAll(t testing.TB, b Backend) watcher {
+	t.Helper()
+	w := make(watcher, 1000)
+	if err := b.Watch(t.Context(), func() { w <- struct{}{} }); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// fires waits for a call, which must come within a second, and empties the
+// channel.
+func (w watcher) fires(t testing.TB) {
+	t.Helper()
+	select {
+	case <-w:
+	case <-time.After(time.Second):
+		t.Error("Watch did not fire within a second")
+	}
+}
+
+// repair does what an engine does after a Watch: look, compare, apply.
+func repair(t testing.TB, b Backend, want netstate.Set) {
+	t.Helper()
+	if err := b.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, b, creates(list(missing(b, want))...))
+}
+
+func missing(b Backend, want netstate.Set) netstate.Set {
+	out, have := netstate.Set{}, b.Observe(want.Keys())
+	for k, o := range want {
+		if have[k] != o {
+			out.Add(o)
+		}
+	}
+	return out
+}
+
+var damages = []struct {
+	name, command string
+	// lost is how many objects are no longer observed; -1 is all.
+	lost   int
+	intact bool
+}{
+	{"a target", `nft delete element inet patchbay tgt4 '{ 10.68.0.101 . tcp . 80 }'`, 2, true},
+	{"a publish", `nft delete element inet patchbay any4 '{ sctp . 9 }'`, 1, false},
+	{"a changed publish", `nft delete element inet patchbay any4 '{ tcp . 8001 }'
+		nft add element inet patchbay any4 '{ tcp . 8001 comment "local" : 10.68.0.66 . 80 }'`, 1, true},
+	{"an element of nobody", `nft add element inet patchbay any4 '{ tcp . 9999 : 10.68.0.66 . 80 }'`, 0, false},
+	{"an element in our place", `nft delete element inet patchbay ours '{ "br-red" }'; nft add element inet patchbay ours '{ "br-red" }'`, 1, false},
+	{"an interval", `nft add element inet patchbay snet4 '{ 10.99.0.1-10.99.0.6 }'`, 0, false},
+	{"an egress masquerade", `nft delete element inet patchbay snet4 '{ 10.68.0.0/24 }'`, 1, true},
+	{"a contradiction", `nft add element bridge patchbay ok_mac '{ "veth1" . 02:00:00:00:00:01 comment "local" }'`, 1, true},
+	{"both same and isolated", `nft add element inet patchbay isolated '{ "br-red" . "br-red" comment "local" }'`, 1, true},
+	{"a guard", `nft delete element inet patchbay guarded '{ "br-red" }'`, 1, true},
+	{"a neighbour target", `nft delete element bridge patchbay ok_nd6 '{ "veth1" . 02:42:0a:44:00:65 . 0xfd000068000000000000000000000101 }'`, 1, true},
+	{"a rule", `nft delete rule inet patchbay into handle $(nft -a list chain inet patchbay into | sed -n 's/.*established.*handle //p')`, 0, false},
+	{"a rule added", `nft insert rule inet patchbay forward accept`, 0, false},
+	{"a rule replaced", `nft replace rule inet patchbay output handle $(nft -a list chain inet patchbay output | sed -n 's/.*local goto.*handle //p') accept`, 0, false},
+	{"all rules", `nft flush table inet patchbay`, 0, false},
+	{"a chain", `nft flush chain inet patchbay prerouting; nft delete chain inet patchbay prerouting`, 0, false},
+	{"a chain elsewhere", `nft flush chain inet patchbay prerouting; nft delete chain inet patchbay prerouting
+		nft add chain inet patchbay prerouting '{ type nat hook prerouting priority -101; policy accept; }'`, 0, false},
+	{"a policy", `nft add chain inet patchbay forward '{ policy drop; }'`, 0, false},
+	{"a chain added", `nft add chain inet patchbay mine; nft add rule inet patchbay publish jump mine`, 0, false},
+	{"a set", `nft flush table inet patchbay; nft delete map inet patchbay any4`, 5, false},
+	{"a set of another type", `nft flush table inet patchbay; nft delete set inet patchbay ours
+		nft add set inet patchbay ours '{ type mark; }'`, 4, false},
+	{"a set added", `nft add set inet patchbay mine '{ type mark; }'`, 0, false},
+	{"a counter added", `nft add counter inet patchbay mine`, 0, false},
+	{"the bridge table", `nft delete table bridge patchbay`, 5, true},
+	{"the inet table", `nft delete table inet patchbay`, -1, true},
+	{"everything", `nft flush ruleset`, -1, true},
+}
+
+func TestDrift(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	want := rich()
+	b := backend(t, netstate.SourceLocal)
+	apply(t, b, creates(list(want)...))
+	whole := ruleset(t)
+	w := watchAll(t, b)
+	for _, d := range damages {
+		t.Run(d.name, func(t *testing.T) {
+			run(t, d.command)
+			w.fires(t)
+			other := loaded(t, netstate.SourceLocal)
+			same(t, "intact", d.intact, other.Intact())
+			if n := len(missing(other, want)); n != d.lost && (d.lost >= 0 || n < 20) {
+				t.Errorf("%d objects are missing, want %d: %v", n, d.lost, missing(other, want))
+			}
+			before := b.Transactions()
+			repair(t, b, want)
+			same(t, "transactions", before+1, b.Transactions())
+			same(t, "ruleset", whole, ruleset(t))
+			same(t, "intact after Apply", true, b.Intact())
+			other = loaded(t, netstate.SourceLocal)
+			same(t, "intact after Load", true, other.Intact())
+			same(t, "held", want, other.Held())
+		})
+	}
+}
+
+// TestWatchIsSilent relies on events being in order: once a change of somebody
+// else's has been told of, ours would have been.
+func TestWatchIsSilent(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b := backend(t, netstate.SourceLocal)
+	w := watchAll(t, b)
+	want := netstate.Set{}
+	for i := range 2000 {
+		want.Add(publish("0.0.0.0", "udp", uint16(20000+i), fmt.Sprintf("10.68.0.%d:80", 1+i%250)))
+	}
+	apply(t, b, creates(list(want)...))
+	run(t, "nft add table inet other; nft add chain inet other patchbay; nft add table ip patchbay")
+	for _, o := range list(want)[:30] {
+		apply(t, b, deletes(o))
+	}
+	apply(t, b, deletes(list(want)[30:]...))
+	apply(t, b, creates(list(rich())...))
+	same(t, "calls so far", 0, len(w))
+	run(t, "nft delete table bridge patchbay")
+	w.fires(t)
+	same(t, "further calls", 0, len(w))
+}
+
+func TestWatchEnds(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b := backend(t, netstate.SourceLocal)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(watcher, 10)
+	if err := b.Watch(ctx, func() { ended <- struct{}{} }); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	lasting := watchAll(t, b)
+	run(t, "nft add table inet patchbay")
+	lasting.fires(t)
+	same(t, "calls after the end", 0, len(ended))
+}
+
+// TestWatchInterleaved has somebody else commit in the middle of a transaction
+// of ours.
+func TestWatchInterleaved(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b := backend(t, netstate.SourceLocal)
+	apply(t, b, creates(list(rich())...))
+	w := watchAll(t, b)
+	err := b.gens.own(func() error {
+		run(t, `nft delete element inet patchbay any4 '{ sctp . 9 }'; nft add table inet other`)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.fires(t)
+}
+
+func TestSources(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	local, cluster := backend(t, netstate.SourceLocal), backend(t, netstate.SourceCluster)
+	mine, theirs := publish("0.0.0.0", "tcp", 8001, "10.68.0.101:80"), publish("0.0.0.0", "tcp", 8002, "10.68.0.101:80")
+	apply(t, local, creates(mine, netstate.Realm{Link: "br-red"}))
+	apply(t, cluster, creates(theirs, netstate.PortFilter{Link: "veth1", MAC: macA}))
+	if err := local.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "what local holds", netstate.Set{}.Add(mine, netstate.Realm{Link: "br-red"}), local.Held())
+	same(t, "what local sees of the other's", netstate.Set{}, local.Observe([]netstate.Key{theirs.Key()}))
+	apply(t, local, deletes(theirs))
+	if err := local.Apply(t.Context(), creates(publish("0.0.0.0", "tcp", 8002, "10.68.0.7:80"))); err == nil {
+		t.Error("local took a port that cluster publishes")
+	}
+	apply(t, local, deletes(mine, netstate.Realm{Link: "br-red"}))
+	same(t, "what local holds at the end", netstate.Set{}, loaded(t, netstate.SourceLocal).Held())
+	repair(t, cluster, netstate.Set{}.Add(theirs, netstate.PortFilter{Link: "veth1", MAC: macA}))
+	same(t, "what cluster holds", netstate.Set{}.Add(theirs, netstate.PortFilter{Link: "veth1", MAC: macA}), loaded(t, netstate.SourceCluster).Held())
+	if err := local.Clean(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "ruleset", "", ruleset(t))
+}
+
+func TestShared(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	one, two := publish("0.0.0.0", "tcp", 1, "10.68.0.101:80"), publish("0.0.0.0", "tcp", 2, "10.68.0.101:80")
+	b := backend(t, netstate.SourceLocal)
+	apply(t, b, creates(one, two))
+	b = loaded(t, netstate.SourceLocal)
+	apply(t, b, deletes(one))
+	again := loaded(t, netstate.SourceLocal)
+	same(t, "held", netstate.Set{}.Add(two), again.Observe([]netstate.Key{one.Key(), two.Key()}))
+	same(t, "intact", true, again.Intact())
+	moved := publish("0.0.0.0", "tcp", 2, "10.68.0.102:80")
+	apply(t, again, updates(two, moved))
+	same(t, "held after the move", netstate.Set{}.Add(moved), loaded(t, netstate.SourceLocal).Held())
+	same(t, "intact after the move", true, loaded(t, netstate.SourceLocal).Intact())
+}
+
+// TestUpdates changes every property of every object.
+func TestUpdates(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	subnet, subnet6 := prefix("10.68.0.0/24"), prefix("fd00:68::/64")
+	chains := [][]netstate.Object{
+		{netstate.Realm{Link: "br-red"}, netstate.Realm{Link: "br-red", Guarded: true}, netstate.Realm{Link: "br-red", Isolated: true}},
+		{netstate.PortFilter{Link: "veth1", MAC: macA}, netstate.PortFilter{Link: "veth1", MAC: macB}},
+		{netstate.PortAddress{Link: "veth1", MAC: macA, Addr: addr("10.68.0.1")}, netstate.PortAddress{Link: "veth1", MAC: macB, Addr: addr("10.68.0.1")}},
+		{netstate.PortAddress{Link: "veth1", MAC: macA, Addr: addr("fd00::1")}, netstate.PortAddress{Link: "veth1", MAC: macB, Addr: addr("fd00::1")}},
+		{netstate.Masquerade{Link: "br-red", Subnet: subnet}, netstate.Masquerade{Link: "br-red", Subnet: subnet, Egress: true},
+			netstate.Masquerade{Link: "br-red", Subnet: subnet, Egress: true, Source: addr("192.0.2.1")},
+			netstate.Masquerade{Link: "br-red", Subnet: subnet, Egress: true, Source: addr("192.0.2.2")}},
+		{netstate.Masquerade{Link: "br-red", Subnet: subnet6}, netstate.Masquerade{Link: "br-red", Subnet: subnet6, Egress: true, Source: addr("2001:db8::1")}},
+		{publish("192.0.2.1", "udp", 53, "10.68.0.101:53"), publish("192.0.2.1", "udp", 53, "10.68.0.102:5353"), back(publish("192.0.2.1", "udp", 53, "10.68.0.102:5353"))},
+	}
+	b := backend(t, netstate.SourceLocal)
+	for _, chain := range chains {
+		for _, from := range chain {
+			for _, to := range chain {
+				apply(t, b, updates(to, from))
+				before := b.Transactions()
+				apply(t, b, updates(from, to))
+				if d := b.Transactions() - before; from == to && d != 0 || from != to && d != 1 {
+					t.Errorf("%s: %s to %s took %d transactions", from.Key(), from, to, d)
+				}
+				again := loaded(t, netstate.SourceLocal)
+				same(t, fmt.Sprintf("%s: %s to %s", from.Key(), from, to), netstate.Set{}.Add(to), again.Observe([]netstate.Key{to.Key()}))
+				same(t, "intact", true, again.Intact())
+			}
+		}
+		apply(t, b, deletes(chain[0]))
+		same(t, "ruleset", "", ruleset(t))
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b := backend(t, netstate.SourceLocal)
+	for _, o := range []netstate.Object{
+		netstate.Realm{Link: `br" }; flush ruleset; #`},
+		netstate.Realm{Link: "a name of many bytes"},
+		netstate.PortFilter{Link: ""},
+		netstate.PortAddress{Link: "veth1", Addr: addr("fe80::1%eth0")},
+		netstate.ForwardGuard{Family: "arp"},
+		netstate.Masquerade{Link: "br-red", Subnet: prefix("10.0.0.1/24")},
+		netstate.Masquerade{Link: "br-red", Subnet: prefix("10.0.0.0/24"), Egress: true, Source: addr("fd00::1")},
+		netstate.NoMasquerade{Link: "br-red", Subnet: prefix("10.0.0.0/24"), Dst: prefix("fd00::/64")},
+		publish("::", "tcp", 80, "10.0.0.1:80"),
+		publish("0.0.0.0", "icmp", 80, "10.0.0.1:80"),
+		publish("0.0.0.0", "tcp", 0, "10.0.0.1:80"),
+		netstate.Netns{Name: "net1"},
+	} {
+		if err := b.Apply(t.Context(), creates(o, netstate.Realm{Link: "br-ok"})); err == nil {
+			t.Errorf("%s %s was applied", o.Key(), o)
+		}
+	}
+	same(t, "ruleset", "", ruleset(t))
+	for _, kind := range []string{"iptables", "ebtables"} {
+		if _, err := New(kind, Options{Source: netstate.SourceLocal}); err == nil {
+			t.Errorf("there is a backend %s", kind)
+		}
+	}
+	if _, err := New(KindAuto, Options{Source: "elsewhere"}); err == nil {
+		t.Error("there is a source elsewhere")
+	}
+}
+
+// TestNestedExclusions has exclusions within others, which no interval set can
+// hold.
+func TestNestedExclusions(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	all := netstate.Set{}
+	for _, dst := range []string{"10.1.2.0/24", "10.0.0.0/8", "10.1.0.0/16", "10.0.0.0/24", "192.168.0.0/16", "0.0.0.0/0"} {
+		all.Add(netstate.NoMasquerade{Link: "br-red", Subnet: prefix("10.68.0.0/24"), Dst: prefix(dst)})
+	}
+	b := backend(t, netstate.SourceLocal)
+	for _, o := range list(all) {
+		apply(t, b, creates(o))
+	}
+	same(t, "observed", all, b.Observe(all.Keys()))
+	again := loaded(t, netstate.SourceLocal)
+	same(t, "observed after Load", all, again.Observe(all.Keys()))
+	gen := generation(t)
+	apply(t, again, creates(list(all)...))
+	same(t, "generation", gen, generation(t))
+	for _, dst := range []string{"0.0.0.0/0", "10.0.0.0/8"} {
+		k := netstate.NoMasquerade{Link: "br-red", Subnet: prefix("10.68.0.0/24"), Dst: prefix(dst)}
+		delete(all, k.Key())
+		apply(t, again, deletes(k))
+		third := loaded(t, netstate.SourceLocal)
+		same(t, "observed without "+dst, all, third.Observe(append(all.Keys(), k.Key())))
+	}
+	apply(t, again, deletes(list(all)...))
+	same(t, "ruleset", "", ruleset(t))
+}

@@ -1,0 +1,211 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// id names one element of the tables: its set and its key, the parts of the key
+// joined by " . " in canonical text.
+type id struct{ set, key string }
+
+func (i id) String() string { return i.set + " { " + i.key + " }" }
+
+// element is what an object wants in a set or map.
+type element struct {
+	id
+	// value is the target in a map; empty in a set.
+	value string
+	// note goes into the comment, for what the key cannot say: the interface
+	// that a subnet is on.
+	note string
+}
+
+// elements is what the kernel must hold for an object. Two objects may want the
+// same element. objectOf is the inverse.
+func elements(o netstate.Object) []element {
+	switch o := o.(type) {
+	case netstate.Realm:
+		return realmElements(o)
+	case netstate.ForwardGuard:
+		return []element{at(setNoForward, o.Family)}
+	case netstate.PortFilter:
+		own := o.MAC.LinkLocal()
+		return []element{at(setPorts, o.Link), at(setMAC, o.Link, o.MAC), at(setIP6, o.Link, o.MAC, own), at(setND6, o.Link, o.MAC, own)}
+	case netstate.PortAddress:
+		if o.Addr.Is4() {
+			return []element{at(setIP4, o.Link, o.MAC, o.Addr)}
+		}
+		return []element{at(setIP6, o.Link, o.MAC, o.Addr), at(setND6, o.Link, o.MAC, o.Addr)}
+	case netstate.Masquerade:
+		return masqueradeElements(o)
+	case netstate.NoMasquerade:
+		e := at(pick(o.Subnet.Addr(), setNoMasq4, setNoMasq6), o.Subnet, o.Dst)
+		e.note = o.Link
+		return []element{e}
+	case netstate.Publish:
+		return publishElements(o)
+	}
+	return nil
+}
+
+func realmElements(r netstate.Realm) []element {
+	es := []element{at(setOurs, r.Link)}
+	if r.Guarded {
+		es = append(es, at(setGuarded, r.Link))
+	}
+	if r.Isolated {
+		return append(es, at(setIsolated, r.Link, r.Link))
+	}
+	return append(es, at(setSame, r.Link, r.Link))
+}
+
+func masqueradeElements(m netstate.Masquerade) []element {
+	a := m.Subnet.Addr()
+	es := []element{at(pick(a, setHairpin4, setHairpin6), m.Subnet, m.Link)}
+	switch {
+	case m.Egress && m.Source.IsValid():
+		e := at(pick(a, mapSource4, mapSource6), m.Subnet)
+		e.value, e.note = m.Source.String(), m.Link
+		es = append(es, e)
+	case m.Egress:
+		e := at(pick(a, setMasq4, setMasq6), m.Subnet)
+		e.note = m.Link
+		es = append(es, e)
+	}
+	return es
+}
+
+func publishElements(p netstate.Publish) []element {
+	a := p.Target.Addr()
+	target := []any{a, p.Proto, p.Target.Port()}
+	es := []element{at(pick(a, setTarget4, setTarget6), target...)}
+	if p.Back {
+		es = append(es, at(pick(a, setBack4, setBack6), target...))
+	}
+	e := at(pick(a, mapPub4, mapPub6), p.Host, p.Proto, p.HostPort)
+	if p.Host.IsUnspecified() {
+		e = at(pick(a, mapAny4, mapAny6), p.Proto, p.HostPort)
+	}
+	e.value = join([]any{a, p.Target.Port()})
+	return append(es, e)
+}
+
+// at is the element of a set with the given parts of its key.
+func at(set string, parts ...any) element { return element{id: id{set, join(parts)}} }
+
+func join[T any](parts []T) string {
+	s := make([]string, len(parts))
+	for i, p := range parts {
+		s[i] = fmt.Sprint(p)
+	}
+	return strings.Join(s, " . ")
+}
+
+func split(key string) []string { return strings.Split(key, " . ") }
+
+func pick(a netip.Addr, four, six string) string {
+	if a.Is4() {
+		return four
+	}
+	return six
+}
+
+// linkName is what an interface may be called: names become text in a script.
+var linkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
+
+// validate refuses an object that has no place in the tables.
+func validate(o netstate.Object) error {
+	var err error
+	switch o := o.(type) {
+	case netstate.Realm:
+		err = checkLink(o.Link)
+	case netstate.ForwardGuard:
+		if o.Family != netstate.IPv4 && o.Family != netstate.IPv6 {
+			err = fmt.Errorf("unknown family %q", o.Family)
+		}
+	case netstate.PortFilter:
+		err = checkLink(o.Link)
+	case netstate.PortAddress:
+		err = errors.Join(checkLink(o.Link), checkAddr(o.Addr))
+	case netstate.Masquerade:
+		err = errors.Join(checkLink(o.Link), checkPrefix(o.Subnet), checkSource(o))
+	case netstate.NoMasquerade:
+		err = errors.Join(checkLink(o.Link), checkPrefix(o.Subnet), checkPrefix(o.Dst), checkFamily(o.Subnet.Addr(), o.Dst.Addr()))
+	case netstate.Publish:
+		err = checkPublish(o)
+	default:
+		err = fmt.Errorf("%T is not a firewall object", o)
+	}
+	return err
+}
+
+func checkLink(name string) error {
+	if !linkName.MatchString(name) {
+		return fmt.Errorf("interface name %q must match %s", name, linkName)
+	}
+	return nil
+}
+
+func checkAddr(a netip.Addr) error {
+	if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
+		return fmt.Errorf("address %q must be a plain IPv4 or IPv6 address", a)
+	}
+	return nil
+}
+
+func checkPrefix(p netip.Prefix) error {
+	if !p.IsValid() || p != p.Masked() {
+		return fmt.Errorf("prefix %q must have no host bits", p)
+	}
+	return checkAddr(p.Addr())
+}
+
+func checkFamily(a, b netip.Addr) error {
+	if a.Is4() != b.Is4() {
+		return fmt.Errorf("%s and %s must be of one family", a, b)
+	}
+	return nil
+}
+
+func checkSource(m netstate.Masquerade) error {
+	if !m.Source.IsValid() {
+		return nil
+	}
+	return errors.Join(checkAddr(m.Source), checkFamily(m.Source, m.Subnet.Addr()))
+}
+
+func checkPublish(p netstate.Publish) error {
+	if _, ok := protoNumbers[p.Proto]; !ok {
+		return fmt.Errorf("protocol %q must be tcp, udp or sctp", p.Proto)
+	}
+	if p.HostPort == 0 || p.Target.Port() == 0 {
+		return errors.New("port 0 cannot be published")
+	}
+	return errors.Join(checkAddr(p.Host), checkAddr(p.Target.Addr()), checkFamily(p.Host, p.Target.Addr()))
+}
+
+// protoNumbers are the protocols that can be published.
+var protoNumbers = map[string]uint8{"tcp": 6, "udp": 17, "sctp": 132}
+
+// script is a key or value as nft reads it.
+func script(fields []field, text string) []string {
+	parts := split(text)
+	for i, f := range fields[:min(len(fields), len(parts))] {
+		switch f {
+		case fieldLink:
+			parts[i] = strconv.Quote(parts[i])
+		case fieldTarget:
+			if a, err := netip.ParseAddr(parts[i]); err == nil {
+				parts[i] = fmt.Sprintf("0x%x", a.As16())
+			}
+		}
+	}
+	return parts
+}

@@ -1,0 +1,361 @@
+package nat
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"sigs.k8s.io/knftables"
+)
+
+// table is what the kernel holds of one table.
+type table struct {
+	exists bool
+	// sets are as they must be; without that the table is made anew.
+	sets bool
+	// chains and rules are as they must be.
+	rules bool
+	// chains by name, however they came about.
+	chains []string
+	// elements by name; comments that are not ours have no source.
+	elements map[id]held
+}
+
+// The part of `nft -j list table` that matters here.
+type (
+	listing struct {
+		Objects []listed `json:"nftables"`
+	}
+	listed struct {
+		Table *struct{}    `json:"table"`
+		Set   *listedSet   `json:"set"`
+		Map   *listedSet   `json:"map"`
+		Chain *listedChain `json:"chain"`
+		Rule  *listedRule  `json:"rule"`
+		// Meta is there so that anything else is Other.
+		Meta *struct{} `json:"metainfo"`
+	}
+	listedSet struct {
+		Name  string            `json:"name"`
+		Type  any               `json:"type"`
+		Value any               `json:"map"`
+		Flags any               `json:"flags"`
+		Elem  []json.RawMessage `json:"elem"`
+	}
+	listedChain struct {
+		Name     string `json:"name"`
+		Type     string `json:"type"`
+		Hook     string `json:"hook"`
+		Priority int    `json:"prio"`
+		Policy   string `json:"policy"`
+	}
+	listedRule struct {
+		Chain   string `json:"chain"`
+		Comment string `json:"comment"`
+	}
+)
+
+// parseTable reads the JSON listing of one table.
+func parseTable(f knftables.Family, text []byte) (table, error) {
+	var l listing
+	if err := json.Unmarshal(text, &l); err != nil {
+		return table{}, fmt.Errorf("read listing of table %s %s: %w", f, tableName, err)
+	}
+	t := table{exists: true, sets: true, elements: map[id]held{}}
+	chains := map[string]listedChain{}
+	marks := map[string][]string{}
+	seen := 0
+	for _, o := range l.Objects {
+		switch {
+		case o.Chain != nil:
+			chains[o.Chain.Name] = *o.Chain
+			t.chains = append(t.chains, o.Chain.Name)
+		case o.Rule != nil:
+			marks[o.Rule.Chain] = append(marks[o.Rule.Chain], o.Rule.Comment)
+		case o.Set != nil:
+			seen++
+			t.sets = t.addSet(f, *o.Set, false) && t.sets
+		case o.Map != nil:
+			seen++
+			t.sets = t.addSet(f, *o.Map, true) && t.sets
+		case o.Table == nil && o.Meta == nil:
+			t.sets = false
+		}
+	}
+	for _, d := range setDefs {
+		if d.family == f {
+			seen--
+		}
+	}
+	t.sets = t.sets && seen == 0
+	t.rules = rulesMatch(f, chains, marks)
+	return t, nil
+}
+
+// addSet takes a set's elements and reports whether it is one of ours, as it
+// must be, with nothing in it that we could not name.
+func (t *table) addSet(f knftables.Family, s listedSet, isMap bool) bool {
+	d := setByName[s.Name]
+	if d == nil || d.family != f || isMap != (d.value != nil) {
+		return false
+	}
+	ok := d.matches(s)
+	for _, raw := range s.Elem {
+		i, h, err := parseElement(d, raw)
+		if err != nil {
+			ok = false
+			continue
+		}
+		t.elements[i] = h
+	}
+	return ok
+}
+
+// matches compares a definition with its listing. From nft 1.1.2 on, a typeof
+// set lists its expression instead of its types, which the name then stands for.
+func (d *setDef) matches(s listedSet) bool {
+	typ, ok := typeText(s.Type)
+	if d.typeOf == "" && (!ok || typ != join(d.key)) {
+		return false
+	}
+	if value, ok := typeText(s.Value); d.value != nil && (!ok || value != join(d.value)) {
+		return false
+	}
+	flags, _ := typeText(s.Flags)
+	if d.interval {
+		return flags == "interval"
+	}
+	return flags == ""
+}
+
+// typeText is a type or a list of them as text.
+func typeText(v any) (string, bool) {
+	switch v := v.(type) {
+	case nil:
+		return "", true
+	case string:
+		return v, true
+	case []any:
+		s := make([]string, len(v))
+		for i := range v {
+			s[i], _ = v[i].(string)
+		}
+		return strings.Join(s, " . "), true
+	}
+	return "", false
+}
+
+// rulesMatch compares the chains of a table, and their rules by their marks.
+func rulesMatch(f knftables.Family, chains map[string]listedChain, marks map[string][]string) bool {
+	for _, d := range chainDefs[f] {
+		want := listedChain{Name: d.name}
+		if d.base != nil {
+			want = listedChain{d.name, string(d.base.typ), string(d.base.hook), d.base.priority, string(knftables.AcceptPolicy)}
+		}
+		if got, ok := chains[d.name]; !ok || got != want {
+			return false
+		}
+		if !slices.EqualFunc(d.ruleObjects(f), marks[d.name], func(r *knftables.Rule, mark string) bool { return *r.Comment == mark }) {
+			return false
+		}
+	}
+	return len(chains) == len(chainDefs[f])
+}
+
+// parseElement reads an element: {"elem": {"val": key, "comment": text}} or a
+// bare key; in a map a pair of that and the value.
+func parseElement(d *setDef, raw json.RawMessage) (id, held, error) {
+	key, h := raw, held{}
+	if d.value != nil {
+		var pair []json.RawMessage
+		if err := json.Unmarshal(raw, &pair); err != nil || len(pair) != 2 {
+			return id{}, h, fmt.Errorf("read element of map %s: %s is not a pair", d.name, raw)
+		}
+		value, err := parseFields(d.value, pair[1], false)
+		if err != nil {
+			return id{}, h, fmt.Errorf("read value of map %s: %w", d.name, err)
+		}
+		key, h.value = pair[0], value
+	}
+	var wrapped struct {
+		Elem *struct {
+			Val     json.RawMessage `json:"val"`
+			Comment string          `json:"comment"`
+		} `json:"elem"`
+	}
+	if json.Unmarshal(key, &wrapped) == nil && wrapped.Elem != nil {
+		key = wrapped.Elem.Val
+		h.source, h.note = parseComment(wrapped.Elem.Comment)
+	}
+	text, err := parseFields(d.key, key, d.interval)
+	if err != nil {
+		return id{}, h, fmt.Errorf("read key of set %s: %w", d.name, err)
+	}
+	return id{d.name, text}, h, nil
+}
+
+// comment is what an element bears: the source, and the note where there is one.
+func (h held) comment() string {
+	if h.note == "" {
+		return string(h.source)
+	}
+	return string(h.source) + " " + h.note
+}
+
+func parseComment(text string) (netstate.Source, string) {
+	s, note, _ := strings.Cut(text, " ")
+	source := netstate.Source(s)
+	if source != netstate.SourceCluster && source != netstate.SourceLocal || note != "" && checkLink(note) != nil {
+		return "", ""
+	}
+	return source, note
+}
+
+// parseFields reads a value, or several in {"concat": [...]}, into canonical
+// text.
+func parseFields(types []field, raw json.RawMessage, interval bool) (string, error) {
+	values := []json.RawMessage{raw}
+	var concat struct {
+		Concat []json.RawMessage `json:"concat"`
+	}
+	if json.Unmarshal(raw, &concat) == nil && concat.Concat != nil {
+		values = concat.Concat
+	}
+	if len(values) != len(types) {
+		return "", fmt.Errorf("%s has not %d parts", raw, len(types))
+	}
+	text := make([]string, len(values))
+	for i := range values {
+		var err error
+		if text[i], err = parseField(types[i], values[i], interval); err != nil {
+			return "", err
+		}
+	}
+	return join(text), nil
+}
+
+func parseField(f field, raw json.RawMessage, interval bool) (string, error) {
+	if interval && (f == fieldIPv4 || f == fieldIPv6) {
+		p, err := parsePrefix(raw)
+		if err == nil && p.Addr().Is4() != (f == fieldIPv4) {
+			err = fmt.Errorf("%s is not an %s", p, f)
+		}
+		return p.String(), err
+	}
+	text, err := parseScalar(raw)
+	if err != nil {
+		return "", err
+	}
+	switch f {
+	case fieldLink:
+		return text, checkLink(text)
+	case fieldMAC:
+		m, err := parseMAC(text)
+		return m.String(), err
+	case fieldIPv4, fieldIPv6:
+		a, err := netip.ParseAddr(text)
+		if err == nil && a.Is4() != (f == fieldIPv4) {
+			err = fmt.Errorf("%s is not an %s", a, f)
+		}
+		return a.String(), err
+	case fieldTarget:
+		return parseTarget(text)
+	case fieldProto, fieldFamily, fieldPort:
+		return parseName(f, text)
+	}
+	return "", fmt.Errorf("unknown type %s", f)
+}
+
+// parseScalar reads a string or a number, however large.
+func parseScalar(raw json.RawMessage) (string, error) {
+	var v any
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		return "", err
+	}
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case json.Number:
+		return v.String(), nil
+	}
+	return "", fmt.Errorf("%s is neither text nor number", raw)
+}
+
+// parsePrefix reads {"prefix": {"addr": a, "len": n}}, or the address alone.
+func parsePrefix(raw json.RawMessage) (netip.Prefix, error) {
+	var v struct {
+		Prefix struct {
+			Addr netip.Addr `json:"addr"`
+			Len  int        `json:"len"`
+		} `json:"prefix"`
+	}
+	if json.Unmarshal(raw, &v) == nil && v.Prefix.Addr.IsValid() {
+		p, err := v.Prefix.Addr.Prefix(v.Prefix.Len)
+		return p, err
+	}
+	text, err := parseScalar(raw)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if strings.Contains(text, "/") {
+		p, err := netip.ParsePrefix(text)
+		return p.Masked(), err
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return a.Prefix(a.BitLen())
+}
+
+func parseMAC(text string) (netstate.MAC, error) {
+	hw, err := net.ParseMAC(text)
+	if err != nil || len(hw) != 6 {
+		return netstate.MAC{}, fmt.Errorf("%q is not a MAC address", text)
+	}
+	return netstate.MAC(hw), nil
+}
+
+// parseTarget reads 16 bytes listed as a number, in hexadecimal where it is
+// large.
+func parseTarget(text string) (string, error) {
+	n, ok := new(big.Int).SetString(text, 0)
+	if !ok || n.Sign() < 0 || n.BitLen() > 128 {
+		return "", fmt.Errorf("%q is not a number of 128 bits", text)
+	}
+	var b [16]byte
+	n.FillBytes(b[:])
+	return netip.AddrFrom16(b).String(), nil
+}
+
+// parseName reads what nft may list by name or by number.
+func parseName(f field, text string) (string, error) {
+	switch f {
+	case fieldPort:
+		n, err := strconv.ParseUint(text, 10, 16)
+		return strconv.FormatUint(n, 10), err
+	case fieldProto:
+		for name, n := range protoNumbers {
+			if text == name || text == strconv.Itoa(int(n)) {
+				return name, nil
+			}
+		}
+	case fieldFamily:
+		switch text {
+		case string(netstate.IPv4), "2":
+			return string(netstate.IPv4), nil
+		case string(netstate.IPv6), "10":
+			return string(netstate.IPv6), nil
+		}
+	}
+	return "", fmt.Errorf("%q is not an %s", text, f)
+}

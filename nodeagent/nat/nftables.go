@@ -1,0 +1,235 @@
+package nat
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"sigs.k8s.io/knftables"
+)
+
+// nftables is the Backend that keeps the tables inet patchbay and bridge
+// patchbay. A table exists while it has elements.
+type nftables struct {
+	opts  Options
+	nft   knftables.Interface
+	path  string
+	gens  generations
+	count atomic.Uint64
+
+	mu sync.Mutex
+	// stale memory must be loaded before anything is written: at the start and
+	// after an error.
+	stale  bool
+	memory memory
+	// pending conntrack entries are deleted by the next Apply.
+	pending flows
+}
+
+func newNFTables(opts Options) (Backend, error) {
+	path, err := exec.LookPath("nft")
+	if err != nil {
+		return nil, fmt.Errorf("make NAT backend %s: %w", KindNFTables, err)
+	}
+	nft, err := knftables.New("", "", knftables.NoObjectCommentEmulation)
+	if err != nil {
+		return nil, fmt.Errorf("make NAT backend %s: %w", KindNFTables, err)
+	}
+	return &nftables{opts: opts, nft: nft, path: path, stale: true, memory: newMemory(opts.Source)}, nil
+}
+
+func (b *nftables) Name() string { return KindNFTables }
+
+func (b *nftables) Transactions() uint64 { return b.count.Load() }
+
+func (b *nftables) Load(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.load(ctx)
+}
+
+// maxListings bounds how often the tables are listed until nothing changed
+// in between; each listing alone is consistent anyway.
+const maxListings = 5
+
+func (b *nftables) load(ctx context.Context) error {
+	m := newMemory(b.opts.Source)
+	for range maxListings {
+		before, err := Generation()
+		if err != nil {
+			return err
+		}
+		m = newMemory(b.opts.Source)
+		for _, f := range families {
+			t, err := b.list(ctx, f)
+			if err != nil {
+				return err
+			}
+			m.take(f, t)
+		}
+		if after, err := Generation(); err != nil || after == before {
+			break
+		}
+	}
+	m.understand()
+	b.memory, b.stale = m, false
+	return nil
+}
+
+// list reads one table; one that does not exist is empty. knftables would need
+// an nft run for every set, and does not list their definitions.
+func (b *nftables) list(ctx context.Context, f knftables.Family) (table, error) {
+	out, err := exec.CommandContext(ctx, b.path, "--json", "list", "table", string(f), tableName).Output()
+	if err == nil {
+		return parseTable(f, out)
+	}
+	if ee := (*exec.ExitError)(nil); errors.As(err, &ee) {
+		if bytes.Contains(ee.Stderr, []byte("No such file or directory")) {
+			return table{}, nil
+		}
+		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(ee.Stderr)))
+	}
+	return table{}, fmt.Errorf("list table %s %s: %w", f, tableName, err)
+}
+
+func (b *nftables) Observe(keys []netstate.Key) netstate.Set {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	set := netstate.Set{}
+	for _, k := range keys {
+		if o := b.memory.observe(k); o != nil {
+			set.Add(o)
+		}
+	}
+	return set
+}
+
+func (b *nftables) Held() netstate.Set {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	set := netstate.Set{}
+	for _, e := range b.memory.entries {
+		set.Add(e.object)
+	}
+	return set
+}
+
+func (b *nftables) Intact() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.memory.intact()
+}
+
+func (b *nftables) Apply(ctx context.Context, steps []plan.Step) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := checkSteps(steps); err != nil {
+		return err
+	}
+	if b.stale {
+		if err := b.load(ctx); err != nil {
+			return err
+		}
+	}
+	changes, contradicted, err := b.memory.apply(steps)
+	if err == nil {
+		err = b.write(ctx, b.memory.script(changes))
+	}
+	if err != nil {
+		b.stale = true
+		return fmt.Errorf("apply %d firewall steps: %w", len(steps), err)
+	}
+	b.memory.settle()
+	b.pending = append(b.pending, contradicted...)
+	return b.flush()
+}
+
+func checkSteps(steps []plan.Step) error {
+	var errs []error
+	for _, s := range steps {
+		if !s.Key.Kind.Firewall() {
+			errs = append(errs, fmt.Errorf("%s %s: not a firewall object", s.Op, s.Key))
+			continue
+		}
+		if s.Op == plan.Delete {
+			continue
+		}
+		if s.New == nil || s.New.Key() != s.Key {
+			errs = append(errs, fmt.Errorf("%s %s: the step names another object", s.Op, s.Key))
+		} else if err := validate(s.New); err != nil {
+			errs = append(errs, fmt.Errorf("%s %s: %w", s.Op, s.Key, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (b *nftables) Clean(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.load(ctx); err != nil {
+		return err
+	}
+	var gone []unit
+	for _, f := range families {
+		if b.memory.tables[f].exists {
+			gone = append(gone, deleteTable(f))
+		}
+	}
+	for _, e := range objects(b.memory.holds, b.memory.holds) {
+		if p, ok := e.object.(netstate.Publish); ok {
+			b.pending = append(b.pending, flow{old: p})
+		}
+	}
+	b.stale = true
+	if err := b.write(ctx, gone); err != nil {
+		return fmt.Errorf("remove tables %s: %w", tableName, err)
+	}
+	b.memory, b.stale = newMemory(b.opts.Source), false
+	return b.flush()
+}
+
+// maxLines bounds a transaction: in a user namespace about 2,200 element lines
+// are EMSGSIZE, since SO_SNDBUFFORCE is not for everybody there.
+const maxLines = 1000
+
+// write runs the units in as few transactions as their number allows.
+func (b *nftables) write(ctx context.Context, units []unit) error {
+	for len(units) > 0 {
+		n, lines := 0, 0
+		for n < len(units) && (n == 0 || lines+len(units[n]) <= maxLines) {
+			lines += len(units[n])
+			n++
+		}
+		tx := b.nft.NewTransaction()
+		for _, line := range slices.Concat(units[:n]...) {
+			line(tx)
+		}
+		if err := b.gens.own(func() error { return b.nft.Run(ctx, tx) }); err != nil {
+			return err
+		}
+		b.count.Add(1)
+		b.opts.Step()
+		units = units[n:]
+	}
+	return nil
+}
+
+func (b *nftables) flush() error {
+	if len(b.pending) == 0 {
+		return nil
+	}
+	err := b.pending.flush(b.memory.publishes)
+	if err == nil || !retryable(err) {
+		b.pending = nil
+	}
+	b.opts.Step()
+	return err
+}

@@ -1,0 +1,256 @@
+package nat
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+var update = flag.Bool("update", false, "write the expected files anew")
+
+// TestMain hands -update on into the sandbox.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if *update {
+		os.Setenv("PATCHBAY_UPDATE", "1")
+	}
+	*update = os.Getenv("PATCHBAY_UPDATE") != ""
+	os.Exit(m.Run())
+}
+
+var (
+	addr   = netip.MustParseAddr
+	prefix = netip.MustParsePrefix
+	macA   = netstate.MAC{2, 0x42, 10, 68, 0, 101}
+	macB   = netstate.MAC{2, 0x42, 10, 68, 0, 102}
+)
+
+// rich has every kind of object in every variant.
+func rich() netstate.Set {
+	return netstate.Set{}.Add(
+		netstate.Realm{Link: "br-red", Guarded: true},
+		netstate.Realm{Link: "br-blue", Guarded: true, Isolated: true},
+		netstate.Realm{Link: "br-open"},
+		netstate.Realm{Link: "veth1.p_2-x", Isolated: true},
+		netstate.ForwardGuard{Family: netstate.IPv4},
+		netstate.ForwardGuard{Family: netstate.IPv6},
+		netstate.PortFilter{Link: "veth1", MAC: macA},
+		netstate.PortAddress{Link: "veth1", MAC: macA, Addr: addr("10.68.0.101")},
+		netstate.PortAddress{Link: "veth1", MAC: macA, Addr: addr("fd00:68::101")},
+		netstate.PortFilter{Link: "veth2", MAC: macB},
+		netstate.PortAddress{Link: "veth2", MAC: macB, Addr: addr("::f001")},
+		netstate.Masquerade{Link: "br-red", Subnet: prefix("10.68.0.0/24"), Egress: true},
+		netstate.Masquerade{Link: "br-red", Subnet: prefix("fd00:68::/64"), Egress: true},
+		netstate.Masquerade{Link: "br-blue", Subnet: prefix("10.69.0.0/24")},
+		netstate.Masquerade{Link: "br-open", Subnet: prefix("10.70.0.0/24"), Egress: true, Source: addr("192.0.2.7")},
+		netstate.Masquerade{Link: "br-open", Subnet: prefix("fd00:70::/64"), Egress: true, Source: addr("2001:db8::7")},
+		netstate.Masquerade{Link: "veth1.p_2-x", Subnet: prefix("10.71.0.1/32"), Egress: true},
+		netstate.NoMasquerade{Link: "br-red", Subnet: prefix("10.68.0.0/24"), Dst: prefix("10.0.0.0/8")},
+		netstate.NoMasquerade{Link: "br-red", Subnet: prefix("10.68.0.0/24"), Dst: prefix("192.0.2.9/32")},
+		netstate.NoMasquerade{Link: "br-red", Subnet: prefix("fd00:68::/64"), Dst: prefix("fd00::/8")},
+		publish("0.0.0.0", "tcp", 8001, "10.68.0.101:80"),
+		publish("192.0.2.1", "tcp", 8001, "10.68.0.102:80"),
+		publish("0.0.0.0", "tcp", 8002, "10.68.0.101:80"),
+		publish("0.0.0.0", "udp", 53, "10.68.0.101:53"),
+		publish("0.0.0.0", "sctp", 9, "10.68.0.101:9"),
+		publish("::", "tcp", 8001, "[fd00:68::101]:80"),
+		publish("2001:db8::1", "udp", 53, "[fd00:68::101]:53"),
+		back(publish("0.0.0.0", "tcp", 8003, "10.68.0.103:80")),
+		back(publish("::", "tcp", 8003, "[fd00:68::103]:80")),
+	)
+}
+
+func publish(host, proto string, port uint16, target string) netstate.Publish {
+	return netstate.Publish{Host: addr(host), Proto: proto, HostPort: port, Target: netip.MustParseAddrPort(target)}
+}
+
+func back(p netstate.Publish) netstate.Publish {
+	p.Back = true
+	return p
+}
+
+// creates, deletes and updates are steps as plan makes them.
+func creates(objects ...netstate.Object) (steps []plan.Step) {
+	for _, o := range objects {
+		steps = append(steps, plan.Step{Op: plan.Create, Key: o.Key(), New: o})
+	}
+	return steps
+}
+
+func deletes(objects ...netstate.Object) (steps []plan.Step) {
+	for _, o := range objects {
+		steps = append(steps, plan.Step{Op: plan.Delete, Key: o.Key(), Old: o})
+	}
+	return steps
+}
+
+func updates(old, now netstate.Object) []plan.Step {
+	return []plan.Step{{Op: plan.Update, Key: now.Key(), Old: old, New: now}}
+}
+
+func list(s netstate.Set) (objects []netstate.Object) {
+	for _, k := range s.Keys() {
+		objects = append(objects, s[k])
+	}
+	return objects
+}
+
+func backend(t testing.TB, source netstate.Source) *nftables {
+	t.Helper()
+	b, err := New(KindNFTables, Options{Source: source})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.(*nftables)
+}
+
+// loaded is a backend that has just read the kernel.
+func loaded(t testing.TB, source netstate.Source) *nftables {
+	t.Helper()
+	b := backend(t, source)
+	if err := b.Load(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func apply(t testing.TB, b Backend, steps ...[]plan.Step) {
+	t.Helper()
+	var all []plan.Step
+	for _, s := range steps {
+		all = append(all, s...)
+	}
+	if err := b.Apply(context.Background(), all); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func run(t testing.TB, command string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-ec", command).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, out)
+	}
+	return string(out)
+}
+
+var (
+	listedElements = regexp.MustCompile(`(?s)elements = \{ .*? \}\n`)
+	listedCounts   = regexp.MustCompile(`packets \d+ bytes \d+`)
+)
+
+// ruleset lists all of nftables, tables and elements sorted since the kernel's
+// order is that of their making or none, and counters at zero.
+func ruleset(t testing.TB) string {
+	t.Helper()
+	tables := strings.SplitAfter(run(t, "nft list ruleset"), "\n}\n")
+	slices.SortFunc(tables, func(a, b string) int { return strings.Compare(b, a) })
+	text := listedElements.ReplaceAllStringFunc(strings.Join(tables, ""), func(s string) string {
+		s = strings.TrimSuffix(strings.TrimPrefix(s, "elements = { "), " }\n")
+		elements := strings.Split(s, ",")
+		for i := range elements {
+			elements[i] = strings.TrimSpace(elements[i])
+		}
+		slices.Sort(elements)
+		return "elements = { " + strings.Join(elements, ",\n\t\t\t     ") + " }\n"
+	})
+	return listedCounts.ReplaceAllString(text, "packets 0 bytes 0")
+}
+
+func same(t testing.TB, what string, want, got any) {
+	t.Helper()
+	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
+		t.Errorf("%s differs (-want +got):\n%s", what, d)
+	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, file, string(want), got)
+}
+
+func TestRuleset(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b := backend(t, netstate.SourceLocal)
+	apply(t, b, creates(list(rich())...))
+	golden(t, "ruleset.nft", ruleset(t))
+	same(t, "transactions", uint64(1), b.Transactions())
+}
+
+func TestRoundTrip(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	want := rich()
+	b := backend(t, netstate.SourceLocal)
+	apply(t, b, creates(list(want)...))
+	same(t, "what it observes after Apply", want, b.Observe(want.Keys()))
+	gen := generation(t)
+	again := loaded(t, netstate.SourceLocal)
+	same(t, "what another observes after Load", want, again.Observe(want.Keys()))
+	same(t, "what it holds", want, again.Held())
+	same(t, "intact", true, again.Intact())
+	apply(t, b, creates(list(want)...))
+	apply(t, again, creates(list(want)...))
+	apply(t, again)
+	same(t, "transactions of the second", uint64(0), again.Transactions())
+	same(t, "generation", gen, generation(t))
+	apply(t, again, deletes(list(want)...))
+	same(t, "ruleset", "", ruleset(t))
+	same(t, "what it holds at the end", netstate.Set{}, again.Held())
+}
+
+func generation(t testing.TB) uint32 {
+	t.Helper()
+	g, err := Generation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func TestThousands(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	want := netstate.Set{}
+	for i := range 2000 {
+		want.Add(publish("0.0.0.0", "tcp", uint16(20000+i), fmt.Sprintf("10.68.%d.%d:80", i/250, 1+i%250)))
+	}
+	b := backend(t, netstate.SourceLocal)
+	apply(t, b, creates(list(want)...))
+	same(t, "transactions", uint64(5), b.Transactions())
+	again := loaded(t, netstate.SourceLocal)
+	same(t, "observed", len(want), len(again.Observe(want.Keys())))
+	last := want.Keys()[1999]
+	apply(t, again, deletes(list(want)[:1999]...))
+	same(t, "what is left", netstate.Set{}.Add(want[last]), loaded(t, netstate.SourceLocal).Held())
+	apply(t, again, deletes(want[last]))
+	same(t, "ruleset", "", ruleset(t))
+}

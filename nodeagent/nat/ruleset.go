@@ -1,0 +1,286 @@
+package nat
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"sigs.k8s.io/knftables"
+)
+
+// tableName is the name of both our tables.
+const tableName = "patchbay"
+
+// The sets and maps. Their elements are all that ever changes; the rules are
+// the same whatever they hold.
+const (
+	setOurs      = "ours"      // interfaces of realms
+	setGuarded   = "guarded"   // realms that only published flows enter
+	setSame      = "same"      // realm . realm, where members reach each other
+	setIsolated  = "isolated"  // realm . realm, where they do not
+	setNoForward = "noforward" // families not forwarded between foreign interfaces
+
+	setPorts = "ports"  // filtered bridge ports
+	setMAC   = "ok_mac" // port . MAC
+	setIP4   = "ok_ip4" // port . MAC . IPv4 source or ARP sender
+	setIP6   = "ok_ip6" // port . MAC . IPv6 source
+	setND6   = "ok_nd6" // port . MAC . target of its neighbour messages
+
+	setTarget4 = "tgt4" // published targets
+	setTarget6 = "tgt6"
+	setBack4   = "back4" // targets whose default route is elsewhere
+	setBack6   = "back6"
+	mapPub4    = "pub4" // host address . protocol . port : target
+	mapPub6    = "pub6"
+	mapAny4    = "any4" // protocol . port : target
+	mapAny6    = "any6"
+
+	setHairpin4 = "snat4" // subnet . its interface
+	setHairpin6 = "snat6"
+	setNoMasq4  = "nomasq4" // subnet . destination that sees it
+	setNoMasq6  = "nomasq6"
+	mapSource4  = "snto4" // subnet : address it hides behind
+	mapSource6  = "snto6"
+	setMasq4    = "snet4" // subnets hidden behind whatever routing chooses
+	setMasq6    = "snet6"
+)
+
+// The chains.
+const (
+	chainPrerouting  = "prerouting"
+	chainOutput      = "output"
+	chainPublish     = "publish"
+	chainForward     = "forward"
+	chainBetween     = "between"
+	chainInto        = "into"
+	chainPostrouting = "postrouting"
+
+	chainIngress = "ingress"
+	chainPort    = "port"
+	chainIPv4    = "v4"
+	chainARP     = "arp4"
+	chainIPv6    = "v6"
+)
+
+// field is the type of one part of a key or value, in nft's words.
+type field string
+
+const (
+	fieldLink   field = "ifname"
+	fieldMAC    field = "ether_addr"
+	fieldIPv4   field = "ipv4_addr"
+	fieldIPv6   field = "ipv6_addr"
+	fieldProto  field = "inet_proto"
+	fieldPort   field = "inet_service"
+	fieldFamily field = "nf_proto"
+	// fieldTarget is an IPv6 address as raw payload: nft 1.0.6 has no name for
+	// the target of a neighbour message.
+	fieldTarget field = "integer"
+)
+
+// setDef defines a set, or a map where it has a value. In an interval set, the
+// addresses of the key are prefixes.
+type setDef struct {
+	family   knftables.Family
+	name     string
+	key      []field
+	value    []field
+	interval bool
+	// typeOf replaces the key's type names where they do not exist.
+	typeOf string
+}
+
+// setDefs are in the order in which elements are added where they do not fit
+// into one transaction: what closes comes before what opens.
+var setDefs = []setDef{
+	{family: knftables.InetFamily, name: setOurs, key: []field{fieldLink}},
+	{family: knftables.InetFamily, name: setGuarded, key: []field{fieldLink}},
+	{family: knftables.InetFamily, name: setIsolated, key: []field{fieldLink, fieldLink}},
+	{family: knftables.InetFamily, name: setNoForward, key: []field{fieldFamily}},
+	{family: knftables.BridgeFamily, name: setPorts, key: []field{fieldLink}},
+
+	{family: knftables.InetFamily, name: setSame, key: []field{fieldLink, fieldLink}},
+	{family: knftables.BridgeFamily, name: setMAC, key: []field{fieldLink, fieldMAC}},
+	{family: knftables.BridgeFamily, name: setIP4, key: []field{fieldLink, fieldMAC, fieldIPv4}},
+	{family: knftables.BridgeFamily, name: setIP6, key: []field{fieldLink, fieldMAC, fieldIPv6}},
+	{family: knftables.BridgeFamily, name: setND6, key: []field{fieldLink, fieldMAC, fieldTarget}, typeOf: "iifname . ether saddr . @th,64,128"},
+
+	{family: knftables.InetFamily, name: setHairpin4, key: []field{fieldIPv4, fieldLink}, interval: true},
+	{family: knftables.InetFamily, name: setHairpin6, key: []field{fieldIPv6, fieldLink}, interval: true},
+	{family: knftables.InetFamily, name: setNoMasq4, key: []field{fieldIPv4, fieldIPv4}, interval: true},
+	{family: knftables.InetFamily, name: setNoMasq6, key: []field{fieldIPv6, fieldIPv6}, interval: true},
+	{family: knftables.InetFamily, name: mapSource4, key: []field{fieldIPv4}, value: []field{fieldIPv4}, interval: true},
+	{family: knftables.InetFamily, name: mapSource6, key: []field{fieldIPv6}, value: []field{fieldIPv6}, interval: true},
+	{family: knftables.InetFamily, name: setMasq4, key: []field{fieldIPv4}, interval: true},
+	{family: knftables.InetFamily, name: setMasq6, key: []field{fieldIPv6}, interval: true},
+
+	{family: knftables.InetFamily, name: setTarget4, key: []field{fieldIPv4, fieldProto, fieldPort}},
+	{family: knftables.InetFamily, name: setTarget6, key: []field{fieldIPv6, fieldProto, fieldPort}},
+	{family: knftables.InetFamily, name: setBack4, key: []field{fieldIPv4, fieldProto, fieldPort}},
+	{family: knftables.InetFamily, name: setBack6, key: []field{fieldIPv6, fieldProto, fieldPort}},
+	{family: knftables.InetFamily, name: mapPub4, key: []field{fieldIPv4, fieldProto, fieldPort}, value: []field{fieldIPv4, fieldPort}},
+	{family: knftables.InetFamily, name: mapPub6, key: []field{fieldIPv6, fieldProto, fieldPort}, value: []field{fieldIPv6, fieldPort}},
+	{family: knftables.InetFamily, name: mapAny4, key: []field{fieldProto, fieldPort}, value: []field{fieldIPv4, fieldPort}},
+	{family: knftables.InetFamily, name: mapAny6, key: []field{fieldProto, fieldPort}, value: []field{fieldIPv6, fieldPort}},
+}
+
+// setByName finds definitions; names are unique over both tables.
+var setByName = func() map[string]*setDef {
+	m := map[string]*setDef{}
+	for i := range setDefs {
+		m[setDefs[i].name] = &setDefs[i]
+	}
+	return m
+}()
+
+// chainDef is a chain with its rules; base is nil for one that is jumped to.
+type chainDef struct {
+	name  string
+	base  *baseChain
+	rules []string
+}
+
+type baseChain struct {
+	typ      knftables.BaseChainType
+	hook     knftables.BaseChainHook
+	priority int
+}
+
+// chainDefs are the chains of each table, those jumped to before those that
+// jump.
+var chainDefs = map[knftables.Family][]chainDef{
+	knftables.InetFamily:   inetChains,
+	knftables.BridgeFamily: bridgeChains,
+}
+
+const ports = "meta l4proto { tcp, udp, sctp } "
+
+var inetChains = []chainDef{
+	{name: chainPublish, rules: []string{
+		// kube-proxy sets all.route_localnet, so loopback needs saying.
+		"ip daddr { 127.0.0.0/8, 169.254.0.0/16 } return",
+		"ip6 daddr { ::1, fe80::/10 } return",
+		ports + "dnat ip to ip daddr . meta l4proto . th dport map @" + mapPub4,
+		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport map @" + mapPub6,
+		ports + "dnat ip to meta l4proto . th dport map @" + mapAny4,
+		ports + "dnat ip6 to meta l4proto . th dport map @" + mapAny6,
+	}},
+	// After kube-proxy: its Services come first.
+	{name: chainPrerouting, base: &baseChain{knftables.NATType, knftables.PreroutingHook, -95}, rules: []string{
+		"fib daddr type local goto " + chainPublish,
+	}},
+	{name: chainOutput, base: &baseChain{knftables.NATType, knftables.OutputHook, -95}, rules: []string{
+		"fib daddr type local goto " + chainPublish,
+	}},
+	// `ct status dnat` alone would let somebody else's DNAT pass.
+	{name: chainBetween, rules: []string{
+		"ct status dnat ct state established,related accept",
+		"ct status dnat ip daddr . meta l4proto . th dport @" + setTarget4 + " accept",
+		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setTarget6 + " accept",
+		"counter drop",
+	}},
+	{name: chainInto, rules: []string{
+		"ct state established,related accept",
+		"iifname . oifname @" + setSame + " accept",
+		"ct status dnat ip daddr . meta l4proto . th dport @" + setTarget4 + " accept",
+		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setTarget6 + " accept",
+		"counter drop",
+	}},
+	{name: chainForward, base: &baseChain{knftables.FilterType, knftables.ForwardHook, 0}, rules: []string{
+		// What conntrack cannot place is not translated and would leave with
+		// the realm's own addresses.
+		"iifname @" + setOurs + " ct state invalid drop",
+		"meta nfproto @" + setNoForward + " iifname != @" + setOurs + " oifname != @" + setOurs + " counter drop",
+		"iifname . oifname @" + setIsolated + " goto " + chainBetween,
+		"oifname @" + setGuarded + " goto " + chainInto,
+	}},
+	{name: chainPostrouting, base: &baseChain{knftables.NATType, knftables.PostroutingHook, 100}, rules: []string{
+		// Hairpin, not by iifname: there is none where br_netfilter bridges it.
+		"ct status dnat ip saddr . oifname @" + setHairpin4 + " masquerade",
+		"ct status dnat ip6 saddr . oifname @" + setHairpin6 + " masquerade",
+		"ct status dnat ip daddr . meta l4proto . th dport @" + setBack4 + " masquerade",
+		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setBack6 + " masquerade",
+		"oifname @" + setOurs + " return",
+		"ip saddr . ip daddr @" + setNoMasq4 + " return",
+		"ip6 saddr . ip6 daddr @" + setNoMasq6 + " return",
+		"snat ip to ip saddr map @" + mapSource4,
+		"snat ip6 to ip6 saddr map @" + mapSource6,
+		"ip saddr @" + setMasq4 + " masquerade",
+		"ip6 saddr @" + setMasq6 + " masquerade",
+	}},
+}
+
+var bridgeChains = []chainDef{
+	{name: chainIPv4, rules: []string{
+		"iifname . ether saddr . ip saddr @" + setIP4 + " accept",
+		"drop",
+	}},
+	{name: chainARP, rules: []string{
+		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ether . arp saddr ip @" + setIP4 + " accept",
+		"arp operation request arp saddr ip 0.0.0.0 iifname . arp saddr ether @" + setMAC + " accept",
+		"drop",
+	}},
+	{name: chainIPv6, rules: []string{
+		"icmpv6 type { nd-router-advert, nd-redirect } drop",
+		"icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @" + setND6 + " drop",
+		"iifname . ether saddr . ip6 saddr @" + setIP6 + " accept",
+		"ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @" + setND6 + " accept",
+		"ip6 saddr :: icmpv6 type mld2-listener-report accept",
+		"drop",
+	}},
+	{name: chainPort, rules: []string{
+		"iifname . ether saddr != @" + setMAC + " drop",
+		"ether type vmap { ip : goto " + chainIPv4 + ", arp : goto " + chainARP + ", ip6 : goto " + chainIPv6 + " }",
+		"drop",
+	}},
+	// ibrname matches nothing here; iifname is the port.
+	{name: chainIngress, base: &baseChain{knftables.FilterType, knftables.PreroutingHook, -300}, rules: []string{
+		"iifname @" + setPorts + " goto " + chainPort,
+	}},
+}
+
+// families are the families in which we have a table.
+var families = []knftables.Family{knftables.InetFamily, knftables.BridgeFamily}
+
+// ruleMark is the comment by which a rule is known again: nft lists a rule's
+// text differently from version to version.
+func ruleMark(f knftables.Family, chain string, index int, rule string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %d %s", f, chain, index, rule))
+	return hex.EncodeToString(sum[:5])
+}
+
+// set is the definition in knftables' words.
+func (d *setDef) object() knftables.Object {
+	typ, flags := "", []knftables.SetFlag(nil)
+	if d.typeOf == "" {
+		typ = join(d.key)
+	}
+	if d.interval {
+		flags = []knftables.SetFlag{knftables.IntervalFlag}
+	}
+	if d.value == nil {
+		return &knftables.Set{Family: d.family, Table: tableName, Name: d.name, Type: typ, TypeOf: d.typeOf, Flags: flags}
+	}
+	return &knftables.Map{Family: d.family, Table: tableName, Name: d.name, Type: typ + " : " + join(d.value), Flags: flags}
+}
+
+// object is the chain without its rules in knftables' words.
+func (c *chainDef) object(f knftables.Family) *knftables.Chain {
+	o := &knftables.Chain{Family: f, Table: tableName, Name: c.name}
+	if c.base != nil {
+		o.Type, o.Hook = &c.base.typ, &c.base.hook
+		o.Priority = knftables.PtrTo(knftables.BaseChainPriority(fmt.Sprint(c.base.priority)))
+		o.Policy = knftables.PtrTo(knftables.AcceptPolicy)
+	}
+	return o
+}
+
+// ruleObjects are the chain's rules in knftables' words.
+func (c *chainDef) ruleObjects(f knftables.Family) []*knftables.Rule {
+	rules := make([]*knftables.Rule, len(c.rules))
+	for i, text := range c.rules {
+		mark := ruleMark(f, c.name, i, text)
+		rules[i] = &knftables.Rule{Family: f, Table: tableName, Chain: c.name, Rule: text, Comment: &mark}
+	}
+	return rules
+}

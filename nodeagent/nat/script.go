@@ -1,0 +1,121 @@
+package nat
+
+import (
+	"maps"
+	"slices"
+
+	"sigs.k8s.io/knftables"
+)
+
+// unit is lines of a transaction that must not be torn apart.
+type unit []func(*knftables.Transaction)
+
+// script is what turns the kernel's tables into what memory holds, given the
+// changes of elements since.
+func (m *memory) script(changes []change) []unit {
+	var tables, lines []unit
+	for _, f := range families {
+		t, mine := m.tables[f], changesOf(f, changes)
+		switch {
+		case m.counts[f] == 0:
+			if t.exists {
+				tables = append(tables, deleteTable(f))
+			}
+			continue
+		case !t.exists:
+			tables = append(tables, createTable(f))
+		case !t.sets:
+			tables = append(tables, slices.Concat(deleteTable(f), createTable(f)))
+			mine = m.everything(f)
+		case !t.rules:
+			tables = append(tables, rewriteRules(f, t.chains))
+		}
+		for _, c := range mine {
+			lines = append(lines, c.unit())
+		}
+	}
+	return append(tables, lines...)
+}
+
+func changesOf(f knftables.Family, changes []change) []change {
+	return slices.DeleteFunc(slices.Clone(changes), func(c change) bool { return setByName[c.set].family != f })
+}
+
+// everything adds all elements of a family.
+func (m *memory) everything(f knftables.Family) []change {
+	var changes []change
+	for _, i := range slices.SortedFunc(maps.Keys(m.holds), compareIDs) {
+		if setByName[i.set].family == f {
+			h := m.holds[i]
+			changes = append(changes, change{id: i, add: &h})
+		}
+	}
+	return changes
+}
+
+func deleteTable(f knftables.Family) unit {
+	return unit{func(tx *knftables.Transaction) { tx.Delete(&knftables.Table{Family: f, Name: tableName}) }}
+}
+
+func createTable(f knftables.Family) unit {
+	u := unit{func(tx *knftables.Transaction) { tx.Add(&knftables.Table{Family: f, Name: tableName}) }}
+	for i := range setDefs {
+		if d := &setDefs[i]; d.family == f {
+			u = append(u, func(tx *knftables.Transaction) { tx.Add(d.object()) })
+		}
+	}
+	return append(u, createRules(f)...)
+}
+
+func createRules(f knftables.Family) unit {
+	var u unit
+	for i := range chainDefs[f] {
+		d := &chainDefs[f][i]
+		u = append(u, func(tx *knftables.Transaction) { tx.Add(d.object(f)) })
+		for _, r := range d.ruleObjects(f) {
+			u = append(u, func(tx *knftables.Transaction) { tx.Add(r) })
+		}
+	}
+	return u
+}
+
+// rewriteRules makes all chains anew and leaves the sets: a chain whose hook is
+// wrong cannot be changed, only replaced.
+func rewriteRules(f knftables.Family, existing []string) unit {
+	u := unit{func(tx *knftables.Transaction) { tx.Flush(&knftables.Table{Family: f, Name: tableName}) }}
+	for _, name := range existing {
+		u = append(u, func(tx *knftables.Transaction) {
+			tx.Delete(&knftables.Chain{Family: f, Table: tableName, Name: name})
+		})
+	}
+	return append(u, createRules(f)...)
+}
+
+// unit is the change as lines.
+func (c change) unit() unit {
+	var u unit
+	if c.remove {
+		u = append(u, func(tx *knftables.Transaction) { tx.Delete(c.element(held{})) })
+	}
+	if c.add != nil {
+		u = append(u, func(tx *knftables.Transaction) { tx.Add(c.element(*c.add)) })
+	}
+	return u
+}
+
+func (i id) element(h held) *knftables.Element {
+	d := setByName[i.set]
+	e := &knftables.Element{Family: d.family, Table: tableName, Key: script(d.key, i.key)}
+	if d.value == nil {
+		e.Set = i.set
+	} else {
+		e.Map = i.set
+	}
+	if h.value != "" {
+		e.Value = script(d.value, h.value)
+	}
+	if text := h.comment(); text != "" {
+		e.Comment = &text
+	}
+	return e
+}

@@ -1,0 +1,321 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// Conflict is a desired object whose place is taken by something that is not
+// Patchbay's, or that waits for something only others make. It gets no steps.
+type Conflict struct {
+	Key netstate.Key
+	// Found is what is there; nil where an external object is missing.
+	Found netstate.Object
+}
+
+// Diff returns the steps that turn observed into desired, sorted by stage, and
+// the conflicts that no step may touch. Objects of release are removed if they
+// are observed; everything else that is observed and not desired stays.
+func Diff(desired, observed netstate.Set, release []netstate.Key) ([]Step, []Conflict) {
+	d := differ{desired: desired, observed: netstate.Set{}, gone: map[netstate.Key]bool{}, seen: observed}
+	for k, o := range observed {
+		d.observed[k] = o
+	}
+	d.findConflicts()
+	d.replaceLinks()
+	d.remove(release)
+	for _, k := range desired.Keys() {
+		d.build(k)
+	}
+	slices.SortStableFunc(d.steps, compareSteps)
+	return d.steps, d.conflicts
+}
+
+// Same reports whether an observed object needs no step to be the desired one.
+func Same(desired, observed netstate.Object) bool {
+	if link, ok := observed.(netstate.Link); ok {
+		want, ok := desired.(netstate.Link)
+		return ok && sameLink(want, link)
+	}
+	if ns, ok := observed.(netstate.Netns); ok {
+		want, ok := desired.(netstate.Netns)
+		return ok && (ns == want || ns.Managed && !want.Managed)
+	}
+	return desired == observed
+}
+
+func sameLink(want, got netstate.Link) bool {
+	got.Primary = want.Primary
+	if want.Type == netstate.Loopback {
+		got.MAC, got.MTU = want.MAC, want.MTU
+	}
+	return want == got
+}
+
+type differ struct {
+	desired, observed netstate.Set
+	// seen is what was observed, before replaced links took objects along.
+	seen      netstate.Set
+	gone      map[netstate.Key]bool
+	blocked   map[netstate.Key]bool
+	steps     []Step
+	conflicts []Conflict
+}
+
+func (d *differ) add(s Stage, op Op, old, new netstate.Object) *Step {
+	step := Step{Stage: s, Op: op, Old: old, New: new}
+	if new != nil {
+		step.Key = new.Key()
+	} else {
+		step.Key = old.Key()
+	}
+	d.steps = append(d.steps, step)
+	return &d.steps[len(d.steps)-1]
+}
+
+// findConflicts sets aside what may not be touched, with all that stands on it.
+func (d *differ) findConflicts() {
+	d.blocked = map[netstate.Key]bool{}
+	for _, k := range d.desired.Keys() {
+		found, ok := d.observed[k]
+		if !conflicts(d.desired[k], found, ok) {
+			continue
+		}
+		d.conflicts = append(d.conflicts, Conflict{Key: k, Found: found})
+		d.blocked[k] = true
+		if l, ok := d.desired[k].(netstate.Link); ok && l.Type == netstate.Veth {
+			d.blocked[linkKey(l.Peer)] = true
+		}
+	}
+}
+
+func conflicts(want, found netstate.Object, exists bool) bool {
+	switch w := want.(type) {
+	case netstate.Netns:
+		return !exists && !w.Managed || exists && w.Managed && !found.(netstate.Netns).Managed
+	case netstate.Link:
+		return exists && w.Mark != "" && !oursAs(found.(netstate.Link).Mark, w.Mark)
+	}
+	return false
+}
+
+// oursAs reports whether an observed mark is of the same source as the wanted
+// one, or half-made.
+func oursAs(found, want string) bool {
+	if found == netstate.HalfMade {
+		return true
+	}
+	fs, _, ok := netstate.ParseMark(found)
+	ws, _, _ := netstate.ParseMark(want)
+	return ok && fs == ws
+}
+
+// replaceLinks deletes links of ours that cannot become the desired ones:
+// another owner's, of another type, or joined to another peer.
+func (d *differ) replaceLinks() {
+	for _, k := range d.desired.Keys() {
+		want, isLink := d.desired[k].(netstate.Link)
+		got, exists := d.observed[k].(netstate.Link)
+		if isLink && exists && !d.isBlocked(k) && unlike(want, got) {
+			d.deleteLink(got)
+		}
+	}
+}
+
+func unlike(want, got netstate.Link) bool {
+	return want.Type != got.Type || want.Peer != got.Peer || got.Mark != want.Mark && got.Mark != netstate.HalfMade
+}
+
+// deleteLink removes a link once, and forgets what goes with it.
+func (d *differ) deleteLink(l netstate.Link) {
+	if d.gone[l.Key()] || l.Type == netstate.Loopback {
+		return
+	}
+	d.add(StageRemove, Delete, l, nil)
+	for _, k := range []netstate.Key{l.Key(), linkKey(l.Peer)} {
+		d.gone[k] = true
+		delete(d.observed, k)
+	}
+	for k := range d.observed {
+		if d.gone[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}] && diesWithLink(k.Kind) {
+			delete(d.observed, k)
+		}
+	}
+}
+
+func diesWithLink(k netstate.Kind) bool {
+	return k == netstate.KindSysctl || k == netstate.KindAddress || k == netstate.KindRoute || k == netstate.KindHairpin
+}
+
+func linkKey(e netstate.End) netstate.Key {
+	return netstate.Key{Kind: netstate.KindLink, Netns: e.Netns, Link: e.Name}
+}
+
+// remove adds the deletions of released objects. What dies with its link or
+// namespace needs no step of its own.
+func (d *differ) remove(release []netstate.Key) {
+	release = slices.SortedFunc(slices.Values(release), netstate.Key.Compare)
+	for _, k := range release {
+		if l, ok := d.observed[k].(netstate.Link); ok && d.desired[k] == nil {
+			d.deleteLink(l)
+		}
+	}
+	for _, k := range slices.Backward(release) {
+		found, ok := d.observed[k]
+		if !ok || d.desired[k] != nil || k.Kind == netstate.KindLink || k.Kind == netstate.KindSysctl {
+			continue
+		}
+		if ns, ok := found.(netstate.Netns); ok && !ns.Managed {
+			continue
+		}
+		d.add(removeStage(k.Kind), Delete, found, nil)
+	}
+}
+
+func removeStage(k netstate.Kind) Stage {
+	switch {
+	case k == netstate.KindPublish:
+		return StageClosePublish
+	case k.Firewall():
+		return StageUnfilter
+	case k == netstate.KindNetns:
+		return StageRemoveNetns
+	}
+	return StageRemove
+}
+
+// build adds the steps that make one desired object so.
+func (d *differ) build(k netstate.Key) {
+	want, got := d.desired[k], d.observed[k]
+	if d.isBlocked(k) || got != nil && Same(want, got) {
+		return
+	}
+	if l, ok := want.(netstate.Link); ok {
+		old, exists := got.(netstate.Link)
+		if exists {
+			d.changeLink(old, l)
+		} else {
+			d.createLink(l)
+		}
+		return
+	}
+	if got == nil {
+		d.add(buildStage(k.Kind), Create, nil, want)
+	} else {
+		d.add(buildStage(k.Kind), Update, got, want)
+	}
+}
+
+func buildStage(k netstate.Kind) Stage {
+	switch k {
+	case netstate.KindNetns:
+		return StageNetns
+	case netstate.KindLink:
+		return StageLink
+	case netstate.KindSysctl:
+		return StageMark
+	case netstate.KindSysctlNode, netstate.KindPort, netstate.KindHairpin:
+		return StageActivate
+	case netstate.KindAddress:
+		return StageAddress
+	case netstate.KindRoute:
+		return StageRoute
+	case netstate.KindPublish:
+		return StagePublish
+	}
+	return StageFilter
+}
+
+// isBlocked reports whether the object or what it stands on is in conflict.
+func (d *differ) isBlocked(k netstate.Key) bool {
+	return d.blocked[k] || d.blocked[netstate.Key{Kind: netstate.KindNetns, Netns: k.Netns}] ||
+		d.blocked[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}] || d.peerBlocked(k)
+}
+
+func (d *differ) peerBlocked(k netstate.Key) bool {
+	l, ok := d.desired[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}].(netstate.Link)
+	return ok && l.Type == netstate.Veth && (d.blocked[linkKey(l.Peer)] || d.blocked[netstate.Key{Kind: netstate.KindNetns, Netns: l.Peer.Netns}])
+}
+
+// createLink makes a link in three steps: down, marked, active. The peer of a
+// primary veth comes with the first. The loopback comes with its namespace.
+func (d *differ) createLink(l netstate.Link) {
+	if l.Type != netstate.Loopback {
+		if l.Type == netstate.Bridge || l.Primary {
+			d.add(StageLink, Create, nil, l).Peer = d.desired[linkKey(l.Peer)]
+		}
+		d.add(StageMark, Mark, nil, l)
+	}
+	if l.Up && l.Type != netstate.Loopback {
+		d.add(StageActivate, Activate, nil, l)
+	}
+}
+
+// changeLink brings an existing link to what is desired without remaking it.
+func (d *differ) changeLink(old, l netstate.Link) {
+	if old.Mark != l.Mark {
+		d.add(StageMark, Mark, old, l)
+	}
+	if l.Type != netstate.Loopback && (old.MAC != l.MAC || old.MTU != l.MTU) {
+		d.add(StageMark, Update, old, l)
+	}
+	if old.Master != l.Master || old.Isolated != l.Isolated || old.Up != l.Up {
+		d.add(StageActivate, Activate, old, l)
+	}
+}
+
+// compareSteps orders by stage and, within a stage, bridges before the veths
+// that join them and everything in building order; what is removed, in reverse.
+func compareSteps(a, b Step) int {
+	if a.Stage != b.Stage {
+		return cmp.Compare(a.Stage, b.Stage)
+	}
+	if a.Op == Delete && b.Op == Delete {
+		return cmp.Or(cmp.Compare(b.Key.Kind, a.Key.Kind), -cmp.Compare(linkRank(a), linkRank(b)), a.Key.Compare(b.Key))
+	}
+	return cmp.Or(cmp.Compare(a.Key.Kind, b.Key.Kind), cmp.Compare(linkRank(a), linkRank(b)), a.Key.Compare(b.Key))
+}
+
+func linkRank(s Step) int {
+	o := cmp.Or(s.New, s.Old)
+	if l, ok := o.(netstate.Link); ok && l.Type == netstate.Bridge {
+		return 0
+	}
+	return 1
+}
+
+// DependsOn reports whether a step cannot succeed when the object of a failed
+// key is not as desired: what is in a namespace needs the namespace, what is on
+// a link the link, a port its bridge.
+func DependsOn(s Step, failed netstate.Key) bool {
+	if s.Op == Delete || failed.Kind != netstate.KindNetns && failed.Kind != netstate.KindLink {
+		return s.Key == failed
+	}
+	needs := []netstate.Key{s.Key, {Kind: netstate.KindNetns, Netns: s.Key.Netns}, {Kind: netstate.KindLink, Netns: s.Key.Netns, Link: s.Key.Link}}
+	switch o := s.New.(type) {
+	case netstate.Link:
+		needs = append(needs, linkKey(o.Peer), netstate.Key{Kind: netstate.KindNetns, Netns: o.Peer.Netns},
+			netstate.Key{Kind: netstate.KindLink, Netns: o.Netns, Link: o.Master})
+	case netstate.Port:
+		needs = append(needs, netstate.Key{Kind: netstate.KindLink, Link: o.Master})
+	}
+	return slices.ContainsFunc(needs, func(k netstate.Key) bool { return k == failed && (k.Netns != "" || k.Link != "") })
+}
+
+// Describe is the object of a step as a person reads it: kind, place and name.
+func Describe(k netstate.Key) string {
+	place := k.Link
+	switch {
+	case k.Kind == netstate.KindNetns:
+		place = k.Netns
+	case k.Kind == netstate.KindSysctl && k.Netns == "":
+		// The path names the link.
+		place = ""
+	case k.Netns != "":
+		place = netstate.End{Netns: k.Netns, Name: k.Link}.String()
+	}
+	return strings.Join(slices.DeleteFunc([]string{place, k.Name}, func(s string) bool { return s == "" }), " ")
+}

@@ -1,0 +1,104 @@
+package report
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// Local reports into a Store. It is the engine's reporter on a node without a
+// cluster.
+type Local struct {
+	Store   *Store
+	Metrics *Metrics
+	Log     *slog.Logger
+
+	// conditions as last reported, for their transition times.
+	conditions map[netstate.Owner][]metav1.Condition
+}
+
+// Report writes the resource's record if its status changed.
+func (l *Local) Report(s engine.Status) {
+	if l.conditions == nil {
+		l.conditions = map[netstate.Owner][]metav1.Condition{}
+	}
+	before, ok := l.conditions[s.Owner]
+	if !ok {
+		before = s.Input.Conditions()
+	}
+	o, conditions := WithStatus(s, before)
+	l.conditions[s.Owner] = conditions
+	l.Metrics.ready(s.Owner, s.Ready.Status == metav1.ConditionTrue)
+	if err := l.Store.Save(o); err != nil {
+		l.Log.Error("write record", "owner", s.Owner.String(), "err", err)
+	}
+}
+
+// Removed deletes the record.
+func (l *Local) Removed(o netstate.Owner) {
+	l.Metrics.removed(o)
+	delete(l.conditions, o)
+	if err := l.Store.Remove(o); err != nil {
+		l.Log.Error("remove record", "owner", o.String(), "err", err)
+	}
+}
+
+// Changed counts.
+func (l *Local) Changed(_ netstate.Owner, line plan.Line, drift bool) { l.Metrics.changed(line, drift) }
+
+// Braked counts.
+func (l *Local) Braked(int, int, time.Time) { l.Metrics.braked() }
+
+// WithStatus returns the resource of a status with that status filled in, and
+// its conditions. Those keep the transition time they had while their status
+// stays.
+func WithStatus(s engine.Status, before []metav1.Condition) (metav1.Object, []metav1.Condition) {
+	conditions := slices.Clone(before)
+	meta.SetStatusCondition(&conditions, s.Input.Accepted)
+	meta.SetStatusCondition(&conditions, s.Ready)
+	switch in := s.Input; {
+	case in.Network != nil:
+		n := in.Network.DeepCopy()
+		n.Status = v1alpha1.BridgeNetworkStatus{ObservedGeneration: s.Bridge.ObservedGeneration, Conditions: conditions, Nodes: v1alpha1.NodeCounts{Selected: 1}}
+		if s.Ready.Status == metav1.ConditionTrue {
+			n.Status.Nodes.Ready = 1
+		}
+		return n, conditions
+	case in.Attachment != nil:
+		a := in.Attachment.DeepCopy()
+		a.Status = *s.Attachment
+		a.Status.Conditions = conditions
+		return a, conditions
+	default:
+		p := in.Publish.DeepCopy()
+		p.Status = *s.Publish
+		p.Status.Conditions = conditions
+		return p, conditions
+	}
+}
+
+// CopyStatus gives a resource the status of its record.
+func CopyStatus(to, from metav1.Object) {
+	switch to := to.(type) {
+	case *v1alpha1.BridgeNetwork:
+		if f, ok := from.(*v1alpha1.BridgeNetwork); ok {
+			to.Status = f.Status
+		}
+	case *v1alpha1.NamespaceAttachment:
+		if f, ok := from.(*v1alpha1.NamespaceAttachment); ok {
+			to.Status = f.Status
+		}
+	case *v1alpha1.PortPublish:
+		if f, ok := from.(*v1alpha1.PortPublish); ok {
+			to.Status = f.Status
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package report
+
+import (
+	"strconv"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// Metrics are the node agent's Prometheus metrics.
+type Metrics struct {
+	changes *prometheus.CounterVec
+	brakes  prometheus.Counter
+	state   *prometheus.GaugeVec
+
+	mu     sync.Mutex
+	owners map[netstate.Owner]bool
+}
+
+// NewMetrics registers the metrics.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "patchbay_kernel_changes_total",
+			Help: "Kernel objects made, changed or removed, by kind and by cause: wanted, or drift where nobody had asked for a change.",
+		}, []string{"object", "cause"}),
+		brakes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "patchbay_sweeps_braked_total",
+			Help: "Sweeps that waited because they would have removed more than half of ten or more resources.",
+		}),
+		state: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "patchbay_resources",
+			Help: "Resources on this node, by kind and by whether they are Ready.",
+		}, []string{"kind", "ready"}),
+		owners: map[netstate.Owner]bool{},
+	}
+	r.MustRegister(m.changes, m.brakes, m.state)
+	return m
+}
+
+func (m *Metrics) changed(l plan.Line, drift bool) {
+	cause := "wanted"
+	if drift {
+		cause = "drift"
+	}
+	m.changes.WithLabelValues(l.Key.Kind.String(), cause).Inc()
+}
+
+func (m *Metrics) braked() { m.brakes.Inc() }
+
+func (m *Metrics) ready(o netstate.Owner, ready bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old, known := m.owners[o]; known {
+		m.state.WithLabelValues(o.Kind, strconv.FormatBool(old)).Dec()
+	}
+	m.owners[o] = ready
+	m.state.WithLabelValues(o.Kind, strconv.FormatBool(ready)).Inc()
+}
+
+func (m *Metrics) removed(o netstate.Owner) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old, known := m.owners[o]; known {
+		m.state.WithLabelValues(o.Kind, strconv.FormatBool(old)).Dec()
+	}
+	delete(m.owners, o)
+}

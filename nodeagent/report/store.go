@@ -1,0 +1,110 @@
+// Package report tells people and programs what the engine made of the
+// resources: as records of a node without a cluster, as tables, as metrics. It
+// promises to write only when the meaning changed.
+package report
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// Store keeps the resources of a node without a cluster, with their status:
+// what an API server would keep. It says what is wanted and what was
+// allocated, never what is ours in the kernel; that, the marks say.
+type Store struct{ dir string }
+
+// NewStore keeps its records under dir, which need not exist.
+func NewStore(dir string) *Store { return &Store{dir: dir} }
+
+// Load returns all records.
+func (s *Store) Load() ([]metav1.Object, error) {
+	files, err := filepath.Glob(filepath.Join(s.dir, "*.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	var out []metav1.Object
+	var errs []error
+	for _, f := range files {
+		o, err := readRecord(f)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read record %s: %w", f, err))
+			continue
+		}
+		out = append(out, o)
+	}
+	return out, errors.Join(errs...)
+}
+
+func readRecord(file string) (metav1.Object, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	kind, _, _ := strings.Cut(filepath.Base(file), ".")
+	var o metav1.Object
+	switch kind {
+	case netstate.OwnerNetwork:
+		o = &v1alpha1.BridgeNetwork{}
+	case netstate.OwnerAttachment:
+		o = &v1alpha1.NamespaceAttachment{}
+	case netstate.OwnerPublish:
+		o = &v1alpha1.PortPublish{}
+	default:
+		return nil, fmt.Errorf("unknown kind %q", kind)
+	}
+	return o, yaml.UnmarshalStrict(data, o)
+}
+
+// Get returns one record, or nil.
+func (s *Store) Get(o netstate.Owner) metav1.Object {
+	rec, err := readRecord(s.file(o))
+	if err != nil {
+		return nil
+	}
+	return rec
+}
+
+// Save writes a record if it differs from what is stored.
+func (s *Store) Save(o metav1.Object) error {
+	data, err := yaml.Marshal(o)
+	if err != nil {
+		return err
+	}
+	file := s.file(engine.InputOf(o).Owner())
+	if old, err := os.ReadFile(file); err == nil && string(old) == string(data) {
+		return nil
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	tmp := file + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, file)
+}
+
+// Remove deletes a record; the last one takes the folder along.
+func (s *Store) Remove(o netstate.Owner) error {
+	if err := os.Remove(s.file(o)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// Fails, as it should, while records are left.
+	_ = os.Remove(s.dir)
+	return nil
+}
+
+func (s *Store) file(o netstate.Owner) string {
+	return filepath.Join(s.dir, strings.Join([]string{o.Kind, o.Namespace, o.Name, "yaml"}, "."))
+}

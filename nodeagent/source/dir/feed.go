@@ -1,0 +1,120 @@
+package dir
+
+import (
+	"log/slog"
+	"reflect"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// Inputs does the controller's part for a node without a cluster: it decides
+// for every object whether it is accepted among the others.
+func Inputs(objects []Object, nodeName string) []engine.Input {
+	var networks []*v1alpha1.BridgeNetwork
+	var attachments []*v1alpha1.NamespaceAttachment
+	for _, o := range objects {
+		switch o := o.(type) {
+		case *v1alpha1.BridgeNetwork:
+			networks = append(networks, o)
+		case *v1alpha1.NamespaceAttachment:
+			attachments = append(attachments, o)
+		}
+	}
+	world := accept.Local(nodeName, networks, attachments)
+	var inputs []engine.Input
+	for _, o := range objects {
+		inputs = append(inputs, input(o, world))
+	}
+	return inputs
+}
+
+func input(o Object, w accept.World) engine.Input {
+	switch o := o.(type) {
+	case *v1alpha1.BridgeNetwork:
+		return engine.Input{Network: o, Accepted: here(o, accept.Network(o, w), w)}
+	case *v1alpha1.NamespaceAttachment:
+		return engine.Input{Attachment: o, Accepted: accept.Attachment(o, w)}
+	case *v1alpha1.PortPublish:
+		return engine.Input{Publish: o, Accepted: accept.Publish(o, w)}
+	}
+	return engine.Input{}
+}
+
+// here refuses a network that selects other nodes than the only one there is.
+func here(n *v1alpha1.BridgeNetwork, c metav1.Condition, w accept.World) metav1.Condition {
+	if c.Status == metav1.ConditionTrue && !accept.Selects(n, w.NodeName, w) {
+		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonNodeNotFound
+		c.Message = "spec.nodeSelector does not select this node, " + w.NodeName + ": without a cluster a node has only the label kubernetes.io/hostname"
+	}
+	return c
+}
+
+// Feed hands a folder's snapshots to an engine: what is new or changed is set,
+// what left the folder is gone, unless the snapshot is incomplete.
+type Feed struct {
+	Engine   *engine.Engine
+	NodeName string
+	Log      *slog.Logger
+	// Adopt gives an object the status of its record, if there is one.
+	Adopt func(Object)
+
+	last map[netstate.Owner]engine.Input
+}
+
+// Take hands over one snapshot.
+func (f *Feed) Take(s Snapshot) {
+	for _, err := range s.Errors {
+		f.Log.Error("manifest not used; its last good state stays", "err", err)
+	}
+	var objects []Object
+	for _, d := range s.Documents {
+		objects = append(objects, d.Object)
+	}
+	next := map[netstate.Owner]engine.Input{}
+	for _, in := range Inputs(f.withMissing(objects, s.Complete), f.NodeName) {
+		next[in.Owner()] = in
+	}
+	for o, in := range next {
+		if old, ok := f.last[o]; ok && reflect.DeepEqual(old, in) {
+			continue
+		}
+		f.Engine.Set(in)
+	}
+	for o := range f.last {
+		if _, ok := next[o]; !ok {
+			f.Log.Info("left the folder", "owner", o.String())
+			f.Engine.Gone(o)
+		}
+	}
+	f.last = next
+	if s.Complete {
+		f.Engine.Synced()
+	}
+}
+
+// withMissing keeps the objects that an incomplete snapshot lacks, and adopts
+// the records of new ones.
+func (f *Feed) withMissing(objects []Object, complete bool) []Object {
+	there := map[netstate.Owner]bool{}
+	for _, o := range objects {
+		owner := engine.InputOf(o).Owner()
+		there[owner] = true
+		if _, known := f.last[owner]; !known {
+			f.Adopt(o)
+		}
+	}
+	if complete {
+		return objects
+	}
+	for owner, in := range f.last {
+		if !there[owner] {
+			objects = append(objects, in.Object().(Object))
+		}
+	}
+	return objects
+}

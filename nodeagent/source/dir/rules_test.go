@@ -1,0 +1,120 @@
+package dir
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+)
+
+// ruleCase is one object of a kind by its spec, and the lines that a user sees.
+// With old it is an update of that spec.
+type ruleCase struct {
+	name, spec, old string
+	// object is the name of the object; "x" where it does not matter.
+	object string
+	want   []string
+}
+
+var sharedValidator = sync.OnceValues(NewValidator)
+
+func validator(t testing.TB) *Validator {
+	t.Helper()
+	v, err := sharedValidator()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func manifest(t testing.TB, kind, name, spec string) map[string]any {
+	t.Helper()
+	text := "apiVersion: patchbay.dev/v1alpha1\nkind: " + kind + "\nmetadata: {name: " + name + "}\nspec: " + spec
+	content, errs := decode(part{text: []byte(text)})
+	if len(errs) > 0 {
+		t.Fatalf("%v in %s", errs[0], text)
+	}
+	return content
+}
+
+// check returns the lines a user sees, and notes the words of the rules.
+func check(t *testing.T, kind string, c ruleCase, seen map[string]bool) []string {
+	t.Helper()
+	v := validator(t)
+	name := cmp.Or(c.object, "x")
+	content := manifest(t, kind, name, c.spec)
+	var old map[string]any
+	if c.old != "" {
+		old = manifest(t, kind, name, c.old)
+		if errs := v.Validate(old, nil); len(errs) > 0 {
+			t.Fatalf("old is not valid: %v", errs)
+		}
+	}
+	list := v.Validate(content, old)
+	for _, e := range list {
+		seen[e.Detail] = true
+	}
+	var lines []string
+	for _, e := range fieldErrors("f.yaml", contentKey(content), list) {
+		lines = append(lines, strings.TrimPrefix(e.Error(), "f.yaml: "+kind+"/"+name+": "))
+	}
+	return lines
+}
+
+func TestRules(t *testing.T) {
+	for kind, cases := range map[string][]ruleCase{
+		"BridgeNetwork":       networkRules,
+		"NamespaceAttachment": attachmentRules,
+		"PortPublish":         publishRules,
+	} {
+		seen := map[string]bool{}
+		for _, c := range cases {
+			t.Run(kind+"/"+c.name, func(t *testing.T) {
+				got := check(t, kind, c, seen)
+				if diff := gocmp.Diff(c.want, got); diff != "" {
+					t.Errorf("want -, got +:\n%s", diff)
+				}
+			})
+		}
+		t.Run(kind+"/every rule is tried", func(t *testing.T) { everyRuleTried(t, kind, seen) })
+	}
+}
+
+func everyRuleTried(t *testing.T, kind string, seen map[string]bool) {
+	for _, message := range ruleMessages(validator(t).kinds[kind].structural) {
+		tried := seen[message]
+		if start, _, ok := strings.Cut(message, "%s"); ok {
+			for m := range seen {
+				tried = tried || strings.HasPrefix(m, start)
+			}
+		}
+		if !tried {
+			t.Errorf("no case is refused by the rule %q", message)
+		}
+	}
+}
+
+func ruleMessages(s *structuralschema.Structural) []string {
+	var out []string
+	for _, r := range s.XValidations {
+		message := r.Message
+		if message == "" {
+			message = strings.TrimPrefix(r.MessageExpression, "'")
+		}
+		out = append(out, message)
+	}
+	for name, p := range s.Properties {
+		if name != "status" {
+			out = append(out, ruleMessages(&p)...)
+		}
+	}
+	if s.Items != nil {
+		out = append(out, ruleMessages(s.Items)...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

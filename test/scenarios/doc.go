@@ -1,0 +1,59 @@
+// Package scenarios holds what Patchbay exists for as scripts that run on a
+// real kernel: manifests, commands, real traffic and the expected state in one
+// file, each script in a user, network and mount namespace of its own, without
+// root. The namespace a script starts in is the node. No packet leaves it.
+//
+// Run one with
+//
+//	go test ./test/scenarios -run TestScenarios/13
+//
+// A script that has a line "# variants: A B" runs once for each; the variants
+// are br_netfilter=0 and br_netfilter=1, which set whether bridged packets pass
+// the IP hooks of the firewall. Scripts in byhand do with ip and nft what the
+// scenarios do with manifests; they show that the commands below can fail.
+//
+// Beside those of testscript (exec, stdout, stderr, grep, cmp, cp, env, ...)
+// and patchbay itself, scripts have these commands. NETNS is a name under
+// /run/netns, or "node". Those marked with * are checks, which "!" negates: a
+// negated check still fails when it cannot be carried out, such as in a
+// namespace that does not exist.
+//
+//	lan NAME NODE-IF NODE-CIDRS HOST-CIDRS
+//	    Makes a stand-in machine: namespace NAME with interface eth0, connected
+//	    to the node's new interface NODE-IF. CIDRs are separated by commas; "-"
+//	    is none. IPv6 addresses are usable at once.
+//	* ping NETNS ADDRESS
+//	    An echo request is answered, within 2 s. Negated: two in a row are lost.
+//	serve NETNS tcp|udp|http ADDRESS:PORT [TEXT]
+//	    Starts a server that answers everybody with the line "peer IP", where IP
+//	    is the client's address as the server sees it, and a line TEXT. It holds
+//	    its namespace alive until the script ends.
+//	* dial NETNS tcp|udp|http ADDRESS:PORT [REGEXP]
+//	    A server answers, within 2 s, and the answer matches. It is left in
+//	    stdout. Negated: refused, unreachable or silent for a second.
+//	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
+//	    A raw frame (arp-request, arp-reply, udp, na, ra) from the first interface
+//	    arrives at the second. SOURCE-MAC "own" is the first interface's.
+//	snapshot NAME
+//	    Remembers all that is to be the same again: interfaces, bridge ports,
+//	    addresses, routes, rules, firewall and sysctls of the node and of every
+//	    namespace, and the namespaces themselves.
+//	* unchanged [-rebuilt] NAME
+//	    All of that is as it was, within 5 s. With -rebuilt interfaces and
+//	    namespaces may have been made anew under their old names.
+//	* quiet PROGRAM ARG...
+//	    The program succeeds and writes nothing to the kernel: no new firewall
+//	    generation, no change of links, addresses, routes or rules announced, and
+//	    the same state before and after.
+//	* exits CODE PROGRAM ARG...
+//	    The program ends with this exit code.
+//	* shows REGEXP COMMAND ARG...
+//	    The command succeeds and its standard output matches.
+//	* eventually DURATION [!] COMMAND ARG...
+//	    The command succeeds within the time.
+//	agent start DIR [FLAG...], agent stop, agent kill
+//	    Runs patchbay agent --manifests DIR in the background, with standard error
+//	    in agent.log; stop is SIGTERM and a clean exit, kill is SIGKILL.
+//
+// The sample manifests of the repository are in $SAMPLES.
+package scenarios

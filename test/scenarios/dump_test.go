@@ -1,0 +1,120 @@
+package scenarios
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// dumpLinks is what netlink knows of a namespace, without what changes by
+// itself: counters, lifetimes, carrier, neighbours, and routes to link-local
+// and multicast destinations.
+func dumpLinks(name string) ([]string, error) {
+	h, err := netlink.NewHandle()
+	if name != nodeName {
+		ns, openErr := netns.GetFromPath(filepath.Join(netnsDir, name))
+		if openErr != nil {
+			return nil, openErr
+		}
+		defer ns.Close()
+		h, err = netlink.NewHandleAt(ns)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	d := dumper{Handle: h, names: map[int]string{0: "-"}}
+	for _, part := range []func() error{d.links, d.addresses, d.routes, d.rules} {
+		if err := part(); err != nil {
+			return nil, err
+		}
+	}
+	return d.lines, nil
+}
+
+type dumper struct {
+	*netlink.Handle
+	names map[int]string
+	all   []netlink.Link
+	lines []string
+}
+
+func (d *dumper) addf(format string, args ...any) {
+	d.lines = append(d.lines, fmt.Sprintf(format, args...))
+}
+
+const lastingFlags = unix.IFF_UP | unix.IFF_NOARP | unix.IFF_PROMISC | unix.IFF_ALLMULTI | unix.IFF_MULTICAST
+
+func (d *dumper) links() (err error) {
+	if d.all, err = d.LinkList(); err != nil {
+		return err
+	}
+	for _, l := range d.all {
+		d.names[l.Attrs().Index] = l.Attrs().Name
+	}
+	for _, l := range d.all {
+		a := l.Attrs()
+		d.addf("link %s index=%d type=%s master=%s flags=%#x mtu=%d mac=%s group=%#x alias=%q", a.Name, a.Index, l.Type(),
+			d.names[a.MasterIndex], a.RawFlags&lastingFlags, a.MTU, a.HardwareAddr, a.Group, a.Alias)
+		if a.MasterIndex == 0 {
+			continue
+		}
+		port, err := d.LinkGetProtinfo(l)
+		if err != nil {
+			return fmt.Errorf("read bridge port %s: %w", a.Name, err)
+		}
+		d.addf("port %s %s isolated=%v", a.Name, port.String(), port.Isolated)
+	}
+	return nil
+}
+
+func (d *dumper) addresses() error {
+	addrs, err := d.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		d.addf("address %s %s scope=%d label=%s flags=%#x", d.names[a.LinkIndex], a.IPNet, a.Scope, a.Label,
+			a.Flags&(unix.IFA_F_NOPREFIXROUTE|unix.IFA_F_SECONDARY))
+	}
+	return nil
+}
+
+func (d *dumper) routes() error {
+	every := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := d.RouteListFiltered(family, every, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return err
+		}
+		for _, r := range routes {
+			if r.Dst == nil || !kernelsOwn(r.Dst.IP) {
+				d.addf("route table=%d %v via=%v dev=%s src=%v proto=%d scope=%d type=%d metric=%d mtu=%d multipath=%v", r.Table, r.Dst,
+					r.Gw, d.names[r.LinkIndex], r.Src, r.Protocol, r.Scope, r.Type, r.Priority, r.MTU, r.MultiPath)
+			}
+		}
+	}
+	return nil
+}
+
+// kernelsOwn tells the IPv6 routes that come and go with a link by themselves.
+func kernelsOwn(dst net.IP) bool {
+	return dst.To4() == nil && (dst.IsLinkLocalUnicast() || dst.IsMulticast())
+}
+
+func (d *dumper) rules() error {
+	rules, err := d.RuleList(netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, r := range rules {
+		d.addf("rule family=%d %s iif=%s oif=%s", r.Family, r.String(), r.IifName, r.OifName)
+	}
+	slices.Sort(d.lines)
+	return nil
+}

@@ -1,0 +1,5 @@
+//go:build nocli
+
+package scenarios
+
+var programs = map[string]func(){}

@@ -1,0 +1,132 @@
+package scenarios
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+// These name a script and its variant for the process in the sandbox.
+const (
+	envScript  = "PATCHBAY_SCENARIO"
+	envVariant = "PATCHBAY_SCENARIO_VARIANT"
+	envVerbose = "PATCHBAY_SCENARIO_VERBOSE"
+)
+
+const scriptLimit = 3 * time.Minute
+
+func TestMain(m *testing.M) { testscript.Main(m, programs) }
+
+func TestScenarios(t *testing.T) { runAll(t, "*.txtar") }
+
+// TestByHand does without Patchbay what the scenarios do with it.
+func TestByHand(t *testing.T) { runAll(t, "byhand/*.txtar") }
+
+func runAll(t *testing.T, pattern string) {
+	if file := os.Getenv(envScript); file != "" {
+		runScript(t, file, os.Getenv(envVariant))
+		return
+	}
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts match %s: %v", pattern, err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { runVariants(t, file) })
+	}
+}
+
+var variantsLine = regexp.MustCompile(`(?m)^# variants:(.*)$`)
+
+func runVariants(t *testing.T, file string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := variantsLine.FindSubmatch(text)
+	if m == nil {
+		runSandboxed(t, file, "")
+		return
+	}
+	for _, v := range strings.Fields(string(m[1])) {
+		t.Run(v, func(t *testing.T) { runSandboxed(t, file, v) })
+	}
+}
+
+// runSandboxed runs this test once more for one script, in a sandbox.
+func runSandboxed(t *testing.T, file, variant string) {
+	t.Parallel()
+	top, _, _ := strings.Cut(t.Name(), "/")
+	args := []string{"-test.run=^" + top + "$", "-test.count=1", "-test.timeout=" + scriptLimit.String(), "-test.v"}
+	cmd := sandbox.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), envScript+"="+file, envVariant+"="+variant, fmt.Sprintf("%s=%t", envVerbose, testing.Verbose()))
+	out, err := cmd.CombinedOutput()
+	if err != nil || testing.Verbose() {
+		t.Logf("in the sandbox:\n%s", out)
+	}
+	if err != nil {
+		t.Fatalf("run in the sandbox: %v", err)
+	}
+	if _, why, skipped := strings.Cut(string(out), "--- SKIP: "); skipped {
+		t.Skipf("skipped in the sandbox: %s", why)
+	}
+}
+
+func runScript(t *testing.T, file, variant string) {
+	if err := sandbox.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	if value, ok := strings.CutPrefix(variant, "br_netfilter="); ok {
+		setBridgeNetfilter(t, value)
+	}
+	samples, err := filepath.Abs("../../config/samples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline, _ := t.Deadline()
+	testscript.RunT(scriptT{t}, testscript.Params{
+		Deadline:           deadline,
+		Files:              []string{file},
+		Cmds:               builtins(),
+		RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("SAMPLES", samples)
+			env.Setenv("VARIANT", variant)
+			env.Values[stateKey{}] = newState(env)
+			return nil
+		},
+	})
+}
+
+// scriptT is verbose when the test outside the sandbox is; inside, -test.v is
+// always on, to tell a skipped script from one that passed.
+type scriptT struct{ *testing.T }
+
+func (t scriptT) Verbose() bool { return os.Getenv(envVerbose) == "true" }
+
+func (t scriptT) Run(name string, f func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { f(scriptT{t}) })
+}
+
+func setBridgeNetfilter(t *testing.T, value string) {
+	for _, name := range []string{"bridge-nf-call-iptables", "bridge-nf-call-ip6tables"} {
+		err := os.WriteFile("/proc/sys/net/bridge/"+name, []byte(value), 0o644)
+		if os.IsNotExist(err) && value == "0" {
+			return
+		}
+		if os.IsNotExist(err) {
+			t.Skip("the kernel module br_netfilter is not loaded")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package scenarios
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/diff"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+type stateKey struct{}
+
+// state is what the commands of one script share.
+type state struct {
+	snapshots map[string]string
+	agent     *agentProcess
+	workDir   string
+}
+
+func newState(env *testscript.Env) *state {
+	s := &state{snapshots: map[string]string{}, workDir: env.WorkDir}
+	env.Defer(func() {
+		if s.agent != nil {
+			s.agent.kill()
+		}
+	})
+	return s
+}
+
+func snapshot(c call) (output, error) {
+	if c.neg || len(c.args) != 1 {
+		return output{}, errUsage
+	}
+	dump, err := settledDump()
+	c.state.snapshots[c.args[0]] = dump
+	return output{}, err
+}
+
+// settledDump dumps until two dumps in a row agree.
+func settledDump() (string, error) {
+	var last string
+	err := retry(5*time.Second, func() error {
+		before := last
+		var err error
+		if last, err = dump(); err == nil && last != before {
+			err = refuted("the state of the node keeps changing:\n%s", delta("before", before, "after", last))
+		}
+		return err
+	})
+	return last, err
+}
+
+func unchanged(c call) (output, error) {
+	normal := func(s string) string { return s }
+	args := c.args
+	if len(args) > 0 && args[0] == "-rebuilt" {
+		normal, args = withoutIDs, args[1:]
+	}
+	if len(args) != 1 {
+		return output{}, errUsage
+	}
+	before, ok := c.state.snapshots[args[0]]
+	if !ok {
+		return output{}, fmt.Errorf("no snapshot %s", args[0])
+	}
+	now, err := dump()
+	if err != nil {
+		return output{}, err
+	}
+	if before, now = normal(before), normal(now); before != now {
+		return output{}, refuted("not as it was:\n%s", delta(args[0], before, "now", now))
+	}
+	return output{}, nil
+}
+
+var ids = regexp.MustCompile(` (index|inode)=\d+`)
+
+func withoutIDs(dump string) string { return ids.ReplaceAllString(dump, "") }
+
+func delta(oldName, oldText, newName, newText string) string {
+	return string(diff.Diff(oldName, []byte(oldText), newName, []byte(newText)))
+}
+
+// dump is the state of the node and of all its named namespaces as text, a
+// line for each thing.
+func dump() (string, error) {
+	var names []string
+	files, err := os.ReadDir(netnsDir)
+	if err != nil && !os.IsNotExist(err) {
+		return "", err
+	}
+	var lines []string
+	for _, f := range files {
+		var st syscall.Stat_t
+		if err := syscall.Stat(filepath.Join(netnsDir, f.Name()), &st); err != nil {
+			return "", err
+		}
+		names = append(names, f.Name())
+		lines = append(lines, fmt.Sprintf("netns %s inode=%d", f.Name(), st.Ino))
+	}
+	for _, name := range append([]string{nodeName}, names...) {
+		here, err := dumpNetns(name)
+		if err != nil {
+			return "", fmt.Errorf("dump netns %s: %w", name, err)
+		}
+		for _, l := range here {
+			lines = append(lines, name+": "+l)
+		}
+	}
+	return strings.Join(lines, "\n") + "\n", nil
+}
+
+func dumpNetns(name string) ([]string, error) {
+	lines, err := dumpLinks(name)
+	if err != nil {
+		return nil, err
+	}
+	err = in(name, func() error {
+		lines = append(lines, dumpSysctls()...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	ruleset, err := runIn(name, "nft", "-s", "list", "ruleset")
+	return append(lines, dumpRuleset(ruleset)...), err
+}
+
+func dumpSysctls() []string {
+	var lines []string
+	for _, pattern := range []string{"ipv4/ip_forward", "ipv4/conf/*/*", "ipv6/conf/*/*", "bridge/*"} {
+		paths, _ := filepath.Glob("/proc/sys/net/" + pattern)
+		for _, path := range paths {
+			// Some cannot be read before they are set, others vanish with their link.
+			if value, err := os.ReadFile(path); err == nil {
+				lines = append(lines, fmt.Sprintf("%s = %s", strings.TrimPrefix(path, "/proc/sys/"), strings.TrimSpace(string(value))))
+			}
+		}
+	}
+	return lines
+}
+
+// dumpRuleset leaves out the empty built-in chains that looking at a table with
+// iptables leaves behind.
+func dumpRuleset(ruleset string) []string {
+	var lines, table []string
+	for line := range strings.Lines(ruleset) {
+		line = strings.TrimRight(line, "\n")
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		table = append(table, "nft "+line)
+		if line == "}" {
+			if !emptyBuiltin(table) {
+				lines = append(lines, table...)
+			}
+			table = nil
+		}
+	}
+	return append(lines, table...)
+}
+
+var builtinTable = regexp.MustCompile(`^nft table (ip|ip6|arp|bridge) (filter|nat|mangle|raw|security) \{$`)
+var builtinLine = regexp.MustCompile(`^nft \t(chain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) \{|\ttype .*policy accept;|\})$`)
+
+func emptyBuiltin(table []string) bool {
+	return builtinTable.MatchString(table[0]) &&
+		!slices.ContainsFunc(table[1:len(table)-1], func(l string) bool { return !builtinLine.MatchString(l) })
+}
