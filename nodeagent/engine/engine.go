@@ -140,6 +140,8 @@ type Engine struct {
 	units   map[netstate.Owner]*unit
 	wanted  map[netstate.Key]map[netstate.Owner]bool
 	links   map[netstate.End]map[netstate.Key]bool
+	// leaving says who held what the current pass removes.
+	leaving map[netstate.Key]netstate.Owner
 	claims  claims
 	pools   pools
 	node    netstate.Node

@@ -17,7 +17,7 @@ import (
 // filters could not be set gets nothing more, so that no port comes up
 // unfiltered.
 func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
-	x := execution{e: e, batch: batch, stopped: map[netstate.Owner]bool{}, deleted: map[netstate.Key]bool{}}
+	x := execution{e: e, batch: batch, stopped: map[netstate.Owner]bool{}}
 	mended := e.NAT.Intact()
 	for stage := plan.StageClosePublish; stage <= plan.StagePublish; stage++ {
 		var part []plan.Step
@@ -35,8 +35,10 @@ func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, ste
 		}
 	}
 	for o := range batch {
-		held := e.units[o].held
-		maps.DeleteFunc(held, func(k netstate.Key, _ bool) bool { return x.deleted[k] && e.wish(k) == nil })
+		// What nobody wants and nothing kept from going is gone, by a step of
+		// its own or with its link or namespace.
+		u := e.units[o]
+		maps.DeleteFunc(u.held, func(k netstate.Key, _ bool) bool { return len(e.wanted[k]) == 0 && u.errs[k] == nil })
 	}
 	return x.applied
 }
@@ -46,7 +48,6 @@ type execution struct {
 	batch   map[netstate.Owner]bool
 	failed  []netstate.Key
 	stopped map[netstate.Owner]bool
-	deleted map[netstate.Key]bool
 	applied []plan.Step
 }
 
@@ -115,10 +116,6 @@ func (x *execution) firewall(ctx context.Context, part []plan.Step) {
 // success notes what exists now because of whom.
 func (x *execution) success(s plan.Step) {
 	x.applied = append(x.applied, s)
-	if s.Op == plan.Delete {
-		x.deleted[s.Key] = true
-		return
-	}
 	for o := range x.e.wanted[s.Key] {
 		x.e.units[o].held[s.Key] = true
 	}

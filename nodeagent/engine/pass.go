@@ -31,6 +31,7 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 func (e *Engine) prepare(batch map[netstate.Owner]bool) ([]plan.Step, []plan.Conflict) {
 	e.compileAll(batch)
 	desired, release := netstate.Set{}, []netstate.Key{}
+	e.leaving = map[netstate.Key]netstate.Owner{}
 	for o := range batch {
 		u := e.units[o]
 		for k, obj := range u.desired {
@@ -38,7 +39,10 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) ([]plan.Step, []plan.Con
 		}
 		for k := range u.held {
 			if len(e.wanted[k]) == 0 {
-				release = append(release, k)
+				if _, listed := e.leaving[k]; !listed {
+					release = append(release, k)
+				}
+				e.leaving[k] = o
 			}
 		}
 	}

@@ -64,7 +64,7 @@ func (e *Engine) tell(applied []plan.Step) {
 		if drift {
 			cause = "drift"
 		}
-		args := []any{"owner", owner.String(), "object", l.Key.Kind.String() + " " + plan.Describe(l.Key), "cause", cause}
+		args := []any{"owner", ownerText(owner), "object", l.Key.Kind.String() + " " + plan.Describe(l.Key), "cause", cause}
 		if l.Old != nil {
 			args = append(args, "old", l.Old.String())
 		}
@@ -76,6 +76,13 @@ func (e *Engine) tell(applied []plan.Step) {
 	}
 }
 
+func ownerText(o netstate.Owner) string {
+	if o == orphans {
+		return "none"
+	}
+	return o.String()
+}
+
 // blame returns an owner of an object, and whether none of its owners had a
 // change to make.
 func (e *Engine) blame(k netstate.Key) (owner netstate.Owner, drift bool) {
@@ -84,7 +91,7 @@ func (e *Engine) blame(k netstate.Key) (owner netstate.Owner, drift bool) {
 		owners = append(owners, o)
 	}
 	if len(owners) == 0 {
-		return orphans, false
+		return e.leaving[k], false
 	}
 	slices.SortFunc(owners, netstate.Owner.Compare)
 	changed := slices.ContainsFunc(owners, func(o netstate.Owner) bool { return e.units[o].changed || !e.units[o].done })

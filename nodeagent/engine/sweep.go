@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -75,18 +76,21 @@ func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
 // recall compiles resources that are to go and were never seen here, so that
 // all they own is known: not everything that an owner has bears its name.
 func (e *Engine) recall(batch map[netstate.Owner]bool) {
-	for _, kind := range ownerKinds {
-		for o := range batch {
-			u := e.unit(o)
-			if o.Kind != kind || u.last == nil || len(u.desired) > 0 {
-				continue
-			}
+	var going []*unit
+	for o := range batch {
+		if u := e.unit(o); u.last != nil && len(u.desired) == 0 {
 			u.in = u.last
-			e.compile(u)
-			for k := range u.desired {
-				u.held[k] = true
-			}
-			u.in = nil
+			going = append(going, u)
 		}
+	}
+	slices.SortFunc(going, func(a, b *unit) int { return a.owner.Compare(b.owner) })
+	for _, u := range going {
+		e.compile(u)
+		for k := range u.desired {
+			u.held[k] = true
+		}
+	}
+	for _, u := range going {
+		u.in = nil
 	}
 }

@@ -14,11 +14,11 @@ import (
 // wantExclusions wants all exclusions if one of them is touched: what goes may
 // uncover others, what comes may cover them.
 func (m *memory) wantExclusions(touched map[id]bool, want map[id]element) {
-	any := false
+	hit := false
 	for i := range touched {
-		any = any || i.set == setNoMasq4 || i.set == setNoMasq6
+		hit = hit || i.set == setNoMasq4 || i.set == setNoMasq6
 	}
-	if !any {
+	if !hit {
 		return
 	}
 	for k, e := range m.entries {

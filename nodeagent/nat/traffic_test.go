@@ -1,0 +1,348 @@
+package nat
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+// worldObjects is what Patchbay would hold for the world: br-red and br-iso let
+// in only what is published, br-blue everything.
+func worldObjects() netstate.Set {
+	s := netstate.Set{}.Add(
+		netstate.Realm{Link: "br-red", Guarded: true},
+		netstate.Realm{Link: "br-blue"},
+		netstate.Realm{Link: "br-iso", Isolated: true},
+		netstate.Masquerade{Link: "br-red", Subnet: prefix("10.68.0.0/24"), Egress: true},
+		netstate.Masquerade{Link: "br-red", Subnet: prefix("fd00:68::/64"), Egress: true},
+		netstate.Masquerade{Link: "br-blue", Subnet: prefix("10.69.0.0/24")},
+		netstate.Masquerade{Link: "br-blue", Subnet: prefix("fd00:69::/64")},
+		netstate.Masquerade{Link: "br-iso", Subnet: prefix("10.70.0.0/24")},
+		netstate.Masquerade{Link: "br-iso", Subnet: prefix("fd00:70::/64")},
+	)
+	for _, p := range places {
+		s.Add(netstate.PortFilter{Link: p.port, MAC: p.mac}, netstate.PortAddress{Link: p.port, MAC: p.mac, Addr: p.v4},
+			netstate.PortAddress{Link: p.port, MAC: p.mac, Addr: p.v6})
+	}
+	for _, proto := range []string{"tcp", "udp"} {
+		s.Add(publish("0.0.0.0", proto, 8001, placeA.v4.String()+":80"), publish("::", proto, 8001, "["+placeA.v6.String()+"]:80"),
+			publish(node4, proto, 8011, placeB.v4.String()+":80"), publish(node6, proto, 8011, "["+placeB.v6.String()+"]:80"),
+			publish("0.0.0.0", proto, 8021, placeE.v4.String()+":80"), publish("::", proto, 8021, "["+placeE.v6.String()+"]:80"))
+	}
+	return s
+}
+
+func TestTraffic(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	buildWorld(t)
+	for _, p := range places {
+		for _, port := range []string{"80", "81"} {
+			serveTCP(t, p.netns, net.JoinHostPort(p.v4.String(), port))
+			serveTCP(t, p.netns, net.JoinHostPort(p.v6.String(), port))
+			serveUDP(t, p.netns, net.JoinHostPort(p.v4.String(), port))
+			serveUDP(t, p.netns, net.JoinHostPort(p.v6.String(), port))
+		}
+	}
+	for _, a := range []string{out4, out6} {
+		serveTCP(t, "out", net.JoinHostPort(a, "80"))
+	}
+	for _, on := range []bool{false, true} {
+		t.Run(fmt.Sprintf("br_netfilter %t", on), func(t *testing.T) {
+			bridgeNF(t, on)
+			b := backend(t, netstate.SourceLocal)
+			apply(t, b, creates(list(worldObjects())...))
+			for _, network := range []string{"tcp", "udp"} {
+				t.Run("published "+network, func(t *testing.T) { published(t, network) })
+				t.Run("guarded "+network, func(t *testing.T) { guarded(t, network) })
+				t.Run("isolated "+network, func(t *testing.T) { isolated(t, network) })
+			}
+			t.Run("masquerade", func(t *testing.T) { masqueraded(t, b) })
+			t.Run("forward guard", func(t *testing.T) { forwardGuarded(t, b) })
+			t.Run("back", func(t *testing.T) { backed(t, b) })
+			apply(t, b, deletes(list(b.Held())...))
+			same(t, "ruleset", "", ruleset(t))
+		})
+	}
+}
+
+// families46 runs a check for both families with the node's, outside's and a
+// place's addresses.
+func families46(t *testing.T, check func(t *testing.T, node, out string, of func(place) string)) {
+	t.Helper()
+	t.Run("ipv4", func(t *testing.T) { check(t, node4, out4, func(p place) string { return p.v4.String() }) })
+	t.Run("ipv6", func(t *testing.T) { check(t, node6, out6, func(p place) string { return p.v6.String() }) })
+}
+
+func published(t *testing.T, network string) {
+	families46(t, func(t *testing.T, node, out string, of func(place) string) {
+		for _, port := range []string{"8001", "8011"} {
+			host := net.JoinHostPort(node, port)
+			reaches(t, "out", network, host, out)
+			reaches(t, "", network, host, "")
+			reaches(t, "a", network, host, "")
+			reaches(t, "b", network, host, "")
+			reaches(t, "c", network, host, of(placeC))
+		}
+		// A neighbour's gateway address is the node's as well.
+		reaches(t, "c", network, net.JoinHostPort(gateway(of(placeC)), "8001"), of(placeC))
+		refused(t, "c", network, net.JoinHostPort(gateway(of(placeC)), "8011"))
+		refused(t, "out", network, net.JoinHostPort(node, "8002"))
+	})
+	refused(t, "", network, "127.0.0.1:8001")
+	refused(t, "", network, "[::1]:8001")
+}
+
+func gateway(address string) string { return address[:len(address)-3] + "1" }
+
+func guarded(t *testing.T, network string) {
+	families46(t, func(t *testing.T, node, out string, of func(place) string) {
+		refused(t, "out", network, net.JoinHostPort(of(placeA), "81"))
+		refused(t, "out", network, net.JoinHostPort(of(placeA), "80"))
+		refused(t, "c", network, net.JoinHostPort(of(placeA), "80"))
+		reaches(t, "", network, net.JoinHostPort(of(placeA), "81"), "")
+		reaches(t, "b", network, net.JoinHostPort(of(placeA), "81"), of(placeB))
+		reaches(t, "out", network, net.JoinHostPort(of(placeC), "81"), out)
+		reaches(t, "a", network, net.JoinHostPort(of(placeC), "81"), of(placeA))
+		foreignDNAT(t, network, node, of(placeA))
+	})
+}
+
+// foreignDNAT has somebody else lead a port to one that is not published.
+func foreignDNAT(t *testing.T, network, node, target string) {
+	t.Helper()
+	to := net.JoinHostPort(target, "81")
+	run(t, `nft add table inet foreign
+		nft add chain inet foreign pre '{ type nat hook prerouting priority -101; }'
+		nft add rule inet foreign pre `+network+` dport 9001 dnat to `+to)
+	defer run(t, "nft delete table inet foreign")
+	refused(t, "out", network, net.JoinHostPort(node, "9001"))
+}
+
+func isolated(t *testing.T, network string) {
+	families46(t, func(t *testing.T, node, out string, of func(place) string) {
+		viaGateway := func(verb string) {
+			run(t, fmt.Sprintf("ip -n d route %s %s via %s; ip -n e route %[1]s %[4]s via %[3]s", verb, of(placeE), gateway(of(placeD)), of(placeD)))
+		}
+		viaGateway("add")
+		defer viaGateway("del")
+		refused(t, "d", network, net.JoinHostPort(of(placeE), "81"))
+		refused(t, "d", network, net.JoinHostPort(of(placeE), "80"))
+		reaches(t, "d", network, net.JoinHostPort(node, "8021"), "")
+		reaches(t, "e", network, net.JoinHostPort(gateway(of(placeE)), "8021"), "")
+		reaches(t, "out", network, net.JoinHostPort(of(placeE), "81"), out)
+		reaches(t, "out", network, net.JoinHostPort(node, "8021"), out)
+		reaches(t, "a", network, net.JoinHostPort(of(placeE), "81"), of(placeA))
+		if pings(t, "d", of(placeE)) {
+			t.Error("isolated neighbours ping each other")
+		}
+	})
+}
+
+func masqueraded(t *testing.T, b Backend) {
+	families46(t, func(t *testing.T, node, out string, of func(place) string) {
+		server := net.JoinHostPort(out, "80")
+		bits, second := 24, "192.0.2.77"
+		if addr(out).Is6() {
+			bits, second = 64, "2001:db8:1::77"
+		}
+		subnet := netip.PrefixFrom(addr(of(placeA)), bits).Masked()
+		normal := netstate.Masquerade{Link: "br-red", Subnet: subnet, Egress: true}
+		reaches(t, "a", "tcp", server, node)
+		reaches(t, "c", "tcp", server, of(placeC))
+		exclude := netstate.NoMasquerade{Link: "br-red", Subnet: subnet, Dst: netip.PrefixFrom(addr(out), bits).Masked()}
+		apply(t, b, creates(exclude))
+		reaches(t, "a", "tcp", server, of(placeA))
+		apply(t, b, deletes(exclude))
+		other := normal
+		other.Source = addr(second)
+		run(t, fmt.Sprintf("ip addr add %s/%d dev eth-out nodad", second, bits))
+		apply(t, b, updates(normal, other))
+		reaches(t, "a", "tcp", server, second)
+		off := netstate.Masquerade{Link: "br-red", Subnet: subnet}
+		apply(t, b, updates(other, off))
+		reaches(t, "a", "tcp", server, of(placeA))
+		apply(t, b, updates(off, normal))
+		reaches(t, "a", "tcp", server, node)
+		run(t, fmt.Sprintf("ip addr del %s/%d dev eth-out", second, bits))
+	})
+}
+
+func forwardGuarded(t *testing.T, b Backend) {
+	for _, far := range []string{far4, far6} {
+		guard := netstate.ForwardGuard{Family: netstate.FamilyOf(addr(far))}
+		if !pings(t, "out", far) {
+			t.Errorf("out does not ping %s before the guard", far)
+		}
+		apply(t, b, creates(guard))
+		if pings(t, "out", far) {
+			t.Errorf("out pings %s through the guard", far)
+		}
+		if !pings(t, "a", far) {
+			t.Errorf("a does not ping %s through the guard", far)
+		}
+		apply(t, b, deletes(guard))
+	}
+	apply(t, b, creates(netstate.ForwardGuard{Family: netstate.IPv4}, netstate.ForwardGuard{Family: netstate.IPv6}))
+	published(t, "tcp")
+	apply(t, b, deletes(netstate.ForwardGuard{Family: netstate.IPv4}, netstate.ForwardGuard{Family: netstate.IPv6}))
+}
+
+// backed has a target whose default route is elsewhere.
+func backed(t *testing.T, b Backend) {
+	run(t, "ip -n b route del default; ip -n b -6 route del default")
+	refused(t, "out", "tcp", node4+":8011")
+	for _, p := range []netstate.Publish{publish(node4, "tcp", 8011, "10.68.0.102:80"), publish(node6, "tcp", 8011, "[fd00:68::102]:80")} {
+		apply(t, b, updates(p, back(p)))
+	}
+	families46(t, func(t *testing.T, node, _ string, of func(place) string) {
+		reaches(t, "out", "tcp", net.JoinHostPort(node, "8011"), gateway(of(placeB)))
+	})
+	run(t, "ip -n b route add default via 10.68.0.1; ip -n b route add default via fd00:68::1")
+	for _, p := range []netstate.Publish{publish(node4, "tcp", 8011, "10.68.0.102:80"), publish(node6, "tcp", 8011, "[fd00:68::102]:80")} {
+		apply(t, b, updates(back(p), p))
+	}
+}
+
+// TestUnheard sends payload that nobody answers for.
+func TestUnheard(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	buildWorld(t)
+	bridgeNF(t, false)
+	apply(t, backend(t, netstate.SourceLocal), creates(list(worldObjects())...))
+	for _, a := range []netip.Addr{placeA.v4, placeA.v6} {
+		to := netip.AddrPortFrom(a, 81).String()
+		box := serveUDP(t, "a", to)
+		for _, netns := range []string{"out", "c"} {
+			c, err := in(t, netns, func() (net.Conn, error) { return net.Dial("udp", to) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprint(c, "attack")
+			c.Close()
+		}
+		reaches(t, "b", "udp", to, "")
+		if !box.has("hello") || box.has("attack") {
+			t.Errorf("%s got %q", to, box.got)
+		}
+	}
+}
+
+func TestConntrack(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	buildWorld(t)
+	bridgeNF(t, false)
+	for _, p := range []place{placeA, placeB} {
+		for _, a := range []netip.Addr{p.v4, p.v6} {
+			serveTCP(t, p.netns, netip.AddrPortFrom(a, 80).String())
+			serveUDP(t, p.netns, netip.AddrPortFrom(a, 80).String())
+		}
+	}
+	for _, c := range []struct{ host, anyHost, first, second string }{
+		{node4, "0.0.0.0", placeA.v4.String(), placeB.v4.String()}, {node6, "::", placeA.v6.String(), placeB.v6.String()}} {
+		for _, host := range []string{c.host, c.anyHost} {
+			t.Run(host, func(t *testing.T) {
+				conntrack(t, c.host, host, net.JoinHostPort(c.first, "80"), net.JoinHostPort(c.second, "80"))
+			})
+		}
+	}
+}
+
+// conntrack lets connections run while publishes change.
+func conntrack(t *testing.T, node, host, first, second string) {
+	b := backend(t, netstate.SourceLocal)
+	steps := 0
+	b.opts.Step = func() { steps++ }
+	lasting, moving := publish(host, "tcp", 8001, first), publish(host, "tcp", 8002, first)
+	dns := publish(host, "udp", 53, first)
+
+	serveUDP(t, "", net.JoinHostPort(node, "53"))
+	sender := connect(t, "udp", net.JoinHostPort(node, "53"))
+	sender.says(t, net.JoinHostPort(node, "53"))
+	apply(t, b, creates(lasting, moving, dns))
+	sender.says(t, first)
+	same(t, "steps", 2, steps)
+
+	live, moved := connect(t, "tcp", net.JoinHostPort(node, "8001")), connect(t, "tcp", net.JoinHostPort(node, "8002"))
+	live.says(t, "")
+	moved.says(t, "")
+	movedTo, dnsTo := moving, dns
+	movedTo.Target, dnsTo.Target = netip.MustParseAddrPort(second), netip.MustParseAddrPort(second)
+	apply(t, b, updates(moving, movedTo), updates(dns, dnsTo))
+	sender.says(t, second)
+	live.says(t, "")
+	moved.silent(t)
+
+	again := loaded(t, netstate.SourceLocal)
+	apply(t, again, creates(lasting, movedTo, dnsTo))
+	live.says(t, "")
+	apply(t, b, deletes(movedTo, dnsTo))
+	sender.says(t, net.JoinHostPort(node, "53"))
+	live.says(t, "")
+	apply(t, b, []plan.Step{{Op: plan.Delete, Key: lasting.Key(), Old: lasting}})
+	live.silent(t)
+	sender.Close()
+}
+
+// line is a connection from out that is kept open.
+type line struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func connect(t *testing.T, network, address string) *line {
+	t.Helper()
+	c, err := in(t, "out", func() (net.Conn, error) { return net.DialTimeout(network, address, patience) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	l := &line{c, bufio.NewReader(c)}
+	if network == "tcp" {
+		if _, err := l.in.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return l
+}
+
+// says exchanges a message and expects the UDP server at the address to answer.
+func (l *line) says(t *testing.T, server string) {
+	t.Helper()
+	l.SetDeadline(time.Now().Add(2 * time.Second))
+	fmt.Fprintln(l, "hello")
+	buffer := make([]byte, 200)
+	n, err := l.in.Read(buffer)
+	if err != nil {
+		t.Errorf("%s: %v", l.RemoteAddr(), err)
+		return
+	}
+	if server == "" {
+		return
+	}
+	if got, _, _ := strings.Cut(string(buffer[:n]), " "); got != server {
+		t.Errorf("%s: %s answers, want %s", l.RemoteAddr(), got, server)
+	}
+}
+
+func (l *line) silent(t *testing.T) {
+	t.Helper()
+	l.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintln(l, "hello")
+	if text, err := l.in.ReadString('\n'); err == nil {
+		t.Errorf("%s still answers %q", l.RemoteAddr(), text)
+	}
+}
