@@ -62,12 +62,12 @@ type Reason struct {
 // order of the constants. docs/reasons.md is generated from it.
 var Reasons = []Reason{
 	{ReasonAccepted, ConditionAccepted, "controller", "Nothing to do."},
-	{ReasonNetworkNotFound, ConditionAccepted, "controller", "Create the BridgeNetwork that spec.network names, or let it select the attachment's node."},
-	{ReasonAttachmentNotFound, ConditionAccepted, "controller", "Create the NamespaceAttachment that spec.attachment names, in the same namespace, with an address."},
+	{ReasonNetworkNotFound, ConditionAccepted, "controller", "Create the BridgeNetwork that spec.network names, correct what keeps it from being accepted, or let it select the attachment's node."},
+	{ReasonAttachmentNotFound, ConditionAccepted, "controller", "Create the NamespaceAttachment that spec.attachment names, in the same namespace, or correct what keeps it from being accepted."},
 	{ReasonNamespaceNotAllowed, ConditionAccepted, "controller", "Let the network's spec.allowedNamespaces include the object's namespace."},
-	{ReasonNodeNotFound, ConditionAccepted, "controller", "Name an existing node in spec.target.netns.nodeName."},
+	{ReasonNodeNotFound, ConditionAccepted, "controller", "Name an existing node in spec.target.netns.nodeName; without a cluster leave it out, and spec.nodeSelector too."},
 	{ReasonPrivilegeRequired, ConditionAccepted, "controller", "Have somebody who may use-node-network create the object."},
-	{ReasonUnsupported, ConditionAccepted, "controller", "Remove the field that the message names; it does not work here."},
+	{ReasonUnsupported, "Accepted, Ready", "controller, agent", "Change, set or leave out the field that the message names; as it is it cannot work here."},
 	{ReasonProgrammed, ConditionReady, "agent", "Nothing to do."},
 	{ReasonPending, "Accepted, Ready", "controller, agent", "Wait; the message says for what."},
 	{ReasonRebinding, ConditionReady, "controller", "Wait; the new node's agent takes over."},

@@ -106,4 +106,3 @@ func encode(w io.Writer, output string, objects []metav1.Object) error {
 	_, err = fmt.Fprintf(w, "%s\n", data)
 	return err
 }
-

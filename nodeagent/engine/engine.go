@@ -137,9 +137,9 @@ type Engine struct {
 	wake    chan struct{}
 
 	// State of the loop's goroutine alone.
-	units   map[netstate.Owner]*unit
-	wanted  map[netstate.Key]map[netstate.Owner]bool
-	links   map[netstate.End]map[netstate.Key]bool
+	units  map[netstate.Owner]*unit
+	wanted map[netstate.Key]map[netstate.Owner]bool
+	links  map[netstate.End]map[netstate.Key]bool
 	// leaving says who held what the current pass removes.
 	leaving map[netstate.Key]netstate.Owner
 	claims  claims
@@ -225,6 +225,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer resync.Stop()
 	for {
 		next, err := e.turn(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
 		if err != nil {
 			return err
 		}

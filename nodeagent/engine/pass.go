@@ -46,7 +46,7 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) ([]plan.Step, []plan.Con
 			}
 		}
 	}
-	observed := e.observe(desired, release)
+	observed := e.observe(desired, mortal(release))
 	e.holdSeen(batch, observed, release)
 	return plan.Diff(desired, observed, release)
 }
@@ -62,6 +62,21 @@ func (e *Engine) observe(desired netstate.Set, release []netstate.Key) netstate.
 		e.Log.Warn("observe", "object", k.String(), "err", err)
 	}
 	return observed
+}
+
+// mortal returns the released keys that have to be looked at: not those that
+// die with a link which is released too, nor a loopback, which dies with its
+// namespace.
+func mortal(release []netstate.Key) []netstate.Key {
+	links := map[netstate.End]bool{}
+	for _, k := range release {
+		if k.Kind == netstate.KindLink {
+			links[place(k)] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(release), func(k netstate.Key) bool {
+		return plan.DiesWithLink(k.Kind) && links[place(k)] || k.Kind == netstate.KindLink && k.Link == "lo"
+	})
 }
 
 // addIncomplete adds what the firewall holds only in part of released objects:
@@ -90,7 +105,7 @@ func (e *Engine) holdSeen(batch map[netstate.Owner]bool, observed netstate.Set, 
 			}
 		}
 		for _, k := range release {
-			if observed[k] == nil {
+			if observed[k] == nil && !plan.DiesWithLink(k.Kind) {
 				delete(u.held, k)
 			}
 		}

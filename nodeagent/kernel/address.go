@@ -192,6 +192,9 @@ func (s *session) removeAddress(end netstate.End, prefix netip.Prefix) error {
 		return err
 	}
 	if !s.k.ours(l) {
+		if l.marked() {
+			return ErrForeign
+		}
 		a, found, err := p.address(l, prefix)
 		switch {
 		case err != nil && !missing(err):

@@ -85,7 +85,10 @@ func (s *session) list(netns string) (listing, error) {
 // held picks what bears our mark.
 func (s *session) held(l listing) ([]Held, error) {
 	if l.place == nil {
-		return s.halfMadeNetns(l.name), nil
+		if !s.k.halfMade(l.name) {
+			return nil, nil
+		}
+		return []Held{{Object: netstate.Netns{Name: l.name, Managed: true, HalfMade: true}}}, nil
 	}
 	defer l.place.hangUp()
 	var held []Held
@@ -101,14 +104,6 @@ func (s *session) held(l listing) ([]Held, error) {
 		held = append(held, more...)
 	}
 	return append(held, l.heldOn(ours)...), nil
-}
-
-func (s *session) halfMadeNetns(name string) []Held {
-	path, err := s.k.netnsPath(name)
-	if err != nil || !s.k.halfMade(name, path) {
-		return nil
-	}
-	return []Held{{Object: netstate.Netns{Name: name, Managed: true}}}
 }
 
 // heldLink is a link of ours with its namespace or hairpin mode, or a foreign

@@ -25,9 +25,6 @@ func (m *monitor) link(netns string, gone bool, l *link) {
 	}
 	m.learn(netns, l)
 	m.fn(Event{Key: key, Object: m.object(netns, l)})
-	if netns == "" {
-		m.port(l)
-	}
 }
 
 // linkGone forgets a link that is gone or has another name now.
@@ -54,34 +51,6 @@ func (m *monitor) bridgePort(netns string, gone bool, l *link) {
 	}
 	m.links[netns][l.index] = seen{name: name, isolated: l.isolated, hairpin: l.hairpin}
 	m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
-	if netns != "" {
-		return
-	}
-	m.fn(Event{Key: netstate.Hairpin{Link: name}.Key()})
-	m.fn(Event{Key: netstate.Port{Link: name}.Key()})
-}
-
-// port reports what is keyed by the port and not by the link: the membership of
-// foreign interfaces, the hairpin mode of ours.
-func (m *monitor) port(l *link) {
-	if m.k.ours(l) {
-		if l.master == 0 {
-			return
-		}
-		e := Event{Key: netstate.Hairpin{Link: l.name}.Key(), Gone: !l.hairpin}
-		if l.hairpin {
-			e.Object = netstate.Hairpin{Link: l.name}
-		}
-		m.fn(e)
-		return
-	}
-	e := Event{Key: netstate.Port{Link: l.name}.Key(), Gone: l.master == 0}
-	if l.master != 0 {
-		if master, ok := m.linkName("", l.master); ok {
-			e.Object = netstate.Port{Link: l.name, Master: master}
-		}
-	}
-	m.fn(e)
 }
 
 // object is the link as the message describes it, nil for one that is not ours

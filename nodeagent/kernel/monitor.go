@@ -33,8 +33,9 @@ type Event struct {
 // once nothing more is missed. fn is called by one goroutine at a time; while
 // it works, notifications queue up and are finally lost.
 //
-// A change of a sysctl is reported by its interface: KindSysctl without a name,
-// or KindSysctlNode for those of the whole namespace.
+// What a link is as a bridge port, KindPort and KindHairpin, is reported by the
+// link. Sysctls are reported as KindSysctl without a name, by their interface or
+// without one for those of the whole namespace.
 func (k *Kernel) Watch(ctx context.Context, fn func(Event)) error {
 	socket, err := k.subscribe()
 	if err != nil {
@@ -179,18 +180,15 @@ func (m *monitor) run(ctx context.Context, datagrams <-chan datagram, folder *ne
 // netnsChanged handles a change in the folder of namespaces or, where that does
 // not exist, in the one above.
 func (m *monitor) netnsChanged(ctx context.Context, folder *netnsWatch, e fsnotify.Event) {
-	name, isNetns := folder.look(e)
-	if !isNetns {
-		return
+	name, found := folder.look(e)
+	for _, made := range found {
+		m.forgetNetns(made)
+		m.fn(Event{Key: netstate.Netns{Name: made}.Key()})
+		go folder.awaitMount(ctx, made)
 	}
-	m.forgetNetns(name)
-	if e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename) {
+	if name != "" && (e.Has(fsnotify.Remove) || e.Has(fsnotify.Rename)) {
+		m.forgetNetns(name)
 		m.fn(Event{Key: netstate.Netns{Name: name}.Key(), Gone: true})
-		return
-	}
-	if e.Has(fsnotify.Create) {
-		m.fn(Event{Key: netstate.Netns{Name: name}.Key()})
-		go folder.awaitMount(ctx, name)
 	}
 }
 

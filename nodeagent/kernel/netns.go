@@ -44,6 +44,9 @@ func (k *Kernel) netnsNames() ([]string, error) {
 
 func (s *session) observeNetns(key netstate.Key) (netstate.Object, error) {
 	p, err := s.place(key.Netns)
+	if errors.Is(err, ErrNetnsNotFound) && s.k.halfMade(key.Netns) {
+		return netstate.Netns{Name: key.Netns, Managed: true, HalfMade: true}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -69,13 +72,11 @@ func (s *session) applyNetns(op plan.Op, n netstate.Netns) error {
 	path, err := s.k.netnsPath(n.Name)
 	switch {
 	case err != nil:
-	case op == plan.Create && n.Managed:
+	case (op == plan.Create || op == plan.Update) && n.Managed:
+		// An update is of a half-made one; createNetns refuses any other.
 		err = s.createNetns(n.Name, path)
 	case op == plan.Create:
 		err = ErrNetnsNotFound
-	case op == plan.Update:
-		// A namespace becomes ours only by being made by us.
-		err = ErrForeign
 	case op == plan.Delete:
 		err = s.deleteNetns(n.Name, path)
 	default:
@@ -95,7 +96,7 @@ func (s *session) createNetns(name, path string) error {
 	}
 	err := s.k.createMarkedFile(name, path)
 	if errors.Is(err, unix.EEXIST) {
-		err = s.continueNetns(name, path)
+		err = s.continueNetns(name)
 	}
 	if err != nil {
 		return err
@@ -112,8 +113,8 @@ func (s *session) createNetns(name, path string) error {
 }
 
 // continueNetns looks at a file that is in the way.
-func (s *session) continueNetns(name, path string) error {
-	if s.k.halfMade(name, path) {
+func (s *session) continueNetns(name string) error {
+	if s.k.halfMade(name) {
 		return nil
 	}
 	p, err := s.place(name)
@@ -187,7 +188,11 @@ func (k *Kernel) createMarkedFile(name, path string) error {
 
 // halfMade reports whether the file is what a creation of ours leaves that did
 // not come to its mount.
-func (k *Kernel) halfMade(name, path string) bool {
+func (k *Kernel) halfMade(name string) bool {
+	path, err := k.netnsPath(name)
+	if err != nil {
+		return false
+	}
 	at, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false
@@ -245,7 +250,7 @@ func (s *session) deleteNetns(name, path string) error {
 		}
 	case !errors.Is(err, ErrNetnsNotFound):
 		return err
-	case !s.k.halfMade(name, path):
+	case !s.k.halfMade(name):
 		if _, err := os.Lstat(path); err == nil {
 			return ErrForeign
 		}

@@ -42,21 +42,26 @@ func (k *Kernel) watchNetnsDir() (*netnsWatch, error) {
 	return w, nil
 }
 
-// look returns the name of the namespace that a change is about and keeps the
-// watch on the right folder.
-func (w *netnsWatch) look(e fsnotify.Event) (string, bool) {
+// look returns the name of the namespace that a change is about, and those that
+// are new, and keeps the watch on the right folder.
+func (w *netnsWatch) look(e fsnotify.Event) (name string, found []string) {
 	switch {
 	case filepath.Dir(e.Name) == w.k.netnsDir():
-		return filepath.Base(e.Name), true
+		name = filepath.Base(e.Name)
+		if e.Has(fsnotify.Create) {
+			found = []string{name}
+		}
 	case e.Name != w.k.netnsDir():
 	case e.Has(fsnotify.Create):
 		if w.watcher.Add(w.k.netnsDir()) == nil {
 			_ = w.watcher.Remove(w.k.opts.RunDir)
 		}
+		// Whatever came before the watch did.
+		found, _ = w.k.netnsNames()
 	case e.Has(fsnotify.Remove):
 		_ = w.watcher.Add(w.k.opts.RunDir)
 	}
-	return "", false
+	return name, found
 }
 
 // awaitMount waits for a namespace to be mounted on its new file. The kernel

@@ -241,7 +241,7 @@ func (m *monitor) netconf(netns string, body []byte) {
 		}
 		index := int32(binary.NativeEndian.Uint32(value))
 		if index < 0 { // NETCONFA_IFINDEX_ALL, NETCONFA_IFINDEX_DEFAULT
-			m.fn(Event{Key: netstate.Key{Kind: netstate.KindSysctlNode, Netns: netns}})
+			m.fn(Event{Key: netstate.Key{Kind: netstate.KindSysctl, Netns: netns}})
 		} else if name, ok := m.linkName(netns, index); ok {
 			m.fn(Event{Key: netstate.Key{Kind: netstate.KindSysctl, Netns: netns, Link: name}})
 		}

@@ -269,6 +269,9 @@ func (s *session) removeRoute(end netstate.End, dst netip.Prefix) error {
 	if err != nil {
 		return err
 	}
+	if l.marked() && !s.k.ours(l) {
+		return ErrForeign
+	}
 	c, err := p.conn()
 	if err != nil {
 		return err

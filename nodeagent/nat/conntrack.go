@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/vishvananda/netlink"
@@ -66,19 +67,7 @@ func (fs flows) flush(publishes func(netip.Addr, netstate.Publish) bool) error {
 		if len(index) == 0 {
 			continue
 		}
-		locals, err := localAddresses(int(family))
-		if err != nil {
-			return fmt.Errorf("list local addresses: %w", err)
-		}
-		match := func(c connection) bool {
-			for _, f := range index[flowKey{c.orig.proto, c.orig.dst.Port()}] {
-				if f.matches(c, locals, publishes) {
-					return true
-				}
-			}
-			return false
-		}
-		if err := deleteConnections(family, match); err != nil && !(unsupported(err) && onlyFresh(fs)) {
+		if err := index.flush(family, publishes); err != nil && !(unsupported(err) && onlyFresh(fs)) {
 			errs = append(errs, fmt.Errorf("delete conntrack entries of %d publishes: %w", len(fs), err))
 		}
 	}
@@ -91,8 +80,11 @@ type flowKey struct {
 	port  uint16
 }
 
-func (fs flows) index(family netlink.InetFamily) map[flowKey]flows {
-	index := map[flowKey]flows{}
+// flowIndex is flows of one family.
+type flowIndex map[flowKey]flows
+
+func (fs flows) index(family netlink.InetFamily) flowIndex {
+	index := flowIndex{}
 	for _, f := range fs {
 		p := f.publish()
 		if p.Host.Is4() == (family == unix.AF_INET) {
@@ -101,6 +93,16 @@ func (fs flows) index(family netlink.InetFamily) map[flowKey]flows {
 		}
 	}
 	return index
+}
+
+func (x flowIndex) flush(family netlink.InetFamily, publishes func(netip.Addr, netstate.Publish) bool) error {
+	locals, err := localAddresses(int(family))
+	if err != nil {
+		return fmt.Errorf("list local addresses: %w", err)
+	}
+	return deleteConnections(family, func(c connection) bool {
+		return slices.ContainsFunc(x[flowKey{c.orig.proto, c.orig.dst.Port()}], func(f flow) bool { return f.matches(c, locals, publishes) })
+	})
 }
 
 func (f flow) publish() netstate.Publish {
@@ -123,12 +125,7 @@ func (f flow) matches(c connection, locals map[netip.Addr]bool, publishes func(n
 }
 
 func onlyFresh(fs flows) bool {
-	for _, f := range fs {
-		if f.old != (netstate.Publish{}) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(fs, func(f flow) bool { return f.old != (netstate.Publish{}) })
 }
 
 // localAddresses are the node's addresses that a publish may answer on.

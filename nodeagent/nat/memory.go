@@ -146,7 +146,7 @@ func (m *memory) apply(steps []plan.Step) ([]change, flows, error) {
 		contradicted = contradicted.add(old, s.New)
 	}
 	m.wantExclusions(touched, want)
-	changes, err := m.settleElements(touched, want)
+	changes, err := m.settle(touched, want)
 	return changes, contradicted, err
 }
 
@@ -170,8 +170,8 @@ func (m *memory) release(k netstate.Key, touched map[id]bool) netstate.Object {
 	return e.object
 }
 
-// settleElements changes what memory holds of the touched elements.
-func (m *memory) settleElements(touched map[id]bool, want map[id]element) ([]change, error) {
+// settle changes what memory holds of the touched elements.
+func (m *memory) settle(touched map[id]bool, want map[id]element) ([]change, error) {
 	var changes []change
 	for _, i := range slices.SortedFunc(maps.Keys(touched), compareIDs) {
 		w, wanted := want[i]
@@ -209,8 +209,8 @@ func (m *memory) hold(c change) {
 	}
 }
 
-// settle notes that the kernel now holds what memory does.
-func (m *memory) settle() {
+// committed notes that the kernel now holds what memory does.
+func (m *memory) committed() {
 	for f, t := range m.tables {
 		here := m.counts[f] > 0
 		*t = table{exists: here, sets: here, rules: here}

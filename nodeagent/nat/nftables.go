@@ -147,7 +147,7 @@ func (b *nftables) Apply(ctx context.Context, steps []plan.Step) error {
 		b.stale = true
 		return fmt.Errorf("apply %d firewall steps: %w", len(steps), err)
 	}
-	b.memory.settle()
+	b.memory.committed()
 	b.pending = append(b.pending, contradicted...)
 	return b.flush()
 }

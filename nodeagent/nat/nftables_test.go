@@ -248,6 +248,12 @@ func TestThousands(t *testing.T) {
 	same(t, "transactions", uint64(5), b.Transactions())
 	again := loaded(t, netstate.SourceLocal)
 	same(t, "observed", len(want), len(again.Observe(want.Keys())))
+
+	whole := ruleset(t)
+	run(t, "nft add set inet patchbay mine '{ type mark; }'")
+	repair(t, b, want)
+	same(t, "transactions of making it anew", uint64(10), b.Transactions())
+	same(t, "ruleset made anew", whole, ruleset(t))
 	last := want.Keys()[1999]
 	apply(t, again, deletes(list(want)[:1999]...))
 	same(t, "what is left", netstate.Set{}.Add(want[last]), loaded(t, netstate.SourceLocal).Held())

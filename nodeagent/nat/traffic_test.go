@@ -56,6 +56,10 @@ func TestTraffic(t *testing.T) {
 	for _, a := range []string{out4, out6} {
 		serveTCP(t, "out", net.JoinHostPort(a, "80"))
 	}
+	for _, a := range []string{"127.0.0.1", "::1", nodeLocal, nodeLinkLocal + "%eth-out"} {
+		serveTCP(t, "", net.JoinHostPort(a, "8001"))
+		serveUDP(t, "", net.JoinHostPort(a, "8001"))
+	}
 	for _, on := range []bool{false, true} {
 		t.Run(fmt.Sprintf("br_netfilter %t", on), func(t *testing.T) {
 			bridgeNF(t, on)
@@ -64,7 +68,7 @@ func TestTraffic(t *testing.T) {
 			for _, network := range []string{"tcp", "udp"} {
 				t.Run("published "+network, func(t *testing.T) { published(t, network) })
 				t.Run("guarded "+network, func(t *testing.T) { guarded(t, network) })
-				t.Run("isolated "+network, func(t *testing.T) { isolated(t, network) })
+				t.Run("isolated "+network, func(t *testing.T) { isolated(t, network, on) })
 			}
 			t.Run("masquerade", func(t *testing.T) { masqueraded(t, b) })
 			t.Run("forward guard", func(t *testing.T) { forwardGuarded(t, b) })
@@ -83,6 +87,8 @@ func families46(t *testing.T, check func(t *testing.T, node, out string, of func
 	t.Run("ipv6", func(t *testing.T) { check(t, node6, out6, func(p place) string { return p.v6.String() }) })
 }
 
+// published reaches ports of the node's addresses; loopback and link-local ones
+// stay the node's own.
 func published(t *testing.T, network string) {
 	families46(t, func(t *testing.T, node, out string, of func(place) string) {
 		for _, port := range []string{"8001", "8011"} {
@@ -95,20 +101,20 @@ func published(t *testing.T, network string) {
 		}
 		// A neighbour's gateway address is the node's as well.
 		reaches(t, "c", network, net.JoinHostPort(gateway(of(placeC)), "8001"), of(placeC))
-		refused(t, "c", network, net.JoinHostPort(gateway(of(placeC)), "8011"))
-		refused(t, "out", network, net.JoinHostPort(node, "8002"))
+		refused(t, network, probe{"c", net.JoinHostPort(gateway(of(placeC)), "8011")}, probe{"out", net.JoinHostPort(node, "8002")})
 	})
-	refused(t, "", network, "127.0.0.1:8001")
-	refused(t, "", network, "[::1]:8001")
+	for _, own := range []string{"127.0.0.1", "::1", nodeLocal} {
+		reaches(t, "", network, net.JoinHostPort(own, "8001"), own)
+	}
+	reaches(t, "out", network, net.JoinHostPort(nodeLinkLocal+"%eth0", "8001"), "")
 }
 
 func gateway(address string) string { return address[:len(address)-3] + "1" }
 
 func guarded(t *testing.T, network string) {
 	families46(t, func(t *testing.T, node, out string, of func(place) string) {
-		refused(t, "out", network, net.JoinHostPort(of(placeA), "81"))
-		refused(t, "out", network, net.JoinHostPort(of(placeA), "80"))
-		refused(t, "c", network, net.JoinHostPort(of(placeA), "80"))
+		closed, open := net.JoinHostPort(of(placeA), "81"), net.JoinHostPort(of(placeA), "80")
+		refused(t, network, probe{"out", closed}, probe{"out", open}, probe{"c", open}, probe{"c", closed})
 		reaches(t, "", network, net.JoinHostPort(of(placeA), "81"), "")
 		reaches(t, "b", network, net.JoinHostPort(of(placeA), "81"), of(placeB))
 		reaches(t, "out", network, net.JoinHostPort(of(placeC), "81"), out)
@@ -120,25 +126,32 @@ func guarded(t *testing.T, network string) {
 // foreignDNAT has somebody else lead a port to one that is not published.
 func foreignDNAT(t *testing.T, network, node, target string) {
 	t.Helper()
-	to := net.JoinHostPort(target, "81")
+	to, family := net.JoinHostPort(target, "81"), "ip"
+	if addr(target).Is6() {
+		family = "ip6"
+	}
 	run(t, `nft add table inet foreign
 		nft add chain inet foreign pre '{ type nat hook prerouting priority -101; }'
-		nft add rule inet foreign pre `+network+` dport 9001 dnat to `+to)
+		nft add rule inet foreign pre `+network+` dport 9001 dnat `+family+` to `+to)
 	defer run(t, "nft delete table inet foreign")
-	refused(t, "out", network, net.JoinHostPort(node, "9001"))
+	refused(t, network, probe{"out", net.JoinHostPort(node, "9001")})
 }
 
-func isolated(t *testing.T, network string) {
+// isolated has neighbours that reach each other only where a port is published,
+// and not even there with br_netfilter, which bridges what came from a port to
+// another isolated one.
+func isolated(t *testing.T, network string, brNetfilter bool) {
 	families46(t, func(t *testing.T, node, out string, of func(place) string) {
 		viaGateway := func(verb string) {
 			run(t, fmt.Sprintf("ip -n d route %s %s via %s; ip -n e route %[1]s %[4]s via %[3]s", verb, of(placeE), gateway(of(placeD)), of(placeD)))
 		}
 		viaGateway("add")
 		defer viaGateway("del")
-		refused(t, "d", network, net.JoinHostPort(of(placeE), "81"))
-		refused(t, "d", network, net.JoinHostPort(of(placeE), "80"))
-		reaches(t, "d", network, net.JoinHostPort(node, "8021"), "")
-		reaches(t, "e", network, net.JoinHostPort(gateway(of(placeE)), "8021"), "")
+		refused(t, network, probe{"d", net.JoinHostPort(of(placeE), "81")}, probe{"d", net.JoinHostPort(of(placeE), "80")})
+		if !brNetfilter {
+			reaches(t, "d", network, net.JoinHostPort(node, "8021"), "")
+			reaches(t, "e", network, net.JoinHostPort(gateway(of(placeE)), "8021"), "")
+		}
 		reaches(t, "out", network, net.JoinHostPort(of(placeE), "81"), out)
 		reaches(t, "out", network, net.JoinHostPort(node, "8021"), out)
 		reaches(t, "a", network, net.JoinHostPort(of(placeE), "81"), of(placeA))
@@ -171,9 +184,9 @@ func masqueraded(t *testing.T, b Backend) {
 		off := netstate.Masquerade{Link: "br-red", Subnet: subnet}
 		apply(t, b, updates(other, off))
 		reaches(t, "a", "tcp", server, of(placeA))
+		run(t, fmt.Sprintf("ip addr del %s/%d dev eth-out", second, bits))
 		apply(t, b, updates(off, normal))
 		reaches(t, "a", "tcp", server, node)
-		run(t, fmt.Sprintf("ip addr del %s/%d dev eth-out", second, bits))
 	})
 }
 
@@ -200,7 +213,7 @@ func forwardGuarded(t *testing.T, b Backend) {
 // backed has a target whose default route is elsewhere.
 func backed(t *testing.T, b Backend) {
 	run(t, "ip -n b route del default; ip -n b -6 route del default")
-	refused(t, "out", "tcp", node4+":8011")
+	refused(t, "tcp", probe{"out", node4 + ":8011"}, probe{"out", "[" + node6 + "]:8011"})
 	for _, p := range []netstate.Publish{publish(node4, "tcp", 8011, "10.68.0.102:80"), publish(node6, "tcp", 8011, "[fd00:68::102]:80")} {
 		apply(t, b, updates(p, back(p)))
 	}
@@ -322,7 +335,7 @@ func connect(t *testing.T, network, address string) *line {
 // says exchanges a message and expects the UDP server at the address to answer.
 func (l *line) says(t *testing.T, server string) {
 	t.Helper()
-	l.SetDeadline(time.Now().Add(2 * time.Second))
+	l.SetDeadline(time.Now().Add(patience))
 	fmt.Fprintln(l, "hello")
 	buffer := make([]byte, 200)
 	n, err := l.in.Read(buffer)
@@ -340,7 +353,7 @@ func (l *line) says(t *testing.T, server string) {
 
 func (l *line) silent(t *testing.T) {
 	t.Helper()
-	l.SetDeadline(time.Now().Add(patience))
+	l.SetDeadline(time.Now().Add(enough))
 	fmt.Fprintln(l, "hello")
 	if text, err := l.in.ReadString('\n'); err == nil {
 		t.Errorf("%s still answers %q", l.RemoteAddr(), text)

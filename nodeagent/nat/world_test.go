@@ -43,6 +43,10 @@ const (
 	node4, node6 = "192.0.2.1", "2001:db8:1::1"
 	out4, out6   = "192.0.2.9", "2001:db8:1::9"
 	far4, far6   = "198.51.100.9", "2001:db8:2::9"
+
+	// A caching name server of the node has such an address.
+	nodeLocal     = "169.254.20.10"
+	nodeLinkLocal = "fe80::99"
 )
 
 func buildWorld(t testing.TB) {
@@ -73,6 +77,7 @@ func buildWorld(t testing.TB) {
 			for r in 10.68.0.0/24 10.69.0.0/24 10.70.0.0/24; do ip -n $ns route add $r via $four; done
 			for r in fd00:68::/64 fd00:69::/64 fd00:70::/64; do ip -n $ns route add $r via $six; done
 		done
+		ip addr add 169.254.20.10/32 dev lo; ip addr add fe80::99/64 dev eth-out nodad
 		ip -n out route add 198.51.100.0/24 via 192.0.2.1; ip -n far route add 192.0.2.0/24 via 198.51.100.1
 		ip -n out route add 2001:db8:2::/64 via 2001:db8:1::1; ip -n far route add 2001:db8:1::/64 via 2001:db8:2::1`)
 }
@@ -126,9 +131,12 @@ func in[T any](t testing.TB, netns string, fn func() (T, error)) (T, error) {
 	return r.value, r.err
 }
 
-// patience is how long what must fail is waited for, and what must work may
-// take.
-const patience = 300 * time.Millisecond
+// patience is what something that must work may take; enough is how long
+// something that must fail is given, a hundred times what it would take.
+const (
+	patience = 5 * time.Second
+	enough   = 200 * time.Millisecond
+)
 
 // serveTCP answers every connection with the address it seems to come from, and
 // echoes after that.
@@ -196,13 +204,13 @@ func (b *inbox) has(text string) bool {
 }
 
 // dial connects and returns the address that the server saw.
-func dial(t testing.TB, netns, network, address string) (net.Conn, string, error) {
+func dial(t testing.TB, netns, network, address string, wait time.Duration) (net.Conn, string, error) {
 	t.Helper()
-	c, err := in(t, netns, func() (net.Conn, error) { return net.DialTimeout(network, address, patience) })
+	c, err := in(t, netns, func() (net.Conn, error) { return net.DialTimeout(network, address, wait) })
 	if err != nil {
 		return nil, "", err
 	}
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(wait))
 	if network == "udp" {
 		fmt.Fprint(c, "hello")
 	}
@@ -220,7 +228,7 @@ func dial(t testing.TB, netns, network, address string) (net.Conn, string, error
 // any.
 func reaches(t testing.TB, netns, network, address, seen string) {
 	t.Helper()
-	c, got, err := dial(t, netns, network, address)
+	c, got, err := dial(t, netns, network, address, patience)
 	if err != nil {
 		t.Errorf("%s from %q to %s: %v", network, netns, address, err)
 		return
@@ -234,12 +242,21 @@ func reaches(t testing.TB, netns, network, address, seen string) {
 	}
 }
 
-func refused(t testing.TB, netns, network, address string) {
+// probe is where something must not be reached from.
+type probe struct{ netns, address string }
+
+func refused(t testing.TB, network string, probes ...probe) {
 	t.Helper()
-	if c, _, err := dial(t, netns, network, address); err == nil {
-		c.Close()
-		t.Errorf("%s from %q to %s works", network, netns, address)
+	var all sync.WaitGroup
+	for _, p := range probes {
+		all.Go(func() {
+			if c, _, err := dial(t, p.netns, network, p.address, enough); err == nil {
+				c.Close()
+				t.Errorf("%s from %q to %s works", network, p.netns, p.address)
+			}
+		})
 	}
+	all.Wait()
 }
 
 func pings(t testing.TB, netns, to string) bool {

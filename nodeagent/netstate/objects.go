@@ -12,12 +12,18 @@ type Netns struct {
 	// Managed namespaces are made and removed by Patchbay and bear its mark;
 	// others must exist and stay.
 	Managed bool
+	// HalfMade is observed where Patchbay's marked file is there and the
+	// namespace is not: whoever made it died between the two.
+	HalfMade bool
 }
 
 func (n Netns) Key() Key { return Key{Kind: KindNetns, Netns: n.Name} }
 
 func (n Netns) String() string {
-	if n.Managed {
+	switch {
+	case n.HalfMade:
+		return "half-made"
+	case n.Managed:
 		return "managed"
 	}
 	return "external"

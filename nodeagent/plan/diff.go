@@ -42,7 +42,7 @@ func Same(desired, observed netstate.Object) bool {
 	}
 	if ns, ok := observed.(netstate.Netns); ok {
 		want, ok := desired.(netstate.Netns)
-		return ok && (ns == want || ns.Managed && !want.Managed)
+		return ok && (ns == want || ns.Managed && !ns.HalfMade && !want.Managed)
 	}
 	return desired == observed
 }
@@ -95,7 +95,8 @@ func (d *differ) findConflicts() {
 func conflicts(want, found netstate.Object, exists bool) bool {
 	switch w := want.(type) {
 	case netstate.Netns:
-		return !exists && !w.Managed || exists && w.Managed && !found.(netstate.Netns).Managed
+		ns, _ := found.(netstate.Netns)
+		return !w.Managed && (!exists || ns.HalfMade) || exists && w.Managed && !ns.Managed
 	case netstate.Link:
 		return exists && w.Mark != "" && !oursAs(found.(netstate.Link).Mark, w.Mark)
 	}
@@ -140,13 +141,14 @@ func (d *differ) deleteLink(l netstate.Link) {
 		delete(d.observed, k)
 	}
 	for k := range d.observed {
-		if d.gone[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}] && diesWithLink(k.Kind) {
+		if d.gone[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}] && DiesWithLink(k.Kind) {
 			delete(d.observed, k)
 		}
 	}
 }
 
-func diesWithLink(k netstate.Kind) bool {
+// DiesWithLink reports whether objects of a kind go when their link goes.
+func DiesWithLink(k netstate.Kind) bool {
 	return k == netstate.KindSysctl || k == netstate.KindAddress || k == netstate.KindRoute || k == netstate.KindHairpin
 }
 

@@ -96,6 +96,7 @@ func runScript(t *testing.T, file, variant string) {
 		Deadline:           deadline,
 		Files:              []string{file},
 		Cmds:               builtins(),
+		ContinueOnError:    os.Getenv("CONT") != "",
 		RequireUniqueNames: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SAMPLES", samples)

@@ -22,10 +22,13 @@ type call struct {
 	args  []string
 }
 
-type output struct{ out, err string }
+type output struct {
+	out string
+	// logged is true for the output of a program, which testscript took over.
+	logged bool
+}
 
-// A command does what its line says and returns what stdout and stderr shall
-// hold. A check whose answer is no returns a refutation; every other error
+// A command does what its line says and returns what stdout shall hold. A check whose answer is no returns a refutation; every other error
 // fails the script even where the check is negated.
 type command struct {
 	run func(c call) (output, error)
@@ -35,6 +38,8 @@ type command struct {
 }
 
 type refutation struct{ error }
+
+func (r refutation) Unwrap() error { return r.error }
 
 func refuted(format string, args ...any) error { return refutation{fmt.Errorf(format, args...)} }
 
@@ -71,8 +76,9 @@ func builtins() map[string]func(*testscript.TestScript, bool, []string) {
 		m[name] = func(ts *testscript.TestScript, neg bool, args []string) {
 			c := call{TestScript: ts, state: ts.Value(stateKey{}).(*state), neg: neg, args: args}
 			out, err := c.do(name)
-			fmt.Fprint(ts.Stdout(), out.out)
-			fmt.Fprint(ts.Stderr(), out.err)
+			if !out.logged {
+				fmt.Fprint(ts.Stdout(), out.out)
+			}
 			if err != nil {
 				ts.Fatalf("%s: %v", name, err)
 			}
@@ -122,7 +128,7 @@ func retry(patience time.Duration, f func() error) error {
 // program runs an external program with c's arguments.
 func (c call) program(name string) (output, error) {
 	err := c.Exec(name, c.args...)
-	out := output{c.ReadFile("stdout"), c.ReadFile("stderr")}
+	out := output{c.ReadFile("stdout"), true}
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		return out, refuted("%s: %w", name, err)
 	}

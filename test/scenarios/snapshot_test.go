@@ -146,24 +146,41 @@ func dumpSysctls() []string {
 	return lines
 }
 
-// dumpRuleset leaves out the empty built-in chains that looking at a table with
-// iptables leaves behind.
+// dumpRuleset brings tables and the elements of sets, which the kernel lists in
+// no certain order, into one, and leaves out the empty built-in chains that
+// looking at a table with iptables leaves behind.
 func dumpRuleset(ruleset string) []string {
-	var lines, table []string
-	for line := range strings.Lines(ruleset) {
+	var tables [][]string
+	var table []string
+	for line := range strings.Lines(elementsOnOneLine(ruleset)) {
 		line = strings.TrimRight(line, "\n")
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		table = append(table, "nft "+line)
+		table = append(table, "nft "+sortElements(line))
 		if line == "}" {
 			if !emptyBuiltin(table) {
-				lines = append(lines, table...)
+				tables = append(tables, table)
 			}
 			table = nil
 		}
 	}
-	return append(lines, table...)
+	slices.SortFunc(tables, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
+	return slices.Concat(tables...)
+}
+
+var elementsBreak = regexp.MustCompile(`,\n\s+`)
+
+func elementsOnOneLine(ruleset string) string { return elementsBreak.ReplaceAllString(ruleset, ", ") }
+
+func sortElements(line string) string {
+	head, rest, ok := strings.Cut(line, "elements = { ")
+	if !ok {
+		return line
+	}
+	elements := strings.Split(strings.TrimSuffix(rest, " }"), ", ")
+	slices.Sort(elements)
+	return head + "elements = { " + strings.Join(elements, ", ") + " }"
 }
 
 var builtinTable = regexp.MustCompile(`^nft table (ip|ip6|arp|bridge) (filter|nat|mangle|raw|security) \{$`)

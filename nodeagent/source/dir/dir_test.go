@@ -96,7 +96,7 @@ func TestReadErrors(t *testing.T) {
 		want       []string
 	}{
 		{"syntax", network + "---\nkind: [\n", []string{
-			`-: yaml: line 7: did not find expected node content`}},
+			`-: yaml: line 5: did not find expected node content`}},
 		{"no object", "- a\n", []string{
 			`-: line 1: must be an object with apiVersion, kind and metadata`}},
 		{"duplicate keys", network + "---\n" + network + "spec:\n  bridge: {mtu: 1500}\n  bridge: {mtu: 1600}\n", []string{
@@ -114,7 +114,7 @@ func TestReadErrors(t *testing.T) {
 		{"no name", "apiVersion: patchbay.dev/v1alpha1\nkind: BridgeNetwork\n", []string{
 			`-: BridgeNetwork: metadata.name: must be set`}},
 		{"generateName", "apiVersion: patchbay.dev/v1alpha1\nkind: BridgeNetwork\nmetadata: {generateName: red-}\n", []string{
-			`-: BridgeNetwork: metadata.generateName: only works in a cluster; set metadata.name (is "red-")`}},
+			`-: BridgeNetwork: metadata.name: must be set: metadata.generateName only works in a cluster`}},
 		{"bad name", strings.Replace(publish, "web", "Web", 1), []string{
 			`-: PortPublish/Web: metadata.name: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*') (is "Web")`}},
 		{"namespace of a cluster's kind", strings.Replace(network, "red}", "red, namespace: lab}", 1), []string{

@@ -117,7 +117,7 @@ func (v *Validator) Validate(obj, old map[string]any) field.ErrorList {
 		oldMeta := metav1.ObjectMeta{Name: meta.Name, Namespace: meta.Namespace}
 		errs = append(errs, identity(old, oldMeta)...)
 	}
-	return append(errs, kind.validate(obj, old)...)
+	return kind.validate(obj, old, errs)
 }
 
 // identity refuses to compare two different objects.
@@ -212,25 +212,24 @@ func clearServerFields(meta *metav1.ObjectMeta) {
 }
 
 func nameErrors(meta *metav1.ObjectMeta, namespaced bool, path *field.Path) field.ErrorList {
-	if meta.GenerateName != "" {
-		return field.ErrorList{field.Invalid(path.Child("generateName"), meta.GenerateName, "only works in a cluster; set metadata.name")}
-	}
-	if meta.Name == "" {
+	switch {
+	case meta.Name == "" && meta.GenerateName != "":
+		return field.ErrorList{field.Required(path.Child("name"), "must be set: metadata.generateName only works in a cluster")}
+	case meta.Name == "":
 		return field.ErrorList{field.Required(path.Child("name"), "")}
 	}
 	return apivalidation.ValidateObjectMeta(meta, namespaced, apivalidation.NameIsDNSSubdomain, path)
 }
 
-// validate runs the schema, then list types, then the rules; the rules only
-// where the schema holds, because they presume it.
-func (k *kindValidator) validate(obj, old map[string]any) field.ErrorList {
-	var errs field.ErrorList
+// validate adds to errs what the schema finds, then list types, then the rules;
+// the rules only where the schema holds, because they presume it.
+func (k *kindValidator) validate(obj, old map[string]any, errs field.ErrorList) field.ErrorList {
 	var previous any
 	if old == nil {
-		errs = validation.ValidateCustomResource(nil, obj, k.schema)
+		errs = append(errs, validation.ValidateCustomResource(nil, obj, k.schema)...)
 	} else {
 		previous = old
-		errs = validation.ValidateCustomResourceUpdate(nil, obj, old, k.schema)
+		errs = append(errs, validation.ValidateCustomResourceUpdate(nil, obj, old, k.schema)...)
 	}
 	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, k.structural, obj)...)
 	if k.rules == nil || rulesBlocked(errs) {

@@ -1,0 +1,154 @@
+package kernel
+
+import (
+	"encoding/json"
+	"os"
+	"reflect"
+	"testing"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+func nodeSysctl(path, value string) netstate.Sysctl {
+	return netstate.Sysctl{Path: path, Value: value, Restore: true}
+}
+
+func wantSysctl(t *testing.T, path, want string) {
+	t.Helper()
+	if got, err := readSysctl(path); err != nil || got != want {
+		t.Errorf("%s is %q (%v), want %q", path, got, err, want)
+	}
+}
+
+func TestSysctlIsRestored(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	const path = "net/ipv4/ip_local_port_range"
+	sh(t, "sysctl -qw net.ipv4.ip_local_port_range='20000 30000'")
+	ours := nodeSysctl(path, "21000 30000")
+	apply(t, k, create(ours))
+	wantObserved(t, k, keysOf(ours), ours)
+	// A second wish keeps the first record.
+	ours.Value = "22000 30000"
+	apply(t, k, steps(plan.Update, []netstate.Object{ours}))
+
+	restarted := open(t)
+	if held := inventory(t, restarted); len(held) != 1 || held[0] != (Held{Object: ours}) {
+		t.Fatalf("inventory %v", held)
+	}
+	apply(t, restarted, remove(ours))
+	wantSysctl(t, path, "20000 30000")
+	if held := inventory(t, restarted); len(held) > 0 {
+		t.Errorf("inventory after deletion %v", held)
+	}
+	writes := k.Writes()
+	apply(t, k, remove(ours))
+	if k.Writes() != writes {
+		t.Error("deleting it again wrote something")
+	}
+}
+
+func TestSysctlOfSomebodyElseStays(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	const path = "net/ipv4/ip_local_port_range"
+	ours := nodeSysctl(path, "21000 30000")
+	apply(t, k, create(ours))
+	sh(t, "sysctl -qw net.ipv4.ip_local_port_range='25000 30000'")
+	apply(t, k, remove(ours))
+	wantSysctl(t, path, "25000 30000")
+	if held := inventory(t, k); len(held) > 0 {
+		t.Errorf("inventory %v", held)
+	}
+}
+
+func TestForwardingIsRestored(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	for _, c := range []struct{ path, conf string }{
+		{"net/ipv4/ip_forward", "net/ipv4/conf/"},
+		{"net/ipv6/conf/all/forwarding", "net/ipv6/conf/"},
+	} {
+		k := open(t)
+		sh(t, "ip link add eth1 type veth peer eth2; echo 1 > /proc/sys/%seth1/forwarding", c.conf)
+		ours := nodeSysctl(c.path, "1")
+		apply(t, k, create(ours))
+		wantSysctl(t, c.path, "1")
+		wantSysctl(t, c.conf+"eth2/forwarding", "1")
+		if n, err := k.Node(); err != nil || n.Forwarding[netstate.IPv4] || n.Forwarding[netstate.IPv6] {
+			t.Errorf("the node forwards by somebody else's will: %v, %v", n.Forwarding, err)
+		}
+		sh(t, "ip link add eth3 type veth peer eth4")
+		apply(t, k, remove(ours))
+		for name, want := range map[string]string{"eth1": "1", "eth2": "0", "eth3": "0", "default": "0"} {
+			wantSysctl(t, c.conf+name+"/forwarding", want)
+		}
+		wantSysctl(t, c.path, "0")
+		sh(t, "ip link del eth1; ip link del eth3")
+	}
+}
+
+func TestSysctlRefusesStrangePaths(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	for _, path := range []string{"", ".", "../../etc/passwd", "/etc/passwd", "net/../../x", "net//ipv4/ip_forward"} {
+		if err := k.Apply(create(nodeSysctl(path, "1")))[0]; err == nil {
+			t.Errorf("wrote %q", path)
+		}
+		if _, errs := k.Observe(keysOf(nodeSysctl(path, ""))); len(errs) == 0 {
+			t.Errorf("read %q", path)
+		}
+	}
+}
+
+func TestBrokenRecord(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	ours := nodeSysctl("net/ipv4/ip_forward", "1")
+	apply(t, k, create(ours))
+	if err := os.WriteFile(k.recordPath(ours.Path), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Inventory(); err == nil {
+		t.Error("the inventory passes over a record that it cannot read")
+	}
+	if err := k.Apply(remove(ours))[0]; err == nil {
+		t.Error("deleted without knowing the previous value")
+	}
+}
+
+func FuzzRecord(f *testing.F) {
+	f.Add([]byte(`{"source":"local","previous":"0","ours":"1","others":{"net/ipv4/conf/eth0/forwarding":"1"}}`))
+	f.Add([]byte(`{"source":"local","others":{"../../etc/passwd":"1"}}`))
+	f.Add([]byte(`{"source":"`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := parseRecord(b)
+		if err != nil {
+			return
+		}
+		for name := range r.Others {
+			if _, err := sysctlFile(name); err != nil {
+				t.Errorf("accepted %q", name)
+			}
+		}
+		again, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same, err := parseRecord(again)
+		if err != nil || !(reflect.DeepEqual(r, same) || len(r.Others)+len(same.Others) == 0) {
+			t.Errorf("%+v became %+v, %v", r, same, err)
+		}
+	})
+}

@@ -1,0 +1,273 @@
+// Package crash kills the agent after every single step it takes in the kernel
+// and shows that the next one converges to the same state: nothing doubled,
+// nothing leaked.
+package crash
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/cli"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+const (
+	asCommand = "PATCHBAY_TEST_COMMAND"
+	// killAfter is the step after which the command kills itself.
+	killAfter = "PATCHBAY_TEST_KILL_AFTER"
+	// countFile gets one byte a step.
+	countFile = "PATCHBAY_TEST_COUNT_FILE"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		os.Exit(cli.Run(cli.Options{Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Step: step()}))
+	}
+	os.Exit(m.Run())
+}
+
+func step() func() {
+	limit, _ := strconv.ParseInt(os.Getenv(killAfter), 10, 64)
+	var count *os.File
+	if name := os.Getenv(countFile); name != "" {
+		count, _ = os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	}
+	var steps atomic.Int64
+	return func() {
+		if count != nil {
+			_, _ = count.Write([]byte{'.'})
+		}
+		if steps.Add(1) == limit {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+}
+
+// TestKillWhileBuilding kills the agent after each step of building the
+// quickstart.
+func TestKillWhileBuilding(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b := newBench(t)
+	before := dump(t)
+	b.fill()
+	steps := b.countSteps()
+	built := dump(t)
+	t.Logf("building takes %d steps", steps)
+	if steps < 20 {
+		t.Fatalf("the hook counted %d steps: it does not count", steps)
+	}
+	b.reset(before)
+	for n := 1; n <= steps; n++ {
+		if !b.runKilled(n) {
+			t.Fatalf("step %d: the agent was not killed", n)
+		}
+		b.converge("after a kill at build step "+strconv.Itoa(n), built)
+		b.reset(before)
+	}
+}
+
+// TestKillWhileRemoving kills the agent after each step of removing it again.
+func TestKillWhileRemoving(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b := newBench(t)
+	before := dump(t)
+	b.fill()
+	b.countSteps()
+	built := dump(t)
+	b.empty()
+	steps := b.countSteps()
+	t.Logf("removing takes %d steps", steps)
+	if steps < 5 {
+		t.Fatalf("the hook counted %d steps: it does not count", steps)
+	}
+	for n := 1; n <= steps; n++ {
+		b.fill()
+		b.converge("building again", built)
+		b.empty()
+		if !b.runKilled(n) {
+			t.Fatalf("step %d: the agent was not killed", n)
+		}
+		b.converge("after a kill at removal step "+strconv.Itoa(n), before)
+	}
+}
+
+// bench is a folder of manifests and the agents that run on it.
+type bench struct {
+	t        *testing.T
+	folder   string
+	manifest []byte
+}
+
+func newBench(t *testing.T) *bench {
+	manifest, err := os.ReadFile("../../config/samples/quickstart.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bench{t: t, folder: t.TempDir(), manifest: manifest}
+}
+
+func (b *bench) file() string { return filepath.Join(b.folder, "quickstart.yaml") }
+
+func (b *bench) fill() {
+	if err := os.WriteFile(b.file(), b.manifest, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) empty() {
+	if err := os.Remove(b.file()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		b.t.Fatal(err)
+	}
+}
+
+func command(env []string, args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(append(os.Environ(), asCommand+"=1"), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// agent starts an agent whose log is kept for a failure.
+func (b *bench) agent(env ...string) (*exec.Cmd, *bytes.Buffer) {
+	log := &bytes.Buffer{}
+	cmd := command(env, "agent", "--manifests", b.folder)
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	return cmd, log
+}
+
+func (b *bench) stop(cmd *exec.Cmd, log *bytes.Buffer) {
+	b.t.Helper()
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		b.t.Fatalf("stop the agent: %v; log:\n%s", err, log)
+	}
+}
+
+// countSteps lets an agent do its work undisturbed and returns its steps.
+func (b *bench) countSteps() int {
+	file := filepath.Join(b.t.TempDir(), "steps")
+	cmd, log := b.agent(countFile + "=" + file)
+	last, quiet := -1, 0
+	b.poll(10*time.Second, func() bool {
+		data, _ := os.ReadFile(file)
+		if len(data) == last && last > 0 {
+			quiet++
+		} else {
+			last, quiet = len(data), 0
+		}
+		return quiet >= 10
+	}, func() { b.t.Fatalf("no quiet after %d steps; log:\n%s", last, log) })
+	b.stop(cmd, log)
+	return last
+}
+
+// runKilled runs an agent that kills itself, and reports whether it did.
+func (b *bench) runKilled(n int) bool {
+	cmd, _ := b.agent(killAfter + "=" + strconv.Itoa(n))
+	timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
+	defer timer.Stop()
+	var exit *exec.ExitError
+	return errors.As(cmd.Wait(), &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+}
+
+// converge runs an agent until the kernel is as wanted.
+func (b *bench) converge(when string, want []string) {
+	b.t.Helper()
+	cmd, log := b.agent()
+	b.poll(10*time.Second, func() bool { return slices.Equal(dump(b.t), want) }, func() {
+		b.t.Fatalf("%s: not as wanted (-want +got):\n%s\nlog:\n%s", when, cmp.Diff(want, dump(b.t)), log)
+	})
+	b.stop(cmd, log)
+	if got := dump(b.t); !slices.Equal(got, want) {
+		b.t.Fatalf("%s: changed again (-want +got):\n%s", when, cmp.Diff(want, got))
+	}
+}
+
+func (b *bench) reset(before []string) {
+	if out, err := command(nil, "delete", "--all").CombinedOutput(); err != nil {
+		b.t.Fatalf("delete --all: %v\n%s", err, out)
+	}
+	b.poll(5*time.Second, func() bool { return slices.Equal(dump(b.t), before) }, func() {
+		b.t.Fatalf("delete --all left something (-want +got):\n%s", cmp.Diff(before, dump(b.t)))
+	})
+	// The next build prepares the folder of namespaces anew: those are steps too.
+	_ = syscall.Unmount("/run/netns", 0)
+}
+
+// poll asks until the answer is yes or the time is over.
+func (b *bench) poll(limit time.Duration, ok func() bool, late func()) {
+	b.t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.Now().Add(limit)
+	for !ok() {
+		if time.Now().After(deadline) {
+			late()
+			return
+		}
+		<-tick.C
+	}
+}
+
+var (
+	volatile = regexp.MustCompile(`^\d+: |@if\d+|link-netnsid \d+|qlen \d+|state [A-Z]+|(NO-CARRIER,)|(,LOWER_UP)|valid_lft \S+ preferred_lft \S+|\(id: \d+\)`)
+	blanks   = regexp.MustCompile(`[\s\\]+`)
+)
+
+// dump is everything that may differ, in lines: links, addresses, routes of
+// every namespace, the firewall, sysctls, namespaces.
+func dump(t *testing.T) []string {
+	t.Helper()
+	lines := section("namespace", output("ip", "netns", "list"))
+	for _, ns := range append([]string{""}, strings.Fields(strings.Join(section("", output("ip", "netns", "list")), " "))...) {
+		at := []string{}
+		if ns != "" {
+			at = []string{"-n", ns}
+		}
+		for _, what := range [][]string{{"-o", "link"}, {"-o", "addr"}, {"route", "show", "table", "all"}, {"-6", "route", "show", "table", "all"}} {
+			lines = append(lines, section("ns "+ns, output("ip", append(at, what...)...))...)
+		}
+	}
+	lines = append(lines, section("nft", strings.NewReplacer(",", "\n", "{", "\n", "}", "\n").Replace(output("nft", "list", "ruleset")))...)
+	forward, _ := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	lines = append(lines, "ip_forward "+strings.TrimSpace(string(forward)))
+	slices.Sort(lines)
+	return lines
+}
+
+func section(prefix, text string) []string {
+	var out []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(blanks.ReplaceAllString(volatile.ReplaceAllString(line, ""), " ")); line != "" {
+			out = append(out, strings.TrimSpace(prefix+" "+line))
+		}
+	}
+	return out
+}
+
+func output(name string, args ...string) string {
+	// A namespace may vanish between two commands; the next dump tells.
+	out, _ := exec.Command(name, args...).Output()
+	return string(out)
+}
