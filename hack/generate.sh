@@ -4,7 +4,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-.}
-controller_gen() { go tool -modfile=hack/tools/go.mod controller-gen "$@"; }
+# Its module holds nothing else: other tools would pull its dependencies along.
+controller_gen() { go tool -modfile=hack/tools/controller-gen/go.mod controller-gen "$@"; }
 
 mkdir -p "$out/api/v1alpha1" "$out/config/crd/bases" "$out/docs"
 controller_gen object:headerFile=hack/boilerplate.go.txt paths=./api/... "output:object:dir=$out/api/v1alpha1"

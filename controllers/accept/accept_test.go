@@ -82,7 +82,7 @@ func TestNetwork(t *testing.T) {
 		{"node selector", `{nodeSelector: {matchExpressions: [{key: a, operator: Is}]}}`, "Unsupported",
 			`spec.nodeSelector: "Is" is not a valid label selector operator; correct the selector`},
 		{"namespace selector", `{allowedNamespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: In}]}}}`, "Unsupported",
-			`spec.allowedNamespaces.selector: values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty; correct the selector`},
+			`spec.allowedNamespaces.selector: values: Invalid value: null: for 'in', 'notin' operators, values set can't be empty; correct the selector`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := network(t, c.spec)

@@ -197,7 +197,7 @@ func reasonOf(err error) string {
 
 func (u *unit) addressesOn(link string) []v1alpha1.Subnet {
 	var out []v1alpha1.Subnet
-	for _, k := range netstate.Set(u.desired).Keys() {
+	for _, k := range u.desired.Keys() {
 		if k.Kind == netstate.KindAddress && k.Link == link {
 			out = append(out, v1alpha1.Subnet(k.Name))
 		}

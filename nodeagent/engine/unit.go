@@ -31,10 +31,10 @@ type unit struct {
 	// partial are claims lost for single objects.
 	partial []*compile.Problem
 	errs    map[netstate.Key]error
-	// done says that the last pass found or made everything.
+	// done says that the last pass found or made everything; changed, that
+	// something else is wanted since.
 	done     bool
 	changed  bool
-	reported bool
 	attempts int
 	retryAt  time.Time
 }

@@ -62,25 +62,24 @@ func (s *session) observeAddress(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, found, err := p.address(l, prefix)
-	if err != nil || !found {
+	family := familyOf(prefix.Addr())
+	addresses, err := once(p.addressesOf, listed{family, l.index}, func() ([]address, error) { return p.addresses(family, l.index) })
+	if err != nil {
 		return nil, err
 	}
-	return a.object(key.Netns, key.Link), nil
+	if a, found := pick(addresses, prefix); found {
+		return a.object(key.Netns, key.Link), nil
+	}
+	return nil, nil
 }
 
-// address finds one address of a link.
-func (p *place) address(l *link, prefix netip.Prefix) (address, bool, error) {
-	addresses, err := p.addresses(familyOf(prefix.Addr()), l.index)
-	if err != nil {
-		return address{}, false, err
-	}
+func pick(addresses []address, prefix netip.Prefix) (address, bool) {
 	for _, a := range addresses {
 		if a.prefix == prefix {
-			return a, true, nil
+			return a, true
 		}
 	}
-	return address{}, false, nil
+	return address{}, false
 }
 
 // addresses lists a family's addresses of one link, or of all for index 0.
@@ -192,17 +191,8 @@ func (s *session) removeAddress(end netstate.End, prefix netip.Prefix) error {
 		return err
 	}
 	if !s.k.ours(l) {
-		if l.marked() {
-			return ErrForeign
-		}
-		a, found, err := p.address(l, prefix)
-		switch {
-		case err != nil && !missing(err):
+		if there, err := p.addressOfOurs(l, prefix); err != nil || !there {
 			return err
-		case !found:
-			return nil
-		case a.protocol != netstate.RouteProtocol:
-			return ErrForeign
 		}
 	}
 	c, err := p.conn()
@@ -214,6 +204,25 @@ func (s *session) removeAddress(end netstate.End, prefix netip.Prefix) error {
 		return err
 	}
 	return nil
+}
+
+// addressOfOurs refuses a foreign address on a foreign link.
+func (p *place) addressOfOurs(l *link, prefix netip.Prefix) (bool, error) {
+	if l.marked() {
+		return false, ErrForeign
+	}
+	addresses, err := p.addresses(familyOf(prefix.Addr()), l.index)
+	if missing(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	a, found := pick(addresses, prefix)
+	if found && a.protocol != netstate.RouteProtocol {
+		return false, ErrForeign
+	}
+	return found, nil
 }
 
 func familyOf(a netip.Addr) int {

@@ -26,6 +26,7 @@ func (k *Kernel) Apply(steps []plan.Step) []error {
 			continue
 		}
 		errs[i] = s.apply(step)
+		s.trim()
 	}
 	s.applySysctls(steps, errs)
 	return errs

@@ -43,10 +43,10 @@ func TestCrash(t *testing.T) {
 		if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
 			t.Fatalf("write %d: %v\n%s", at, err, out)
 		}
-		recover := sh(t, "ip -o link; ls -A /run/netns")
+		found := sh(t, "ip -o link; ls -A /run/netns")
 		removeHeld(t, k)
 		if after := withoutIndexes(sh(t, "ip -o link; ls -A /run/netns")); after != withoutIndexes(before) {
-			t.Fatalf("after write %d there was\n%s\nand what our marks did not tell is\n%s", at, recover, after)
+			t.Fatalf("after write %d there was\n%s\nand what our marks did not tell is\n%s", at, found, after)
 		}
 	}
 }

@@ -47,8 +47,8 @@ type Options struct {
 	Step func()
 }
 
-// Kernel is the kernel of this node as seen from the network namespace that
-// Open was called in, the host's. It is safe for concurrent use.
+// Kernel is the kernel of this node as seen from the process's own network
+// namespace, the host's. It is safe for concurrent use.
 type Kernel struct {
 	opts   Options
 	host   int // the host's network namespace
@@ -86,7 +86,8 @@ func Open(o Options) (*Kernel, error) {
 	return &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20}, nil
 }
 
-// Close releases the Kernel; what it made stays.
+// Close releases the Kernel once all calls and watches have ended; what it made
+// stays.
 func (k *Kernel) Close() error { return unix.Close(k.host) }
 
 // Writes is the number of state-changing messages and file writes sent so far,

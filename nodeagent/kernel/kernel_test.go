@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -229,6 +230,7 @@ func TestAppliedIsObserved(t *testing.T) {
 		t.Errorf("the address is tentative: %s", got)
 	}
 
+	wantHeld(t, k, slices.Concat([]netstate.Object{managed("net1"), loopback("net1"), unPrimary(host), inside, br}, addresses, routes))
 	apply(t, k, remove(routes...))
 	apply(t, k, remove(addresses...))
 	apply(t, k, remove(host, br))
@@ -241,4 +243,51 @@ func TestAppliedIsObserved(t *testing.T) {
 	for _, o := range []netstate.Object{routes[0], own, host, managed("net1")} {
 		apply(t, k, remove(o))
 	}
+}
+
+// wantHeld looks for the objects in the inventory, with their owners.
+func wantHeld(t *testing.T, k *Kernel, objects []netstate.Object) {
+	t.Helper()
+	held := inventory(t, k)
+	for _, o := range objects {
+		owner := map[string]netstate.Owner{"br-red": red, "veth1": net1, "eth0": net1}[o.Key().Link]
+		if !slices.Contains(held, Held{Owner: owner, Object: o}) {
+			t.Errorf("the inventory lacks %s of %s", o.Key(), owner)
+		}
+	}
+}
+
+// TestConcurrently builds and removes attachments side by side.
+func TestConcurrently(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	watch(t, k)
+	build(t, k, bridge("br-red"))
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			netns := fmt.Sprint("net", i)
+			a, b := pair(netstate.End{Name: fmt.Sprint("veth-a", i)}, netstate.End{Netns: netns, Name: "eth0"}, "br-red")
+			c, d := pair(netstate.End{Name: fmt.Sprint("veth-c", i)}, netstate.End{Netns: netns, Name: "eth1"}, "br-red")
+			for range 5 {
+				errs := k.Apply(create(managed(netns)))
+				errs = append(errs, k.Apply([]plan.Step{{Op: plan.Create, Key: a.Key(), New: a, Peer: b}, {Op: plan.Create, Key: c.Key(), New: c, Peer: d}})...)
+				errs = append(errs, k.Apply(steps(plan.Mark, []netstate.Object{a, b, c, d}))...)
+				set, _ := k.Observe(keysOf(managed(netns), a, b, c, d))
+				if len(set) != 5 {
+					t.Errorf("observed %v", set)
+				}
+				_, err := k.Inventory()
+				errs = append(errs, err)
+				errs = append(errs, k.Apply(remove(a, c))...)
+				errs = append(errs, k.Apply(remove(managed(netns)))...)
+				if err := errors.Join(errs...); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
 }

@@ -112,18 +112,16 @@ func (l *link) typ() netstate.LinkType {
 	return netstate.OtherLink
 }
 
-// mark is what netstate.Link.Mark holds for the link.
+// mark is what netstate.Link.Mark holds for the link. One of our group whose
+// alias somebody has overwritten is to be finished like one that never had any.
 func (l *link) mark() string {
 	if _, _, ok := netstate.ParseMark(l.alias); ok {
 		return l.alias
 	}
-	switch {
-	case !l.grouped():
-		return ""
-	case l.alias == "":
+	if l.grouped() {
 		return netstate.HalfMade
 	}
-	return l.alias
+	return ""
 }
 
 // marked reports whether the link is Patchbay's, by whatever source.

@@ -87,6 +87,13 @@ func TestLinkUpdate(t *testing.T) {
 	apply(t, k, steps(plan.Update, []netstate.Object{br, host, inside}))
 	wantObserved(t, k, keysOf(br, host, inside), br, host, inside)
 
+	sh(t, "ip link set veth1 alias mine")
+	overwritten := host
+	overwritten.Mark = netstate.HalfMade
+	wantObserved(t, k, keysOf(host), overwritten)
+	apply(t, k, steps(plan.Mark, []netstate.Object{host}))
+	wantObserved(t, k, keysOf(host), host)
+
 	other := bridge("br-blue")
 	build(t, k, other)
 	host.Master, host.Isolated, inside.Up = "br-blue", false, false

@@ -18,15 +18,15 @@ import (
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
-// log collects events.
-type log struct {
+// journal collects events.
+type journal struct {
 	mu     sync.Mutex
 	events []Event
 }
 
-func watch(t *testing.T, k *Kernel) *log {
+func watch(t *testing.T, k *Kernel) *journal {
 	t.Helper()
-	l := &log{}
+	l := &journal{}
 	err := k.Watch(t.Context(), func(e Event) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -38,14 +38,14 @@ func watch(t *testing.T, k *Kernel) *log {
 	return l
 }
 
-func (l *log) clear() {
+func (l *journal) clear() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.events = nil
 }
 
 // want waits for an event, at most the second that repairing drift may take.
-func (l *log) want(t *testing.T, what string, match func(Event) bool) {
+func (l *journal) want(t *testing.T, what string, match func(Event) bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		l.mu.Lock()
@@ -194,17 +194,12 @@ func TestWatchSeesForeignNetns(t *testing.T) {
 	}
 	k := open(t)
 	events := watch(t, k)
-	sh(t, "mkdir -p /run/netns")
-	var seen netstate.Set
-	sh(t, "sleep 0.2; touch /run/netns/net1; sleep 0.2; unshare -n mount --bind /proc/self/ns/net /run/netns/net1")
+	sh(t, "mkdir -p /run/netns; touch /run/netns/net1")
 	key := managed("net1").Key()
-	events.want(t, "namespace that is one", func(e Event) bool {
-		if e.Key != key || e.Gone {
-			return false
-		}
-		seen = observe(t, k, key)
-		return len(seen) == 1
-	})
+	events.want(t, "file that is no namespace yet", isLook(managed("net1")))
+	events.clear()
+	sh(t, "unshare -n mount --bind /proc/self/ns/net /run/netns/net1")
+	events.want(t, "namespace on that file", func(e Event) bool { return e.Key == key && !e.Gone && len(observe(t, k, key)) == 1 })
 	events.clear()
 	sh(t, "ip link add veth1 type veth peer eth0 netns net1; ip -n net1 address add 10.0.0.1/24 dev eth0")
 	a := netstate.Address{Netns: "net1", Link: "eth0", Prefix: netip.MustParsePrefix("10.0.0.1/24")}

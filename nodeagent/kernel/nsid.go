@@ -98,8 +98,8 @@ func (s *session) number(p *place) error {
 		return err
 	}
 	delete(host.numbers, p.id)
-	any := int32(-1)
-	err = c.change(unix.RTM_NEWNSID, 0, rtgenmsg{}, number(netnsaFD, uint32(p.fd)), number(netnsaNSID, uint32(any)))
+	whichever := int32(-1)
+	err = c.change(unix.RTM_NEWNSID, 0, rtgenmsg{}, number(netnsaFD, uint32(p.fd)), number(netnsaNSID, uint32(whichever)))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("number network namespace %s: %w", p.netns, err)
 	}

@@ -22,6 +22,7 @@ func (k *Kernel) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]er
 		case netstate.KindLink:
 			// All links first: then most peers are known when asked for.
 			_, _, _ = s.link(netstate.End{Netns: key.Netns, Name: key.Link})
+			s.trim()
 		case netstate.KindSysctl, netstate.KindSysctlNode:
 			sysctls[key.Netns] = append(sysctls[key.Netns], key)
 		}
@@ -30,6 +31,7 @@ func (k *Kernel) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]er
 		if observe := observers[key.Kind]; observe != nil {
 			object, err := observe(s, key)
 			o.add(key, object, err)
+			s.trim()
 		}
 	}
 	for netns, keys := range sysctls {

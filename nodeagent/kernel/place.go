@@ -33,6 +33,27 @@ type place struct {
 	byIndex map[int32]*link
 	// numbers are the nsids that this namespace has for others.
 	numbers map[nsID]int32
+	// What Observe has listed of a link.
+	addressesOf map[listed][]address
+	routesOf    map[listed][]route
+}
+
+// listed is a family on a link, by index.
+type listed struct {
+	family int
+	index  int32
+}
+
+// once reads what is not known yet.
+func once[V any](known map[listed]V, key listed, read func() (V, error)) (V, error) {
+	if v, ok := known[key]; ok {
+		return v, nil
+	}
+	v, err := read()
+	if err == nil {
+		known[key] = v
+	}
+	return v, err
 }
 
 func (k *Kernel) session() *session { return &session{k: k, places: map[string]*place{}} }
@@ -48,6 +69,17 @@ func (s *session) leave(netns string) {
 	if p := s.places[netns]; p != nil {
 		p.close()
 		delete(s.places, netns)
+	}
+}
+
+// maxPlaces bounds the descriptors of a session that visits many namespaces: two
+// each, where some systems allow 1,024.
+const maxPlaces = 200
+
+// trim must not be called while somebody uses a place.
+func (s *session) trim() {
+	if len(s.places) > maxPlaces {
+		s.close()
 	}
 }
 
@@ -79,7 +111,11 @@ func (s *session) link(end netstate.End) (*place, *link, error) {
 }
 
 func (k *Kernel) open(netns string) (*place, error) {
-	p := &place{k: k, netns: netns, fd: k.host, id: k.hostID, byName: map[string]*link{}, byIndex: map[int32]*link{}, numbers: map[nsID]int32{}}
+	p := &place{
+		k: k, netns: netns, fd: k.host, id: k.hostID,
+		byName: map[string]*link{}, byIndex: map[int32]*link{}, numbers: map[nsID]int32{},
+		addressesOf: map[listed][]address{}, routesOf: map[listed][]route{},
+	}
 	if netns == "" {
 		return p, nil
 	}

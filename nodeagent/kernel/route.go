@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -96,25 +97,22 @@ func (s *session) observeRoute(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, found, err := p.ourRoute(l, dst)
-	if err != nil || !found {
-		return nil, err
-	}
-	return r.object(key.Netns, key.Link), nil
-}
-
-// ourRoute finds the route of ours to a destination through a link.
-func (p *place) ourRoute(l *link, dst netip.Prefix) (route, bool, error) {
-	routes, err := p.routes(familyOf(dst.Addr()), netstate.RouteProtocol, l.index)
+	family := familyOf(dst.Addr())
+	routes, err := once(p.routesOf, listed{family, l.index}, func() ([]route, error) { return p.ourRoutes(family, l) })
 	if err != nil {
-		return route{}, false, err
+		return nil, err
 	}
 	for _, r := range routes {
 		if r.dst == dst {
-			return r, true, nil
+			return r.object(key.Netns, key.Link), nil
 		}
 	}
-	return route{}, false, nil
+	return nil, nil
+}
+
+// ourRoutes lists the routes of ours through a link.
+func (p *place) ourRoutes(family int, l *link) ([]route, error) {
+	return p.routes(family, netstate.RouteProtocol, l.index)
 }
 
 // routes lists unicast routes of the main table, those of one protocol unless
@@ -186,11 +184,11 @@ func (s *session) replaceRoute(end netstate.End, r netstate.Route) error {
 	if err != nil {
 		return err
 	}
-	_, found, err := p.ourRoute(l, r.Dst)
+	routes, err := p.ourRoutes(familyOf(r.Dst.Addr()), l)
 	if err != nil {
 		return err
 	}
-	if !found {
+	if !slices.ContainsFunc(routes, func(have route) bool { return have.dst == r.Dst }) {
 		return p.inTheWay(r.Dst)
 	}
 	return p.setRoute(l, r, unix.NLM_F_REPLACE)

@@ -52,6 +52,7 @@ func (k *Kernel) writeSysctl(name, value string) error {
 
 // observeSysctls reads the sysctls of one namespace on one thread.
 func (s *session) observeSysctls(netns string, keys []netstate.Key, add func(netstate.Key, netstate.Object, error)) {
+	s.trim()
 	p, err := s.place(netns)
 	if err == nil {
 		err = p.run(func() error {
@@ -90,6 +91,7 @@ func (s *session) applySysctls(steps []plan.Step, errs []error) {
 		}
 	}
 	for netns, indexes := range byNetns {
+		s.trim()
 		slices.SortStableFunc(indexes, func(a, b int) int { return sysctlRank(steps[a]) - sysctlRank(steps[b]) })
 		p, err := s.place(netns)
 		if err == nil {

@@ -28,6 +28,7 @@ const HalfMade = "half-made"
 // agent and standalone mode never sweep each other's objects.
 type Source string
 
+// The sources.
 const (
 	SourceCluster Source = "cluster"
 	SourceLocal   Source = "local"

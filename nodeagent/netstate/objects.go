@@ -32,6 +32,7 @@ func (n Netns) String() string {
 // LinkType is the type of an interface.
 type LinkType string
 
+// The types that Patchbay tells apart.
 const (
 	Bridge   LinkType = "bridge"
 	Veth     LinkType = "veth"
@@ -214,6 +215,7 @@ func (r Realm) String() string {
 // Family is an address family.
 type Family string
 
+// The families.
 const (
 	IPv4 Family = "ipv4"
 	IPv6 Family = "ipv6"

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -77,7 +78,11 @@ func Text(w io.Writer, groups []Group) error {
 		}
 		for _, l := range Lines(g.Steps) {
 			count[l.Sign()]++
-			fmt.Fprintf(tw, "  %s %s\t%s\t%s\n", l.Sign(), l.Key.Kind, Describe(l.Key), l.Detail())
+			cells := []string{"  " + l.Sign() + " " + l.Key.Kind.String(), Describe(l.Key)}
+			if detail := l.Detail(); detail != "" {
+				cells = append(cells, detail)
+			}
+			fmt.Fprintln(tw, strings.Join(cells, "\t"))
 		}
 		fmt.Fprintln(tw)
 	}

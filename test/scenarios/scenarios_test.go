@@ -96,7 +96,6 @@ func runScript(t *testing.T, file, variant string) {
 		Deadline:           deadline,
 		Files:              []string{file},
 		Cmds:               builtins(),
-		ContinueOnError:    os.Getenv("CONT") != "",
 		RequireUniqueNames: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SAMPLES", samples)

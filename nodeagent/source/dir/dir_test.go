@@ -8,8 +8,10 @@ import (
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
 const (
@@ -204,14 +206,39 @@ func TestReadEmpty(t *testing.T) {
 	}
 }
 
-// The README shows the samples, and people apply the folder.
+// The README shows the samples, and people apply them, one by one or all.
 func TestSamples(t *testing.T) {
 	docs, err := Read("../../../config/samples", nil, validator(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(docs) == 0 {
-		t.Fatal("no samples")
+	var networks []*v1alpha1.BridgeNetwork
+	var attachments []*v1alpha1.NamespaceAttachment
+	for _, d := range docs {
+		switch o := d.Object.(type) {
+		case *v1alpha1.BridgeNetwork:
+			networks = append(networks, o)
+		case *v1alpha1.NamespaceAttachment:
+			attachments = append(attachments, o)
+		}
+	}
+	w := accept.Local("here", networks, attachments)
+	for _, d := range docs {
+		var c metav1.Condition
+		switch o := d.Object.(type) {
+		case *v1alpha1.BridgeNetwork:
+			c = accept.Network(o, w)
+		case *v1alpha1.NamespaceAttachment:
+			c = accept.Attachment(o, w)
+		case *v1alpha1.PortPublish:
+			c = accept.Publish(o, w)
+		}
+		if c.Status != metav1.ConditionTrue {
+			t.Errorf("%s: %s: %s", d.File, d.Object.GetName(), c.Message)
+		}
+	}
+	if len(networks) == 0 || len(attachments) == 0 {
+		t.Error("no samples")
 	}
 }
 
