@@ -14,7 +14,6 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
-	"github.com/patchbay-dev/patchbay/nodeagent/report"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
 )
 
@@ -74,9 +73,11 @@ func (f *flags) agent(cmd *cobra.Command, a agentFlags) error {
 func (n *node) follow(ctx context.Context, folder string, v *dir.Validator, log *slog.Logger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	feed := &dir.Feed{Engine: n.engine, NodeName: n.name, Log: log, Adopt: func(o dir.Object) {
-		report.CopyStatus(o, n.store.Get(ownerOf(o)))
-	}}
+	records, err := n.records()
+	if err != nil {
+		return err
+	}
+	feed := &dir.Feed{Engine: n.engine, NodeName: n.name, Log: log, Records: records}
 	log.Info("agent started", "node", n.name, "manifests", folder, "backend", n.nat.Name())
 	go func() {
 		if err := dir.Watch(ctx, folder, v, feed.Take); err != nil && ctx.Err() == nil {

@@ -66,11 +66,28 @@ func (f *flags) apply(cmd *cobra.Command, file string, timeout time.Duration) er
 		n.engine.Set(in)
 	}
 	writes := n.writes()
-	statuses, err := n.engine.RunOnce(cmd.Context(), timeout)
+	statuses, err := n.engine.RunOnce(cmd.Context(), timeout, progress(cmd.ErrOrStderr()))
 	if err != nil {
 		return err
 	}
 	return n.result(cmd, docs, statuses, n.writes()-writes)
+}
+
+// progress says what is waited for, each time that changes.
+func progress(w io.Writer) func([]engine.Status) {
+	said := ""
+	return func(statuses []engine.Status) {
+		text := ""
+		for _, s := range statuses {
+			if s.Ready.Status != metav1.ConditionTrue {
+				text += fmt.Sprintf("waiting for %s: %s: %s\n", s.Owner, s.Ready.Reason, s.Ready.Message)
+			}
+		}
+		if text != said {
+			fmt.Fprint(w, text)
+			said = text
+		}
+	}
 }
 
 // wanted is the records with the documents put in, each accepted or not.

@@ -77,7 +77,7 @@ func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) e
 	for _, in := range dir.Inputs(staying, n.name) {
 		n.engine.Set(in)
 	}
-	if _, err := n.engine.RunOnce(cmd.Context(), timeout); err != nil {
+	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
 		return err
 	}
 	for _, o := range going {
@@ -159,7 +159,7 @@ func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Dur
 	}
 	defer n.close()
 	n.engine.Synced()
-	if _, err := n.engine.RunOnce(cmd.Context(), timeout); err != nil {
+	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
 		return err
 	}
 	return errors.Join(n.engine.Left(), n.nat.Clean(cmd.Context()))

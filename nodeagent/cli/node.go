@@ -97,7 +97,7 @@ func merge(records []dir.Object, docs []dir.Document, v *dir.Validator) ([]dir.O
 		if err := v.ValidateUpdate(d.Object, merged[i]); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", d.File, err))
 		}
-		report.CopyStatus(d.Object, merged[i])
+		engine.CopyStatus(d.Object, merged[i])
 		merged[i] = d.Object
 	}
 	return merged, errors.Join(errs...)

@@ -44,10 +44,9 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, given []n
 	default:
 		b.toNetns(p2p.Netns)
 	}
-	if p := b.routes(); p != nil {
-		return b.r, b.view, p
-	}
-	return b.r, b.view, nil
+	p := b.routes()
+	b.r.withoutIPv6(c.Node)
+	return b.r, b.view, p
 }
 
 type attachment struct {

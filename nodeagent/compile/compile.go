@@ -9,7 +9,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
+	"strings"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -33,6 +35,15 @@ type Result struct {
 func (r *Result) add(objects ...netstate.Object) { r.Objects.Add(objects...) }
 
 func (r *Result) claim(c Claim) { r.Claims = append(r.Claims, c) }
+
+// withoutIPv6 leaves out the sysctls that a kernel without IPv6 does not have,
+// and that have nothing to say there.
+func (r *Result) withoutIPv6(node netstate.Node) {
+	maps.DeleteFunc(r.Objects, func(_ netstate.Key, o netstate.Object) bool {
+		s, ok := o.(netstate.Sysctl)
+		return ok && node.NoIPv6 && strings.HasPrefix(s.Path, "net/ipv6/")
+	})
+}
 
 // Problem is why a resource cannot be built on this node.
 type Problem struct {

@@ -115,6 +115,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 		addGateway(&r, v, c)
 	}
 	addEgress(&r, n, v)
+	r.withoutIPv6(c.Node)
 	return r, nil
 }
 

@@ -107,6 +107,25 @@ func (in Input) Conditions() []metav1.Condition {
 	return nil
 }
 
+// CopyStatus gives a resource the status of another version of it; nil has
+// none.
+func CopyStatus(to, from metav1.Object) {
+	switch to := to.(type) {
+	case *v1alpha1.BridgeNetwork:
+		if f, ok := from.(*v1alpha1.BridgeNetwork); ok {
+			to.Status = f.Status
+		}
+	case *v1alpha1.NamespaceAttachment:
+		if f, ok := from.(*v1alpha1.NamespaceAttachment); ok {
+			to.Status = f.Status
+		}
+	case *v1alpha1.PortPublish:
+		if f, ok := from.(*v1alpha1.PortPublish); ok {
+			to.Status = f.Status
+		}
+	}
+}
+
 // Options are the parts and settings of an engine.
 type Options struct {
 	Source   netstate.Source
@@ -248,7 +267,8 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // RunOnce brings everything that was Set or Removed about and returns when all
 // of it is settled or the time is over, with the last status of each resource.
-func (e *Engine) RunOnce(ctx context.Context, wait time.Duration) ([]Status, error) {
+// Before every pause it tells the statuses so far to waiting, which may be nil.
+func (e *Engine) RunOnce(ctx context.Context, wait time.Duration, waiting func([]Status)) ([]Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if err := e.watch(ctx); err != nil {
@@ -261,6 +281,9 @@ func (e *Engine) RunOnce(ctx context.Context, wait time.Duration) ([]Status, err
 		}
 		if e.settled() {
 			return e.statuses(), nil
+		}
+		if waiting != nil {
+			waiting(e.statuses())
 		}
 		retry := time.NewTimer(next)
 		select {

@@ -42,15 +42,18 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 		switch {
 		case u.in != nil:
 			u.changed = false
-			e.Reporter.Report(e.status(u))
+			s := e.status(u)
+			if u.ready != s.Ready {
+				e.Log.Info("status", "owner", o.String(), "ready", s.Ready.Status, "reason", s.Ready.Reason, "message", s.Ready.Message)
+			}
+			u.ready = s.Ready
+			e.Reporter.Report(s)
 		case o != orphans && u.done && len(u.held) == 0:
 			delete(e.units, o)
 			e.Reporter.Removed(o)
 		}
 		for k, err := range u.errs {
-			if !errors.Is(err, errWaits) {
-				e.Log.Warn("not as wanted", "owner", o.String(), "object", k.String(), "err", err)
-			}
+			e.Log.Debug("not as wanted", "owner", ownerText(o), "object", k.String(), "err", err)
 		}
 	}
 }

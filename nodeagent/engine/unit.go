@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -33,8 +35,10 @@ type unit struct {
 	errs    map[netstate.Key]error
 	// done says that the last pass found or made everything; changed, that
 	// something else is wanted since.
-	done     bool
-	changed  bool
+	done    bool
+	changed bool
+	// ready is the Ready condition as last reported.
+	ready    metav1.Condition
 	attempts int
 	retryAt  time.Time
 }

@@ -2,7 +2,9 @@ package kernel
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 
@@ -41,6 +43,8 @@ func (s *session) node() (netstate.Node, error) {
 	if n.Forwarding, err = s.k.forwarding(); err != nil {
 		return n, err
 	}
+	_, err = readSysctl("net/ipv6/conf/all/forwarding")
+	n.NoIPv6 = errors.Is(err, os.ErrNotExist)
 	n.RALinks, err = s.k.raLinks(links, announced)
 	return n, err
 }

@@ -24,6 +24,8 @@ type Node struct {
 	// BridgeNF says for each family whether br_netfilter passes bridged packets
 	// through the IP hooks.
 	BridgeNF map[Family]bool
+	// NoIPv6 is true on a kernel without IPv6 (ipv6.disable=1).
+	NoIPv6 bool
 	// RALinks are interfaces, not Patchbay's, that take routes from router
 	// advertisements and would stop once IPv6 forwarding is on unless their
 	// accept_ra is 2.

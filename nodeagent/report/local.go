@@ -84,21 +84,3 @@ func WithStatus(s engine.Status, before []metav1.Condition) (metav1.Object, []me
 		return p, conditions
 	}
 }
-
-// CopyStatus gives a resource the status of its record.
-func CopyStatus(to, from metav1.Object) {
-	switch to := to.(type) {
-	case *v1alpha1.BridgeNetwork:
-		if f, ok := from.(*v1alpha1.BridgeNetwork); ok {
-			to.Status = f.Status
-		}
-	case *v1alpha1.NamespaceAttachment:
-		if f, ok := from.(*v1alpha1.NamespaceAttachment); ok {
-			to.Status = f.Status
-		}
-	case *v1alpha1.PortPublish:
-		if f, ok := from.(*v1alpha1.PortPublish); ok {
-			to.Status = f.Status
-		}
-	}
-}

@@ -64,7 +64,7 @@ func patchbay(b *testing.B) (build, remove time.Duration) {
 	for _, in := range inputs {
 		e.Set(in)
 	}
-	statuses, err := e.RunOnce(context.Background(), time.Minute)
+	statuses, err := e.RunOnce(context.Background(), time.Minute, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func patchbay(b *testing.B) (build, remove time.Duration) {
 	for _, in := range inputs {
 		e.Remove(in)
 	}
-	if _, err := e.RunOnce(context.Background(), time.Minute); err != nil {
+	if _, err := e.RunOnce(context.Background(), time.Minute, nil); err != nil {
 		b.Fatal(err)
 	}
 	if err := e.Left(); err != nil {

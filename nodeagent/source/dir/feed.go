@@ -2,7 +2,9 @@ package dir
 
 import (
 	"log/slog"
+	"maps"
 	"reflect"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -60,8 +62,8 @@ type Feed struct {
 	Engine   *engine.Engine
 	NodeName string
 	Log      *slog.Logger
-	// Adopt gives an object the status of its record, if there is one.
-	Adopt func(Object)
+	// Records are the objects of an earlier run, with their status.
+	Records []Object
 
 	last map[netstate.Owner]engine.Input
 }
@@ -97,24 +99,26 @@ func (f *Feed) Take(s Snapshot) {
 	}
 }
 
-// withMissing keeps the objects that an incomplete snapshot lacks, and adopts
-// the records of new ones.
+// withMissing gives the objects the status they had, and keeps those that an
+// incomplete snapshot lacks: what this run saw last, else an earlier one.
 func (f *Feed) withMissing(objects []Object, complete bool) []Object {
-	there := map[netstate.Owner]bool{}
+	before := map[netstate.Owner]Object{}
+	for _, o := range f.Records {
+		before[engine.InputOf(o).Owner()] = o
+	}
+	for owner, in := range f.last {
+		before[owner] = in.Object().(Object)
+	}
 	for _, o := range objects {
 		owner := engine.InputOf(o).Owner()
-		there[owner] = true
-		if _, known := f.last[owner]; !known {
-			f.Adopt(o)
+		if old, ok := before[owner]; ok {
+			engine.CopyStatus(o, old)
+			delete(before, owner)
 		}
 	}
 	if complete {
+		f.Records = nil
 		return objects
 	}
-	for owner, in := range f.last {
-		if !there[owner] {
-			objects = append(objects, in.Object().(Object))
-		}
-	}
-	return objects
+	return slices.AppendSeq(objects, maps.Values(before))
 }

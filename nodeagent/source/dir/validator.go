@@ -205,7 +205,7 @@ func (k *kindValidator) namespace(meta *metav1.ObjectMeta, path *field.Path) fie
 // clearServerFields drops what only an API server sets, so that the output of
 // kubectl get can be applied.
 func clearServerFields(meta *metav1.ObjectMeta) {
-	meta.UID, meta.ResourceVersion, meta.SelfLink = "", "", ""
+	meta.UID, meta.ResourceVersion = "", ""
 	meta.CreationTimestamp, meta.DeletionTimestamp, meta.DeletionGracePeriodSeconds = metav1.Time{}, nil, nil
 	meta.ManagedFields, meta.OwnerReferences, meta.Finalizers = nil, nil, nil
 	meta.Generation = 1

@@ -28,7 +28,7 @@ func Watch(ctx context.Context, path string, v *Validator, fn func(Snapshot)) er
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", path, err)
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }()
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", path, err)
