@@ -90,7 +90,8 @@ func progress(w io.Writer) func([]engine.Status) {
 	}
 }
 
-// wanted is the records with the documents put in, each accepted or not.
+// wanted is the records with the documents put in, each accepted or not. What
+// was not named stays in the background.
 func (n *node) wanted(docs []dir.Document, v *dir.Validator) ([]engine.Input, error) {
 	records, err := n.records()
 	if err != nil {
@@ -100,7 +101,16 @@ func (n *node) wanted(docs []dir.Document, v *dir.Validator) ([]engine.Input, er
 	if err != nil {
 		return nil, err
 	}
-	return dir.Inputs(merged, n.name), nil
+	named := map[netstate.Owner]bool{}
+	for _, d := range docs {
+		named[ownerOf(d.Object)] = true
+	}
+	inputs := dir.Inputs(merged, n.name)
+	for i := range inputs {
+		inputs[i].Before = n.store.Get(inputs[i].Owner())
+		inputs[i].Background = !named[inputs[i].Owner()]
+	}
+	return inputs, nil
 }
 
 // writes counts the messages that changed the kernel.

@@ -75,6 +75,7 @@ func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) e
 		}
 	}
 	for _, in := range dir.Inputs(staying, n.name) {
+		in.Background = true
 		n.engine.Set(in)
 	}
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {

@@ -52,7 +52,12 @@ type Input struct {
 	Publish    *v1alpha1.PortPublish
 	// Accepted is the Accepted condition. Only what is accepted is built.
 	Accepted metav1.Condition
-	removed  bool
+	// Before is the resource as it was built by an earlier process, if it was
+	// another: what it wanted and this one does not is removed.
+	Before metav1.Object
+	// Background resources are not waited for by RunOnce.
+	Background bool
+	removed    bool
 }
 
 // InputOf wraps a resource, not accepted yet.
@@ -205,7 +210,7 @@ func (e *Engine) Set(in Input) {
 // Remove takes a resource away by somebody's explicit word, given as it was
 // last; the sweep brake does not ask about it.
 func (e *Engine) Remove(in Input) {
-	in.removed = true
+	in.removed, in.Before = true, in.Object()
 	e.Set(in)
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -15,6 +16,22 @@ import (
 
 // pass brings a batch of owners about: compile, observe, diff, apply, report.
 func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
+	e.compileAll(batch)
+	applied := e.converge(ctx, batch)
+	if slices.ContainsFunc(applied, losesRoutes) {
+		applied = append(applied, e.converge(ctx, batch)...)
+	}
+	e.settle(batch, applied)
+}
+
+// losesRoutes reports whether a step may have taken routes along: with an
+// address the kernel removes the IPv4 routes that used it, and tells nobody.
+func losesRoutes(s plan.Step) bool {
+	return s.Op == plan.Delete && s.Key.Kind == netstate.KindAddress
+}
+
+// converge observes, plans and applies once.
+func (e *Engine) converge(ctx context.Context, batch map[netstate.Owner]bool) []plan.Step {
 	steps, conflicts := e.prepare(batch)
 	for o := range batch {
 		e.units[o].errs = map[netstate.Key]error{}
@@ -22,14 +39,12 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 	for _, c := range conflicts {
 		e.fail(batch, c.Key, conflictError(c))
 	}
-	applied := e.execute(ctx, batch, steps)
-	e.settle(batch, applied)
+	return e.execute(ctx, batch, steps)
 }
 
-// prepare compiles a batch and what depends on it, and returns the steps
-// between what it wants and what is there.
+// prepare returns the steps between what a compiled batch wants and what is
+// there.
 func (e *Engine) prepare(batch map[netstate.Owner]bool) ([]plan.Step, []plan.Conflict) {
-	e.compileAll(batch)
 	desired, release := netstate.Set{}, []netstate.Key{}
 	e.leaving = map[netstate.Key]netstate.Owner{}
 	for o := range batch {
@@ -38,6 +53,10 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) ([]plan.Step, []plan.Con
 			desired[k] = obj
 		}
 		for k := range u.held {
+			if len(e.wanted[k]) > 0 && u.desired[k] == nil {
+				// Others want it still; it is theirs now.
+				delete(u.held, k)
+			}
 			if len(e.wanted[k]) == 0 {
 				if _, listed := e.leaving[k]; !listed {
 					release = append(release, k)
@@ -124,6 +143,10 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 			e.release(u)
 		}
 	}
+	e.compileKinds(batch)
+}
+
+func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 	for _, kind := range ownerKinds {
 		for _, u := range e.ofKind(batch, kind) {
 			for _, dependent := range e.compile(u) {
@@ -301,8 +324,16 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 
 // retryWaiting lets owners that lost a claim ask again.
 func (e *Engine) retryWaiting() {
+	e.again(slices.Collect(maps.Keys(e.claims.waiting)))
+}
+
+// again has owners looked at in the next turn.
+func (e *Engine) again(owners []netstate.Owner) {
+	if len(owners) == 0 {
+		return
+	}
 	e.mu.Lock()
-	for o := range e.claims.waiting {
+	for _, o := range owners {
 		e.dirty[o] = true
 	}
 	e.mu.Unlock()
@@ -331,7 +362,7 @@ func (e *Engine) needNode(batch map[netstate.Owner]bool) bool {
 		return false
 	}
 	for o := range batch {
-		if u := e.unit(o); u.accepted() || u.last != nil {
+		if u := e.unit(o); u.accepted() || u.before != nil {
 			return true
 		}
 	}

@@ -41,6 +41,7 @@ func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
 		return nil, err
 	}
 	batch := e.take(ctx)
+	e.compileAll(batch)
 	steps, conflicts := e.prepare(batch)
 	for _, c := range conflicts {
 		e.fail(batch, c.Key, conflictError(c))

@@ -58,9 +58,12 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 // accept stores what came in about an owner.
 func (e *Engine) accept(o netstate.Owner, in *Input) {
 	u := e.unit(o)
-	u.last, u.trusted = nil, in != nil && in.removed
+	u.before, u.trusted = nil, in != nil && in.removed
+	if in != nil && len(u.desired) == 0 {
+		u.before = in.Before
+	}
 	if u.trusted {
-		u.last, in = in, nil
+		in = nil
 	}
 	e.sweepDue = e.sweepDue || in == nil
 	u.in, u.changed = in, true
@@ -217,7 +220,7 @@ func (e *Engine) settled() bool {
 	pending := len(e.inputs)+len(e.dirty) > 0 || e.lost || e.natLost
 	e.mu.Unlock()
 	for _, u := range e.units {
-		pending = pending || !u.retryAt.IsZero()
+		pending = pending || !u.retryAt.IsZero() && (u.in == nil || !u.in.Background)
 	}
 	return !pending
 }

@@ -31,6 +31,7 @@ type Status struct {
 // settle ends a pass: it logs and counts what changed, and reports.
 func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 	e.tell(applied)
+	e.rejoin(applied)
 	for o := range batch {
 		u := e.units[o]
 		u.done = len(u.errs) == 0
@@ -54,6 +55,20 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 		}
 		for k, err := range u.errs {
 			e.Log.Debug("not as wanted", "owner", ownerText(o), "object", k.String(), "err", err)
+		}
+	}
+}
+
+// rejoin has the attachments of a bridge that was made anew looked at: they
+// lost their place in it.
+func (e *Engine) rejoin(applied []plan.Step) {
+	for _, s := range applied {
+		l, ok := s.New.(netstate.Link)
+		if !ok || s.Op != plan.Create || l.Type != netstate.Bridge {
+			continue
+		}
+		if owner, drift := e.blame(s.Key); drift {
+			e.again(e.dependents(owner))
 		}
 	}
 }

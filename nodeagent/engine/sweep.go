@@ -1,8 +1,9 @@
 package engine
 
 import (
-	"slices"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -73,24 +74,28 @@ func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
 	}
 }
 
-// recall compiles resources that are to go and were never seen here, so that
-// all they own is known: not everything that an owner has bears its name.
+// recall compiles the batch as it was before this process, so that all that
+// its owners have is known: not everything bears its owner's name.
 func (e *Engine) recall(batch map[netstate.Owner]bool) {
-	var going []*unit
+	now := map[*unit]*Input{}
 	for o := range batch {
-		if u := e.unit(o); u.last != nil && len(u.desired) == 0 {
-			u.in = u.last
-			going = append(going, u)
+		u := e.unit(o)
+		if u.before == nil {
+			continue
 		}
+		now[u] = u.in
+		then := InputOf(u.before)
+		then.Accepted.Status = metav1.ConditionTrue
+		u.in, u.before = &then, nil
 	}
-	slices.SortFunc(going, func(a, b *unit) int { return a.owner.Compare(b.owner) })
-	for _, u := range going {
-		e.compile(u)
+	if len(now) == 0 {
+		return
+	}
+	e.compileKinds(batch)
+	for u, in := range now {
 		for k := range u.desired {
 			u.held[k] = true
 		}
-	}
-	for _, u := range going {
-		u.in = nil
+		u.in = in
 	}
 }

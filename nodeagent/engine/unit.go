@@ -16,8 +16,8 @@ type unit struct {
 	owner netstate.Owner
 	// in is nil for an owner that is gone, or known only by its marks.
 	in *Input
-	// last is what an owner that went by explicit word was.
-	last *Input
+	// before is what an earlier process built, until it is recalled.
+	before metav1.Object
 	// trusted owners went by somebody's explicit word.
 	trusted bool
 	// desired is what compile wanted last.

@@ -3,8 +3,10 @@ package nat
 import (
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -79,7 +81,7 @@ func arp(op byte, mac netstate.MAC, ip netip.Addr, text string) []byte {
 }
 
 const (
-	routerAdvert, neighborSolicit, neighborAdvert, redirect = 134, 135, 136, 137
+	routerAdvert, neighborSolicit, neighborAdvert, redirect, listenerReport = 134, 135, 136, 137, 143
 
 	etherVLAN, etherLLDP = 0x8100, 0x88cc
 )
@@ -116,6 +118,9 @@ func frames(text string) []struct {
 		{"neighbour advertisement", true, toAll(a.v6, unix.IPPROTO_ICMPV6, icmp6(neighborAdvert, a.v6, text))},
 		{"duplicate address detection", true, toAll(none, unix.IPPROTO_ICMPV6, icmp6(neighborSolicit, a.v6, text))},
 
+		{"multicast listener report", true, toAll(none, 0, slices.Concat(hopByHop, icmp6(listenerReport, text)))},
+
+		{"ARP from a false MAC", false, ethernet(broadcast, evil, unix.ETH_P_ARP, arp(1, a.mac, a.v4, text))},
 		{"false MAC", false, ethernet(b.mac, evil, unix.ETH_P_IP, ipv4(a.v4, b.v4, text))},
 		{"false IPv4", false, v4(gate4)},
 		{"neighbour's IPv4", false, v4(b.v4)},
@@ -175,4 +180,34 @@ func spoof(t *testing.T, from, to *tap, passes func(honest bool) bool) {
 			t.Errorf("%s: passed is %t", f.name, got)
 		}
 	}
+}
+
+// TestInvalid sends what conntrack cannot place, here TCP without flags, which
+// no NAT would translate.
+func TestInvalid(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	buildWorld(t)
+	bridgeNF(t, false)
+	bridge, err := net.InterfaceByName("br-red")
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, to := openTap(t, "a", "eth0"), openTap(t, "out", "eth0")
+	send := func(proto byte, text string) {
+		packet := ipv4(placeA.v4, addr(out4), text)
+		packet[9] = proto
+		packet[10], packet[11] = 0, 0
+		binary.BigEndian.PutUint16(packet[10:], checksum(packet[:20]))
+		from.send(t, ethernet(netstate.MAC(bridge.HardwareAddr), placeA.mac, unix.ETH_P_IP, packet))
+	}
+	leaks := func() bool {
+		send(unix.IPPROTO_TCP, strings.Repeat("\x00", 20)+"no flags")
+		send(experimental, "the end")
+		return to.passed(t, "no flags", "the end")
+	}
+	same(t, "leaks without rules", true, leaks())
+	apply(t, backend(t, netstate.SourceLocal), creates(list(worldObjects())...))
+	same(t, "leaks", false, leaks())
 }

@@ -65,7 +65,9 @@ func buildWorld(t testing.TB) {
 			ip -n %[1]s route add default via %[7]s; ip -n %[1]s route add default via %[8]s`,
 			p.netns, p.port, p.bridge, p.v4, p.v6, p.mac, gateway(p.v4.String()), gateway(p.v6.String())))
 	}
-	run(t, `for p in vethd vethe; do bridge link set dev $p isolated on; done
+	// Snooping would keep listener reports from the neighbours.
+	run(t, `ip link set br-red type bridge mcast_snooping 0
+		for p in vethd vethe; do bridge link set dev $p isolated on; done
 		foreign() { ip netns add $1; ip link add eth-$1 type veth peer name eth0 netns $1; ip link set eth-$1 up
 			ip -n $1 link set lo up; ip netns exec $1 sysctl -qw net.ipv6.conf.all.accept_dad=0; ip -n $1 link set eth0 up
 			ip addr add $2.1/24 dev eth-$1; ip addr add $3::1/64 dev eth-$1 nodad

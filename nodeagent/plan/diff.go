@@ -161,7 +161,7 @@ func linkKey(e netstate.End) netstate.Key {
 func (d *differ) remove(release []netstate.Key) {
 	release = slices.SortedFunc(slices.Values(release), netstate.Key.Compare)
 	for _, k := range release {
-		if l, ok := d.observed[k].(netstate.Link); ok && d.desired[k] == nil {
+		if l, ok := d.observed[k].(netstate.Link); ok && d.desired[k] == nil && l.Mark != "" {
 			d.deleteLink(l)
 		}
 	}
