@@ -200,9 +200,18 @@ func New(o Options) *Engine {
 }
 
 // Set adds or replaces a resource.
-func (e *Engine) Set(in Input) {
+func (e *Engine) Set(in Input) { e.Update([]Input{in}, nil) }
+
+// Update sets resources and takes others away because the source no longer
+// lists them, all at once: only so can the sweep brake tell how many went.
+func (e *Engine) Update(set []Input, gone []netstate.Owner) {
 	e.mu.Lock()
-	e.inputs[in.Owner()] = &in
+	for _, in := range set {
+		e.inputs[in.Owner()] = &in
+	}
+	for _, o := range gone {
+		e.inputs[o] = nil
+	}
 	e.mu.Unlock()
 	e.signal()
 }
@@ -219,15 +228,6 @@ func (e *Engine) Remove(in Input) {
 func (e *Engine) Synced() {
 	e.mu.Lock()
 	e.synced = true
-	e.mu.Unlock()
-	e.signal()
-}
-
-// Gone takes a resource away because the source no longer lists it; many at
-// once meet the sweep brake.
-func (e *Engine) Gone(o netstate.Owner) {
-	e.mu.Lock()
-	e.inputs[o] = nil
 	e.mu.Unlock()
 	e.signal()
 }

@@ -88,6 +88,9 @@ func (p packetSocket) await(want []byte) error {
 	buf := make([]byte, 2048)
 	for deadline := time.Now().Add(frameWindow); time.Now().Before(deadline); {
 		n, _, err := unix.Recvfrom(p.fd, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
 		if errors.Is(err, unix.EAGAIN) {
 			break
 		}

@@ -81,18 +81,20 @@ func (f *Feed) Take(s Snapshot) {
 	for _, in := range Inputs(f.withMissing(objects, s.Complete), f.NodeName) {
 		next[in.Owner()] = in
 	}
+	var changed []engine.Input
 	for o, in := range next {
-		if old, ok := f.last[o]; ok && reflect.DeepEqual(old, in) {
-			continue
+		if old, ok := f.last[o]; !ok || !reflect.DeepEqual(old, in) {
+			changed = append(changed, in)
 		}
-		f.Engine.Set(in)
 	}
+	var gone []netstate.Owner
 	for o := range f.last {
 		if _, ok := next[o]; !ok {
 			f.Log.Info("left the folder", "owner", o.String())
-			f.Engine.Gone(o)
+			gone = append(gone, o)
 		}
 	}
+	f.Engine.Update(changed, gone)
 	f.last = next
 	if s.Complete {
 		f.Engine.Synced()
