@@ -143,7 +143,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 		src, _ := ofFamily(hostAddresses, netip.Prefix.Addr, p.Addr())
 		b.r.add(netstate.Route{Link: link, Dst: host(p.Addr()), Src: src},
 			netstate.Masquerade{Link: link, Subnet: host(p.Addr()), Egress: egress})
-		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"})
+		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Subnet: host(p.Addr()), Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"})
 		if egress {
 			b.r.add(forwarding(b.c.Node, netstate.FamilyOf(p.Addr()))...)
 		}

@@ -133,16 +133,16 @@ func forwarding(node netstate.Node, f netstate.Family) []netstate.Object {
 	if node.Forwarding[f] {
 		return nil
 	}
-	if f == netstate.IPv4 {
-		return []netstate.Object{
-			netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1", Restore: true},
-			netstate.ForwardGuard{Family: f},
+	objects := []netstate.Object{netstate.ForwardGuard{Family: f}}
+	for name, l := range node.Links {
+		if l.Type == netstate.Bridge && !l.Ours && node.BridgeNF[f] && netstate.LinkName.MatchString(name) {
+			objects = append(objects, netstate.ForeignBridge{Link: name})
 		}
 	}
-	objects := []netstate.Object{
-		netstate.Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1", Restore: true},
-		netstate.ForwardGuard{Family: f},
+	if f == netstate.IPv4 {
+		return append(objects, netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1", Restore: true})
 	}
+	objects = append(objects, netstate.Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1", Restore: true})
 	for _, l := range node.RALinks {
 		s := linkSysctl("", l, "ipv6", "accept_ra", "2")
 		s.Restore = true

@@ -110,7 +110,9 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 		r.add(netstate.Port{Link: v.Uplink, Master: v.Bridge})
 	}
 	r.claim(Claim{Resource: "interface " + v.Bridge, Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.bridge.name"})
-	r.add(netstate.Realm{Link: v.Bridge, Guarded: v.Guarded, Isolated: v.Isolated})
+	// Behind an uplink there is no gateway of ours to be the way around
+	// isolated ports, and br_netfilter shows the LAN's frames as forwarded.
+	r.add(netstate.Realm{Link: v.Bridge, Guarded: v.Guarded, Isolated: v.Isolated && v.Uplink == ""})
 	if v.Mode == v1alpha1.GatewayBridge {
 		addGateway(&r, v, c)
 	}
@@ -213,6 +215,7 @@ func addEgress(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView) {
 		if !v.Masquerade {
 			continue
 		}
+		r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets"})
 		for _, d := range merged(prefixes(n.Spec.Egress.ExcludeDestinations), s.Addr()) {
 			r.add(netstate.NoMasquerade{Link: v.Bridge, Subnet: s, Dst: d})
 		}

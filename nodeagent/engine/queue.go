@@ -133,6 +133,7 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 	if len(e.links[place(ev.Key)]) == 0 && ev.Key.Netns == "" {
 		e.considerForeign(batch)
 	}
+	e.considerForeignBridge(ev, batch)
 }
 
 // considerLink handles a link's own state and its place in a bridge, of which
@@ -184,6 +185,22 @@ func (e *Engine) mark(k netstate.Key, batch map[netstate.Owner]bool, which func(
 		if which == nil || which(e.units[o]) {
 			batch[o] = true
 		}
+	}
+}
+
+// considerForeignBridge has the owners of forward guards look again when a
+// bridge of somebody else comes or goes.
+func (e *Engine) considerForeignBridge(ev kernel.Event, batch map[netstate.Owner]bool) {
+	known := len(e.wanted[netstate.ForeignBridge{Link: ev.Key.Link}.Key()]) > 0
+	l, isLink := ev.Object.(netstate.Link)
+	came := isLink && l.Type == netstate.Bridge && l.Mark == "" && ev.Key.Netns == "" && !known
+	went := ev.Gone && ev.Key.Kind == netstate.KindLink && known
+	if !came && !went {
+		return
+	}
+	e.stale = true
+	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
+		e.mark(netstate.ForwardGuard{Family: f}.Key(), batch, nil)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -35,6 +34,8 @@ func elements(o netstate.Object) []element {
 		return realmElements(o)
 	case netstate.ForwardGuard:
 		return []element{at(setNoForward, o.Family)}
+	case netstate.ForeignBridge:
+		return []element{at(setBridged, o.Link, o.Link)}
 	case netstate.PortFilter:
 		own := o.MAC.LinkLocal()
 		return []element{at(setPorts, o.Link), at(setMAC, o.Link, o.MAC), at(setIP6, o.Link, o.MAC, own), at(setND6, o.Link, o.MAC, own)}
@@ -117,9 +118,6 @@ func pick(a netip.Addr, four, six string) string {
 	return six
 }
 
-// linkName is what an interface may be called: names become text in a script.
-var linkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
-
 // validate refuses an object that has no place in the tables.
 func validate(o netstate.Object) error {
 	var err error
@@ -131,6 +129,8 @@ func validate(o netstate.Object) error {
 			err = fmt.Errorf("unknown family %q", o.Family)
 		}
 	case netstate.PortFilter:
+		err = checkLink(o.Link)
+	case netstate.ForeignBridge:
 		err = checkLink(o.Link)
 	case netstate.PortAddress:
 		err = errors.Join(checkLink(o.Link), checkAddr(o.Addr))
@@ -147,8 +147,8 @@ func validate(o netstate.Object) error {
 }
 
 func checkLink(name string) error {
-	if !linkName.MatchString(name) {
-		return fmt.Errorf("interface name %q must match %s", name, linkName)
+	if !netstate.LinkName.MatchString(name) {
+		return fmt.Errorf("interface name %q must match %s", name, netstate.LinkName)
 	}
 	return nil
 }

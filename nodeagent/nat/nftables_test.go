@@ -47,6 +47,7 @@ func rich() netstate.Set {
 		netstate.Realm{Link: "veth1.p_2-x", Isolated: true},
 		netstate.ForwardGuard{Family: netstate.IPv4},
 		netstate.ForwardGuard{Family: netstate.IPv6},
+		netstate.ForeignBridge{Link: "br-other"},
 		netstate.PortFilter{Link: "veth1", MAC: macA},
 		netstate.PortAddress{Link: "veth1", MAC: macA, Addr: addr("10.68.0.101")},
 		netstate.PortAddress{Link: "veth1", MAC: macA, Addr: addr("fd00:68::101")},

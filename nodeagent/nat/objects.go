@@ -73,6 +73,8 @@ func keyOf(i id, h held) (netstate.Key, bool) {
 		return netstate.Realm{Link: p.text(0)}.Key(), p.text(0) == p.text(len(p)-1)
 	case setNoForward:
 		return netstate.ForwardGuard{Family: netstate.Family(p.text(0))}.Key(), true
+	case setBridged:
+		return netstate.ForeignBridge{Link: p.text(0)}.Key(), p.text(0) == p.text(len(p)-1)
 	case setPorts, setMAC:
 		return netstate.PortFilter{Link: p.text(0)}.Key(), true
 	case setIP4, setIP6, setND6:
@@ -109,6 +111,8 @@ func objectOf(k netstate.Key, group []id, holds map[id]held) netstate.Object {
 		return r
 	case netstate.KindForwardGuard:
 		return netstate.ForwardGuard{Family: netstate.Family(k.Name)}
+	case netstate.KindForeignBridge:
+		return netstate.ForeignBridge{Link: k.Link}
 	case netstate.KindPortFilter:
 		return portFilterOf(k.Link, group)
 	case netstate.KindPortAddress:

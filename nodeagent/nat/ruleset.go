@@ -19,6 +19,7 @@ const (
 	setSame      = "same"      // realm . realm, where members reach each other
 	setIsolated  = "isolated"  // realm . realm, where they do not
 	setNoForward = "noforward" // families not forwarded between foreign interfaces
+	setBridged   = "bridged"   // foreign bridge . itself, which is not forwarding
 
 	setPorts = "ports"  // filtered bridge ports
 	setMAC   = "ok_mac" // port . MAC
@@ -96,6 +97,7 @@ var setDefs = []setDef{
 	{family: knftables.InetFamily, name: setOurs, key: []field{fieldLink}},
 	{family: knftables.InetFamily, name: setGuarded, key: []field{fieldLink}},
 	{family: knftables.InetFamily, name: setIsolated, key: []field{fieldLink, fieldLink}},
+	{family: knftables.InetFamily, name: setBridged, key: []field{fieldLink, fieldLink}},
 	{family: knftables.InetFamily, name: setNoForward, key: []field{fieldFamily}},
 	{family: knftables.BridgeFamily, name: setPorts, key: []field{fieldLink}},
 
@@ -190,7 +192,7 @@ var inetChains = []chainDef{
 		// What conntrack cannot place is not translated and would leave with
 		// the realm's own addresses.
 		"iifname @" + setOurs + " ct state invalid drop",
-		"meta nfproto @" + setNoForward + " iifname != @" + setOurs + " oifname != @" + setOurs + " counter drop",
+		"meta nfproto @" + setNoForward + " iifname != @" + setOurs + " oifname != @" + setOurs + " iifname . oifname != @" + setBridged + " counter drop",
 		"iifname . oifname @" + setIsolated + " goto " + chainBetween,
 		"oifname @" + setGuarded + " goto " + chainInto,
 	}},

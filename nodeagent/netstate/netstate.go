@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -27,6 +28,7 @@ const (
 	KindSysctl
 	KindRealm
 	KindForwardGuard
+	KindForeignBridge
 	KindPortFilter
 	KindPortAddress
 	KindPort
@@ -38,7 +40,7 @@ const (
 	KindPublish
 )
 
-var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "realm", "forward-guard", "port-filter", "port-address",
+var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "realm", "forward-guard", "foreign-bridge", "port-filter", "port-address",
 	"port", "hairpin", "address", "route", "masquerade", "no-masquerade", "publish"}
 
 func (k Kind) String() string { return kindNames[k] }
@@ -47,7 +49,7 @@ func (k Kind) String() string { return kindNames[k] }
 // others are netlink's and /proc's.
 func (k Kind) Firewall() bool {
 	switch k {
-	case KindRealm, KindForwardGuard, KindPortFilter, KindPortAddress, KindMasquerade, KindNoMasquerade, KindPublish:
+	case KindRealm, KindForwardGuard, KindForeignBridge, KindPortFilter, KindPortAddress, KindMasquerade, KindNoMasquerade, KindPublish:
 		return true
 	}
 	return false
@@ -134,6 +136,10 @@ func (o Owner) Compare(p Owner) int {
 	rank := func(k string) int { return slices.Index([]string{OwnerNetwork, OwnerAttachment, OwnerPublish}, k) }
 	return cmp.Or(cmp.Compare(rank(o.Kind), rank(p.Kind)), cmp.Compare(o.Namespace, p.Namespace), cmp.Compare(o.Name, p.Name))
 }
+
+// LinkName matches the interface names that Patchbay handles: they become text
+// in a firewall script.
+var LinkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
 
 // MAC is an Ethernet address; comparable, unlike net.HardwareAddr.
 type MAC [6]byte

@@ -236,6 +236,14 @@ type ForwardGuard struct{ Family Family }
 func (f ForwardGuard) Key() Key       { return Key{Kind: KindForwardGuard, Name: string(f.Family)} }
 func (f ForwardGuard) String() string { return "drop between foreign interfaces" }
 
+// ForeignBridge keeps a bridge that is not Patchbay's working under
+// ForwardGuards: where br_netfilter is on, the firewall sees what such a bridge
+// carries between its own ports as forwarded from it to itself.
+type ForeignBridge struct{ Link string }
+
+func (f ForeignBridge) Key() Key       { return Key{Kind: KindForeignBridge, Link: f.Link} }
+func (f ForeignBridge) String() string { return "left alone" }
+
 // PortFilter holds what arrives on a bridge port to one MAC address and to the
 // port's PortAddresses. It is closed: a port with a PortFilter and no
 // PortAddress lets nothing but ARP probes through.
