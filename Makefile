@@ -17,7 +17,7 @@ build: ## Build bin/patchbay, a static binary.
 .PHONY: demo
 demo: deps build ## Show the main scenario in throwaway namespaces.
 	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/httpd ./hack/httpd
-	@time hack/demo.sh
+	@hack/demo.sh
 
 .PHONY: test
 test: deps verify lint ## Everything below a cluster: checks, unit tests, scenarios on the real kernel.

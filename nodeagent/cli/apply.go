@@ -153,10 +153,9 @@ func notReady(file string, s engine.Status) error {
 	if s.Input.Accepted.Status == metav1.ConditionFalse {
 		reason, message = s.Input.Accepted.Reason, s.Input.Accepted.Message
 	}
-	kind := map[string]string{netstate.OwnerNetwork: "BridgeNetwork", netstate.OwnerAttachment: "NamespaceAttachment", netstate.OwnerPublish: "PortPublish"}[s.Owner.Kind]
-	name := strings.TrimPrefix(s.Owner.Namespace+"/"+s.Owner.Name, "/")
+	name := strings.Replace(engine.Title(s.Owner), " ", "/", 1)
 	if reason == v1alpha1.ReasonPending {
-		return fmt.Errorf("%s: %s/%s: %s", file, kind, name, message)
+		return fmt.Errorf("%s: %s: %s", file, name, message)
 	}
-	return fmt.Errorf("%s: %s/%s: %s: %s", file, kind, name, reason, message)
+	return fmt.Errorf("%s: %s: %s: %s", file, name, reason, message)
 }

@@ -82,7 +82,7 @@ func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) e
 		return err
 	}
 	for _, o := range going {
-		fmt.Fprintf(cmd.OutOrStdout(), "%s deleted\n", ownerOf(o))
+		fmt.Fprintf(cmd.OutOrStdout(), "%s deleted\n", engine.Title(ownerOf(o)))
 	}
 	return n.engine.Left()
 }

@@ -81,7 +81,7 @@ func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
 	if len(a.errs) == 0 {
 		return false
 	}
-	x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, title(a.owner)))
+	x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, Title(a.owner)))
 	return true
 }
 

@@ -301,7 +301,7 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 			continue
 		}
 		e.claims.waiting[u.owner] = true
-		lost := &compile.Problem{Reason: c.Reason, Message: fmt.Sprintf("%s: %s is taken by %s: choose another, or delete that one", c.Field, c.Resource, title(holder))}
+		lost := &compile.Problem{Reason: c.Reason, Message: fmt.Sprintf("%s: %s is taken by %s: choose another, or delete that one", c.Field, c.Resource, Title(holder))}
 		if c.Key == (netstate.Key{}) {
 			u.problem = lost
 			continue
@@ -378,8 +378,8 @@ func (e *Engine) refreshNode() {
 	e.node, e.stale = node, false
 }
 
-// title is how a person calls an owner, such as BridgeNetwork red.
-func title(o netstate.Owner) string {
+// Title is how a person calls an owner, such as BridgeNetwork red.
+func Title(o netstate.Owner) string {
 	kind := map[string]string{netstate.OwnerNetwork: "BridgeNetwork", netstate.OwnerAttachment: "NamespaceAttachment", netstate.OwnerPublish: "PortPublish"}[o.Kind]
 	if o.Namespace != "" {
 		return kind + " " + o.Namespace + "/" + o.Name

@@ -98,7 +98,7 @@ func planTitle(o netstate.Owner) string {
 	if o == orphans {
 		return "Without an owner"
 	}
-	return title(o)
+	return Title(o)
 }
 
 // Left returns an error that names what could not be removed; nil if nothing

@@ -40,8 +40,8 @@ const (
 	KindPublish
 )
 
-var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "realm", "forward-guard", "foreign-bridge", "port-filter", "port-address",
-	"port", "hairpin", "address", "route", "masquerade", "no-masquerade", "publish"}
+var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "isolation", "forward-guard", "foreign-bridge", "anti-spoof", "anti-spoof",
+	"uplink", "hairpin", "address", "route", "masquerade", "no-masquerade", "publish"}
 
 func (k Kind) String() string { return kindNames[k] }
 

@@ -73,10 +73,10 @@ func TestBuildOrder(t *testing.T) {
 6 mark link veth1
 6 mark link netns/net1 eth0
 6 create sysctl veth1 net/ipv6/conf/veth1/disable_ipv6
-7 create realm br-red
+7 create isolation br-red
 7 create forward-guard ipv4
-7 create port-filter veth1
-7 create port-address veth1 10.0.0.2
+7 create anti-spoof veth1
+7 create anti-spoof veth1 10.0.0.2
 7 create masquerade br-red 10.0.0.0/24
 8 create sysctl net/ipv4/ip_forward
 8 activate link br-red
@@ -98,10 +98,10 @@ func TestRemoveOrder(t *testing.T) {
 1 delete link br-red
 1 delete sysctl net/ipv4/ip_forward
 2 delete masquerade br-red 10.0.0.0/24
-2 delete port-address veth1 10.0.0.2
-2 delete port-filter veth1
+2 delete anti-spoof veth1 10.0.0.2
+2 delete anti-spoof veth1
 2 delete forward-guard ipv4
-2 delete realm br-red
+2 delete isolation br-red
 3 delete netns net1
 `
 	if d := cmp.Diff(want, text(diff(t, netstate.Set{}, world(), world().Keys()))); d != "" {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"slices"
@@ -70,7 +71,8 @@ func (l Line) Detail() string {
 // sums up.
 func Text(w io.Writer, groups []Group) error {
 	count := map[string]int{}
-	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	var b bytes.Buffer
+	tw := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	for _, g := range groups {
 		fmt.Fprintln(tw, g.Title)
 		if g.Note != "" {
@@ -78,11 +80,7 @@ func Text(w io.Writer, groups []Group) error {
 		}
 		for _, l := range Lines(g.Steps) {
 			count[l.Sign()]++
-			cells := []string{"  " + l.Sign() + " " + l.Key.Kind.String(), Describe(l.Key)}
-			if detail := l.Detail(); detail != "" {
-				cells = append(cells, detail)
-			}
-			fmt.Fprintln(tw, strings.Join(cells, "\t"))
+			fmt.Fprintf(tw, "  %s %s\t%s\t%s\n", l.Sign(), l.Key.Kind, Describe(l.Key), l.Detail())
 		}
 		fmt.Fprintln(tw)
 	}
@@ -91,5 +89,13 @@ func Text(w io.Writer, groups []Group) error {
 	} else {
 		fmt.Fprintf(tw, "Plan: %d to make, %d to change, %d to remove.\n", count["+"], count["~"], count["-"])
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(b.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
