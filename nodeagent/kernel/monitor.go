@@ -168,9 +168,12 @@ func (m *monitor) run(ctx context.Context, datagrams <-chan datagram, folder *ne
 			m.handle(d)
 		case e := <-folder.watcher.Events:
 			m.netnsChanged(ctx, folder, e)
-		case <-folder.watcher.Errors:
-			m.forgetNames()
-			m.fn(Event{Lost: true})
+		case err := <-folder.watcher.Errors:
+			// Whatever went wrong, files may have come and gone unseen.
+			if err != nil {
+				m.forgetNames()
+				m.fn(Event{Lost: true})
+			}
 		case name := <-folder.mounted:
 			m.netnsMounted(name)
 		}

@@ -251,7 +251,7 @@ func identify(fd int) (nsID, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nsID{}, err
 	}
-	return nsID{dev: uint64(st.Dev), ino: st.Ino}, nil
+	return nsID{dev: st.Dev, ino: st.Ino}, nil
 }
 
 func placeName(netns string) string {
