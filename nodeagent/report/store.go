@@ -38,7 +38,7 @@ func (s *Store) Load() ([]metav1.Object, error) {
 	for _, f := range files {
 		o, err := readRecord(f)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("read record %s: %w", f, err))
+			errs = append(errs, fmt.Errorf("read record %s: %w: delete the file; nothing in the kernel depends on it", f, err))
 			continue
 		}
 		out = append(out, o)

@@ -1,0 +1,141 @@
+package compile
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+func on(node netstate.Node) Context {
+	node.Name = "node1"
+	return Context{Source: netstate.SourceLocal, Node: node}
+}
+
+func network(spec v1alpha1.BridgeNetworkSpec) *v1alpha1.BridgeNetwork {
+	return &v1alpha1.BridgeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "red"}, Spec: spec}
+}
+
+func TestNames(t *testing.T) {
+	for name, want := range map[string]string{"red": "br-red", "twelve-chars": "br-twelve-chars"} {
+		n := network(v1alpha1.BridgeNetworkSpec{})
+		n.Name = name
+		got := BridgeName(n)
+		if got != want {
+			t.Errorf("bridge of %s: %s, want %s", name, got, want)
+		}
+	}
+	n := network(v1alpha1.BridgeNetworkSpec{})
+	n.Name = "a-name-that-does-not-fit"
+	if got := BridgeName(n); len(got) != len("br-")+8 {
+		t.Errorf("bridge of %s: %s, want br- and 8 digits", n.Name, got)
+	}
+	seen := map[string]bool{}
+	for i := range 1000 {
+		a := &v1alpha1.NamespaceAttachment{ObjectMeta: metav1.ObjectMeta{Namespace: "lab", Name: fmt.Sprint(i)}}
+		seen[HostInterfaceName(a)] = true
+	}
+	if len(seen) != 1000 {
+		t.Errorf("%d names for 1000 attachments", len(seen))
+	}
+}
+
+func TestMACsAreLocalUnicastAndPerNode(t *testing.T) {
+	one, other := deriveMAC("bnet", "node1", "red"), deriveMAC("bnet", "node2", "red")
+	if one[0]&0x03 != 0x02 || one == other || one != deriveMAC("bnet", "node1", "red") {
+		t.Errorf("%s and %s", one, other)
+	}
+}
+
+func TestCompileIsPure(t *testing.T) {
+	n := network(v1alpha1.BridgeNetworkSpec{Subnets: []v1alpha1.Subnet{"10.0.0.0/24", "fd00::/64"}})
+	one, _ := Network(n, on(netstate.Node{}))
+	other, _ := Network(n, on(netstate.Node{}))
+	if !maps.Equal(one.Objects, other.Objects) {
+		t.Errorf("two compilations differ: %v and %v", one.Objects, other.Objects)
+	}
+}
+
+// TestNodeDecides shows what the node's own state changes.
+func TestNodeDecides(t *testing.T) {
+	routed := network(v1alpha1.BridgeNetworkSpec{Subnets: []v1alpha1.Subnet{"10.0.0.0/24"}})
+	forward := netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1", Restore: true}
+	for name, test := range map[string]struct {
+		node   netstate.Node
+		object netstate.Object
+		want   bool
+	}{
+		"forwarding is off":              {netstate.Node{}, forward, true},
+		"forwarding is on already":       {netstate.Node{Forwarding: map[netstate.Family]bool{netstate.IPv4: true}}, forward, false},
+		"a foreign bridge, br_netfilter": {netstate.Node{BridgeNF: map[netstate.Family]bool{netstate.IPv4: true}, Links: map[string]netstate.NodeLink{"br0": {Type: netstate.Bridge}}}, netstate.ForeignBridge{Link: "br0"}, true},
+		"a foreign bridge, oddly named":  {netstate.Node{BridgeNF: map[netstate.Family]bool{netstate.IPv4: true}, Links: map[string]netstate.NodeLink{"br@0": {Type: netstate.Bridge}}}, netstate.ForeignBridge{Link: "br@0"}, false},
+		"our own bridge is no foreign":   {netstate.Node{BridgeNF: map[netstate.Family]bool{netstate.IPv4: true}, Links: map[string]netstate.NodeLink{"br0": {Type: netstate.Bridge, Ours: true}}}, netstate.ForeignBridge{Link: "br0"}, false},
+		"no IPv6, no sysctl for it":      {netstate.Node{NoIPv6: true}, linkSysctl("", "br-red", "ipv6", "disable_ipv6", "1"), false},
+		"IPv6 unused is off":             {netstate.Node{}, linkSysctl("", "br-red", "ipv6", "disable_ipv6", "1"), true},
+	} {
+		r, p := Network(routed, on(test.node))
+		if p != nil {
+			t.Fatal(p)
+		}
+		if got := r.Objects[test.object.Key()] == test.object; got != test.want {
+			t.Errorf("%s: %s wanted: %v, want %v", name, test.object.Key(), got, test.want)
+		}
+	}
+}
+
+func TestMTU(t *testing.T) {
+	mtu := int32(1400)
+	node := netstate.Node{DefaultLink: "eth0", Links: map[string]netstate.NodeLink{"eth0": {MTU: 9000}, "eth1": {MTU: 1450}}}
+	for name, test := range map[string]struct {
+		spec v1alpha1.BridgeNetworkSpec
+		want int
+	}{
+		"spec":          {v1alpha1.BridgeNetworkSpec{Bridge: v1alpha1.BridgeSpec{MTU: &mtu}}, 1400},
+		"uplink":        {v1alpha1.BridgeNetworkSpec{Uplink: &v1alpha1.UplinkSpec{Interface: "eth1"}}, 1450},
+		"default route": {v1alpha1.BridgeNetworkSpec{}, 9000},
+	} {
+		if got := View(network(test.spec), node).MTU; got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+	}
+	if got := View(network(v1alpha1.BridgeNetworkSpec{}), netstate.Node{}).MTU; got != 1500 {
+		t.Errorf("without a default route: %d, want 1500", got)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	node := netstate.Node{
+		DefaultLink: "eth0",
+		Links:       map[string]netstate.NodeLink{"eth0": {}, "eth1": {Master: "br9"}},
+		Routes:      []netstate.NodeRoute{{Link: "eth0", Dst: netip.MustParsePrefix("10.0.0.0/16")}},
+	}
+	uplink := func(name string) v1alpha1.BridgeNetworkSpec {
+		return v1alpha1.BridgeNetworkSpec{Gateway: v1alpha1.GatewaySpec{Mode: v1alpha1.GatewayNone}, Uplink: &v1alpha1.UplinkSpec{Interface: name}}
+	}
+	for want, spec := range map[string]v1alpha1.BridgeNetworkSpec{
+		"SubnetOverlap: spec.subnets: 10.0.3.0/24 overlaps the route to 10.0.0.0/16 on eth0 of node node1: choose another subnet":               {Subnets: []v1alpha1.Subnet{"10.0.3.0/24"}},
+		"UplinkInUse: spec.uplink.interface: eth0 carries the default route of node node1, which would lose its network: use another interface": uplink("eth0"),
+		"UplinkInUse: spec.uplink.interface: eth1 of node node1 is already a port of br9: remove it from there, or use another interface":       uplink("eth1"),
+		"UplinkNotFound: spec.uplink.interface: node node1 has no interface eth7: name one it has":                                              uplink("eth7"),
+	} {
+		_, p := Network(network(spec), on(node))
+		if p == nil || p.Error() != want {
+			t.Errorf("got %v\nwant %s", p, want)
+		}
+	}
+}
+
+func TestMergedPrefixes(t *testing.T) {
+	var in []netip.Prefix
+	for _, s := range []string{"10.0.0.0/8", "10.1.0.0/16", "192.168.0.0/16", "192.168.0.0/16", "fd00::/8"} {
+		in = append(in, netip.MustParsePrefix(s))
+	}
+	if got := fmt.Sprint(merged(in, netip.IPv4Unspecified())); got != "[10.0.0.0/8 192.168.0.0/16]" {
+		t.Errorf("got %s", got)
+	}
+}

@@ -1,0 +1,107 @@
+package report
+
+import (
+	"bytes"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+)
+
+func attachment(ready metav1.Condition) *v1alpha1.NamespaceAttachment {
+	return &v1alpha1.NamespaceAttachment{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "lab", Name: "net1"},
+		Spec:       v1alpha1.NamespaceAttachmentSpec{Target: v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: "net1"}}, Network: "red"},
+		Status: v1alpha1.NamespaceAttachmentStatus{
+			Interface:     &v1alpha1.InterfaceStatus{Netns: "net1", Name: "eth0", Index: 2},
+			HostInterface: &v1alpha1.InterfaceStatus{Name: "veth1", Index: 7},
+			Addresses:     []v1alpha1.Subnet{"10.0.0.2/24"},
+			Conditions:    []metav1.Condition{ready},
+		},
+	}
+}
+
+func condition(status metav1.ConditionStatus, reason, message string) metav1.Condition {
+	return metav1.Condition{Type: v1alpha1.ConditionReady, Status: status, Reason: reason, Message: message}
+}
+
+func TestTable(t *testing.T) {
+	network := &v1alpha1.BridgeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "red"}, Spec: v1alpha1.BridgeNetworkSpec{Subnets: []v1alpha1.Subnet{"10.0.0.0/24"}}}
+	network.Status.Conditions = []metav1.Condition{condition(metav1.ConditionTrue, v1alpha1.ReasonProgrammed, "fine")}
+	publish := &v1alpha1.PortPublish{ObjectMeta: metav1.ObjectMeta{Namespace: "lab", Name: "web"}, Spec: v1alpha1.PortPublishSpec{Attachment: "net1"}}
+	publish.Status.Published = []v1alpha1.PublishedStatus{{Protocol: v1alpha1.TCP, HostPort: 80, Target: "10.0.0.2:80"}, {Address: "fd00::9", Protocol: v1alpha1.TCP, HostPort: 80, Target: "[fd00::2]:80"}}
+	publish.Status.Conditions = []metav1.Condition{condition(metav1.ConditionTrue, v1alpha1.ReasonProgrammed, "fine")}
+	var b bytes.Buffer
+	if err := Table(&b, []metav1.Object{network, attachment(condition(metav1.ConditionFalse, v1alpha1.ReasonAddressConflict, "address 10.0.0.2 is taken")), publish}); err != nil {
+		t.Fatal(err)
+	}
+	want := `NETWORK  BRIDGE  SUBNETS      GATEWAY   READY  REASON
+red      br-red  10.0.0.0/24  10.0.0.1  True   Programmed
+
+ATTACHMENT  NETNS  INTERFACE  HOST-INTERFACE  ADDRESSES    NETWORK  READY  REASON
+lab/net1    net1   eth0 (2)   veth1 (7)       10.0.0.2/24  red      False  AddressConflict
+
+PUBLISH  ATTACHMENT  PORTS                      TARGETS                   READY  REASON
+lab/web  net1        *:80/TCP,[fd00::9]:80/TCP  10.0.0.2:80,[fd00::2]:80  True   Programmed
+
+nsa:lab/net1: address 10.0.0.2 is taken
+`
+	if d := cmp.Diff(want, b.String()); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+}
+
+// TestReportWritesOnlyChanges shows that a record is written when its meaning
+// changed, and that a condition keeps its transition time while its status
+// stays.
+func TestReportWritesOnlyChanges(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "objects")
+	store := NewStore(folder)
+	l := &Local{Store: store, Metrics: NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	in := engine.Input{Attachment: attachment(metav1.Condition{}), Accepted: metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAccepted}}
+	in.Attachment.Status.Conditions = nil
+	status := engine.Status{Owner: in.Owner(), Input: in, Ready: condition(metav1.ConditionTrue, v1alpha1.ReasonProgrammed, "fine"), Attachment: &in.Attachment.Status}
+	file := filepath.Join(folder, "nsa.lab.net1.yaml")
+	written := func() time.Time {
+		t.Helper()
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.ModTime()
+	}
+	l.Report(status)
+	first := written()
+	l.Report(status)
+	if again := written(); again != first {
+		t.Error("the same status was written twice")
+	}
+	got, ok := store.Get(in.Owner()).(*v1alpha1.NamespaceAttachment)
+	if !ok || len(got.Status.Conditions) != 2 || got.Status.Addresses[0] != "10.0.0.2/24" {
+		t.Fatalf("record: %+v", got)
+	}
+	l.Removed(in.Owner())
+	if _, err := os.Stat(folder); !os.IsNotExist(err) {
+		t.Errorf("the last record leaves %s behind: %v", folder, err)
+	}
+}
+
+func TestBrokenRecordIsNamed(t *testing.T) {
+	folder := t.TempDir()
+	file := filepath.Join(folder, "nsa.lab.net1.yaml")
+	if err := os.WriteFile(file, []byte("spec: ["), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewStore(folder).Load(); err == nil || !bytes.Contains([]byte(err.Error()), []byte(file)) {
+		t.Errorf("got %v, want an error that names %s", err, file)
+	}
+}
