@@ -53,7 +53,7 @@ func (f *flags) agent(cmd *cobra.Command, a agentFlags) error {
 	if err != nil {
 		return err
 	}
-	l, err := f.acquire(agentPrefix + "--manifests " + a.manifests + " ")
+	l, err := f.acquire(cmd.Context(), agentPrefix+"--manifests "+a.manifests+" ")
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func (f *flags) apply(cmd *cobra.Command, file string, timeout time.Duration) er
 	if err != nil {
 		return err
 	}
-	l, err := f.acquire("apply ")
+	l, err := f.acquire(cmd.Context(), "apply ")
 	if err != nil {
 		return err
 	}
@@ -60,8 +60,10 @@ func (f *flags) apply(cmd *cobra.Command, file string, timeout time.Duration) er
 		return err
 	}
 	for _, in := range inputs {
-		if err := n.store.Save(in.Object()); err != nil {
-			return fmt.Errorf("write record of %s: %w", in.Owner(), err)
+		if !in.Background {
+			if err := n.store.Want(in.Object()); err != nil {
+				return fmt.Errorf("write record of %s: %w", in.Owner(), err)
+			}
 		}
 		n.engine.Set(in)
 	}
@@ -107,7 +109,11 @@ func (n *node) wanted(docs []dir.Document, v *dir.Validator) ([]engine.Input, er
 	}
 	inputs := dir.Inputs(merged, n.name)
 	for i := range inputs {
-		inputs[i].Before = n.store.Get(inputs[i].Owner())
+		owner := inputs[i].Owner()
+		inputs[i].Before = n.store.Former(owner)
+		if old := n.store.Get(owner); old != nil {
+			inputs[i].Before = append(inputs[i].Before, old)
+		}
 		inputs[i].Background = !named[inputs[i].Owner()]
 	}
 	return inputs, nil

@@ -8,12 +8,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
+	"github.com/spf13/cobra"
 )
 
 func deleteCommand(f *flags) *cobra.Command {
@@ -28,7 +26,7 @@ func deleteCommand(f *flags) *cobra.Command {
 			if all && file != "" {
 				return errors.New("-f and --all exclude each other")
 			}
-			l, err := f.acquire("delete ")
+			l, err := f.acquire(cmd.Context(), "delete ")
 			if err != nil {
 				return err
 			}
@@ -70,7 +68,7 @@ func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) e
 	}
 	for _, in := range dir.Inputs(append(going, staying...), n.name) {
 		if leaving[in.Owner()] {
-			in.Accepted.Status = metav1.ConditionTrue
+			in.Before = n.store.Former(in.Owner())
 			n.engine.Remove(in)
 		}
 	}
@@ -81,10 +79,13 @@ func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) e
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
 		return err
 	}
+	if err := n.engine.Left(); err != nil {
+		return err
+	}
 	for _, o := range going {
 		fmt.Fprintf(cmd.OutOrStdout(), "%s deleted\n", engine.Title(ownerOf(o)))
 	}
-	return n.engine.Left()
+	return nil
 }
 
 // openQuiet opens the node for a command that reports by itself and whose
@@ -159,7 +160,7 @@ func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Dur
 		return err
 	}
 	defer n.close()
-	n.engine.Synced()
+	n.engine.Synced(true)
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
 		return err
 	}

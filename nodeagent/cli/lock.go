@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +20,7 @@ const agentPrefix = "agent "
 // acquire takes the host's lock for a purpose that is written into it. A
 // standalone agent has it for good, so others are refused; anything else is
 // waited for.
-func (f *flags) acquire(purpose string) (*lock, error) {
+func (f *flags) acquire(ctx context.Context, purpose string) (*lock, error) {
 	name := filepath.Join(f.runDir, "patchbay", "lock")
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return nil, fmt.Errorf("make the lock's folder: %w", err)
@@ -28,17 +30,34 @@ func (f *flags) acquire(purpose string) (*lock, error) {
 		return nil, fmt.Errorf("open the lock: %w", err)
 	}
 	l := &lock{file}
-	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		if holder := l.holder(); strings.HasPrefix(holder, agentPrefix) {
-			return nil, errors.Join(fmt.Errorf("this node is managed by a running %s: change its manifests, or stop it first", holder), file.Close())
-		}
-		err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("take the lock %s: %w", name, err), file.Close())
+	if err := l.wait(ctx); err != nil {
+		return nil, errors.Join(err, file.Close())
 	}
 	return l, l.write(purpose)
+}
+
+// wait tries until the lock is free, an agent has it, or the context ends: a
+// blocking flock could not be interrupted, and its holder not be asked again.
+func (l *lock) wait(ctx context.Context) error {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := unix.Flock(int(l.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("take the lock %s: %w", l.file.Name(), err)
+		}
+		if holder := l.holder(); strings.HasPrefix(holder, agentPrefix) {
+			return fmt.Errorf("this node is managed by a running %s: change its manifests, or stop it first", holder)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the lock %s of %s: %w", l.file.Name(), l.holder(), ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 func (l *lock) holder() string {

@@ -51,7 +51,7 @@ func (f *flags) status(cmd *cobra.Command, output string) error {
 	for _, in := range dir.Inputs(records, n.name) {
 		n.engine.Set(in)
 	}
-	n.engine.Synced()
+	n.engine.Synced(true)
 	planned, err := n.engine.Plan(cmd.Context())
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
@@ -95,17 +96,16 @@ func bridgeMTU(n *v1alpha1.BridgeNetwork, v NetworkView, node netstate.Node) int
 }
 
 // Network compiles a network: its bridge, uplink, gateway addresses and what
-// the firewall holds of it.
+// the firewall holds of it. With a problem it returns what may stay of a network
+// that is there already; one that is not must not be built.
 func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	v := View(n, c.Node)
 	r := Result{Objects: netstate.Set{}}
-	if p := checkNetwork(v, c.Node); p != nil {
-		return r, p
-	}
+	p := checkNetwork(v, c.Node)
 	if v.Managed {
 		addBridge(&r, n, v, c)
 	}
-	if v.Uplink != "" {
+	if v.Uplink != "" && p == nil {
 		r.claim(Claim{Resource: "uplink " + v.Uplink, Reason: v1alpha1.ReasonUplinkInUse, Field: "spec.uplink.interface"})
 		r.add(netstate.Port{Link: v.Uplink, Master: v.Bridge})
 	}
@@ -118,7 +118,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	}
 	addEgress(&r, n, v)
 	r.withoutIPv6(c.Node)
-	return r, nil
+	return r, p
 }
 
 func checkNetwork(v NetworkView, node netstate.Node) *Problem {
@@ -156,9 +156,11 @@ func checkUplink(v NetworkView, node netstate.Node) *Problem {
 	switch {
 	case !ok:
 		return problem(v1alpha1.ReasonUplinkNotFound, "spec.uplink.interface: node %s has no interface %s: name one it has", node.Name, v.Uplink)
-	case v.Uplink == node.DefaultLink:
+	case l.Master == v.Bridge:
+		return nil
+	case v.Uplink == node.DefaultLink || slices.Contains(node.DefaultLinks, v.Uplink):
 		return problem(v1alpha1.ReasonUplinkInUse, "spec.uplink.interface: %s carries the default route of node %s, which would lose its network: use another interface", v.Uplink, node.Name)
-	case l.Master != "" && l.Master != v.Bridge:
+	case l.Master != "":
 		return problem(v1alpha1.ReasonUplinkInUse, "spec.uplink.interface: %s of node %s is already a port of %s: remove it from there, or use another interface", v.Uplink, node.Name, l.Master)
 	case l.Ours || l.Type == netstate.Loopback || l.Type == netstate.Bridge:
 		return problem(v1alpha1.ReasonUplinkInUse, "spec.uplink.interface: %s of node %s cannot join a bridge: use a network interface that Patchbay did not make", v.Uplink, node.Name)

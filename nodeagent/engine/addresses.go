@@ -26,10 +26,21 @@ func (p pools) sync(v compile.NetworkView) {
 	p[v.Name] = next
 }
 
-func (p pools) release(o netstate.Owner) {
+// release frees all that an owner holds, and reports whether that was anything.
+func (p pools) release(o netstate.Owner) (freed bool) {
 	for _, list := range p {
 		for _, pool := range list {
-			pool.Release(o.String())
+			freed = pool.Release(o.String()) || freed
+		}
+	}
+	return freed
+}
+
+// reserve notes what an owner has by claim, so that it is not allocated.
+func (p pools) reserve(network string, o netstate.Owner, list []netip.Prefix) {
+	for _, pool := range p[network] {
+		for _, a := range list {
+			pool.Reserve(a.Addr(), o.String())
 		}
 	}
 }
@@ -38,15 +49,11 @@ func (p pools) release(o netstate.Owner) {
 // else what it has by the record or the kernel, else one of each subnet.
 func (e *Engine) addresses(u *unit, network *compile.NetworkView) ([]netip.Prefix, *compile.Problem) {
 	a := u.in.Attachment
-	if network == nil || len(a.Spec.Addresses) > 0 {
-		e.pools.release(u.owner)
-		given := parsePrefixes(a.Spec.Addresses)
-		if network != nil {
-			e.reserve(network.Name, u.owner, given)
-		}
-		return given, nil
-	}
 	had := slices.Concat(u.given, parsePrefixes(a.Status.Addresses), e.marked(u))
+	e.pools.release(u.owner)
+	if network == nil || len(a.Spec.Addresses) > 0 {
+		return parsePrefixes(a.Spec.Addresses), nil
+	}
 	kept := e.keep(network.Name, u.owner, had)
 	for _, pool := range e.pools[network.Name] {
 		if slices.ContainsFunc(kept, func(p netip.Prefix) bool { return pool.Subnet().Contains(p.Addr()) }) {
@@ -54,6 +61,7 @@ func (e *Engine) addresses(u *unit, network *compile.NetworkView) ([]netip.Prefi
 		}
 		addr, err := pool.Allocate(u.owner.String())
 		if err != nil {
+			e.pools.release(u.owner)
 			return nil, &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: "network " + network.Name + ": " + err.Error()}
 		}
 		kept = append(kept, netip.PrefixFrom(addr, pool.Subnet().Bits()))
@@ -73,14 +81,6 @@ func (e *Engine) keep(network string, o netstate.Owner, had []netip.Prefix) []ne
 		}
 	}
 	return kept
-}
-
-func (e *Engine) reserve(network string, o netstate.Owner, list []netip.Prefix) {
-	for _, pool := range e.pools[network] {
-		for _, p := range list {
-			pool.Reserve(p.Addr(), o.String())
-		}
-	}
 }
 
 // marked are the addresses of the attachment's interface that bear our mark in

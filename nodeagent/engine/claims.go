@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"slices"
+
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -13,6 +15,8 @@ type claims struct {
 	subnets map[netstate.Owner][]compile.Claim
 	of      map[netstate.Owner][]compile.Claim
 	waiting map[netstate.Owner]bool
+	// letGo says that keep released something since the last take.
+	letGo bool
 }
 
 func newClaims() claims {
@@ -44,10 +48,18 @@ func (c *claims) holder(o netstate.Owner, want compile.Claim) (netstate.Owner, b
 	return netstate.Owner{}, false
 }
 
+// keep lets an owner's claims go that it no longer makes.
+func (c *claims) keep(o netstate.Owner, list []compile.Claim) {
+	c.letGo = c.take(o, slices.DeleteFunc(slices.Clone(c.of[o]), func(have compile.Claim) bool {
+		return !slices.ContainsFunc(list, func(want compile.Claim) bool { return want.Resource == have.Resource })
+	})) || c.letGo
+}
+
 // take gives an owner what it claims in place of what it had, and reports
 // whether anything it had was released.
 func (c *claims) take(o netstate.Owner, list []compile.Claim) (released bool) {
 	old := c.of[o]
+	released, c.letGo = c.letGo, false
 	for _, cl := range old {
 		delete(c.held[cl.Resource], o)
 		if len(c.held[cl.Resource]) == 0 {
@@ -73,5 +85,5 @@ func (c *claims) take(o netstate.Owner, list []compile.Claim) (released bool) {
 			return true
 		}
 	}
-	return false
+	return released
 }

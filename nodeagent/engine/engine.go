@@ -52,9 +52,9 @@ type Input struct {
 	Publish    *v1alpha1.PortPublish
 	// Accepted is the Accepted condition. Only what is accepted is built.
 	Accepted metav1.Condition
-	// Before is the resource as it was built by an earlier process, if it was
-	// another: what it wanted and this one does not is removed.
-	Before metav1.Object
+	// Before are the resource's versions that earlier processes built, in whole
+	// or in part: what they wanted and this one does not is removed.
+	Before []metav1.Object
 	// Background resources are not waited for by RunOnce.
 	Background bool
 	removed    bool
@@ -171,7 +171,10 @@ type Engine struct {
 	node    netstate.Node
 	stale   bool
 	brake   time.Time
-	started bool
+	// natRetry and nodeRetry are the earliest times to read the firewall and
+	// the node again.
+	natRetry, nodeRetry time.Time
+	started             bool
 	// sweepDue says that something may have become nobody's.
 	sweepDue bool
 }
@@ -195,7 +198,6 @@ func New(o Options) *Engine {
 		links:   map[netstate.End]map[netstate.Key]bool{},
 		claims:  newClaims(),
 		pools:   pools{},
-		stale:   true,
 	}
 }
 
@@ -219,15 +221,15 @@ func (e *Engine) Update(set []Input, gone []netstate.Owner) {
 // Remove takes a resource away by somebody's explicit word, given as it was
 // last; the sweep brake does not ask about it.
 func (e *Engine) Remove(in Input) {
-	in.removed, in.Before = true, in.Object()
+	in.removed, in.Before = true, append(in.Before, in.Object())
 	e.Set(in)
 }
 
-// Synced tells that every resource of the source was Set, so that what bears
-// our mark and has no resource may be swept.
-func (e *Engine) Synced() {
+// Synced tells whether every resource of the source was Set. Only while it was
+// is anything removed because it has no resource.
+func (e *Engine) Synced(yes bool) {
 	e.mu.Lock()
-	e.synced = true
+	e.synced = yes
 	e.mu.Unlock()
 	e.signal()
 }

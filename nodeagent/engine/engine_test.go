@@ -143,14 +143,14 @@ func TestQuiet(t *testing.T) {
 	talk()
 	again := newNode(t)
 	expectReady(t, again.once(quickstart()...))
-	again.engine.Synced()
+	again.engine.Synced(true)
 	again.once()
 	talk()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	resynced := newNode(t, func(o *engine.Options) { o.Resync = 20 * time.Millisecond })
 	resynced.engine.Update(quickstart(), nil)
-	resynced.engine.Synced()
+	resynced.engine.Synced(true)
 	go func() { ended <- resynced.engine.Run(ctx) }()
 	<-time.After(300 * time.Millisecond)
 	cancel()
@@ -319,7 +319,7 @@ func TestSweep(t *testing.T) {
 		return func() bool { return strings.Count(run(t, "ls /run/netns"), "a") == want }
 	}
 	eventually(t, "nothing is swept before the source is in sync", 300*time.Millisecond, false, there(8))
-	n.engine.Synced()
+	n.engine.Synced(true)
 	eventually(t, "what nobody wants is swept", 3*time.Second, true, there(8))
 	// 1 of 9 owners stays, but nine are too few for the brake.
 	n.engine.Update(inputs[9:], nil)

@@ -69,8 +69,12 @@ func (x *execution) blocked(s plan.Step) bool {
 	return len(owners) > 0
 }
 
-// errWaits marks errors that only repeat another object's.
-var errWaits = errors.New("waits for")
+var (
+	// errWaits marks errors that only repeat another object's.
+	errWaits = errors.New("waits for")
+	// errTaken marks names that somebody else has.
+	errTaken = errors.New("taken")
+)
 
 // waitsForAttachment keeps a publish closed whose target is not built.
 func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
@@ -104,7 +108,9 @@ func (x *execution) firewall(ctx context.Context, part []plan.Step) {
 		}
 		return
 	}
-	x.e.natFailed(err)
+	x.e.Log.Error("change the firewall", "err", err)
+	x.e.setNATLost(true)
+	x.e.natRetry = now().Add(pauseAfterError)
 	for _, s := range part {
 		x.e.fail(x.batch, s.Key, err)
 		for o := range x.e.wanted[s.Key] {
@@ -121,18 +127,15 @@ func (x *execution) success(s plan.Step) {
 	}
 }
 
-// natFailed makes the next turn read the firewall anew.
-func (e *Engine) natFailed(err error) {
-	e.Log.Error("change the firewall", "err", err)
-	e.mu.Lock()
-	e.natLost = true
-	e.mu.Unlock()
-}
-
-// fail notes an error with the owners that want or hold the object.
+// fail notes an error with the owners that want or hold the object. Those
+// outside the batch find it themselves when they are looked at.
 func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) {
 	for o := range e.wanted[k] {
-		e.units[o].errs[k] = err
+		if batch[o] {
+			e.units[o].errs[k] = err
+		} else {
+			e.requeue([]netstate.Owner{o})
+		}
 	}
 	if len(e.wanted[k]) > 0 {
 		return
@@ -149,7 +152,7 @@ func conflictError(c plan.Conflict) error {
 	case c.Found == nil:
 		return fmt.Errorf("%w: there is no network namespace %s: create it (ip netns add %s), or use lifecycle Managed", kernel.ErrNetnsNotFound, c.Key.Netns, c.Key.Netns)
 	case c.Key.Kind == netstate.KindNetns:
-		return fmt.Errorf("%w: network namespace %s exists and was not made by Patchbay: use lifecycle External, another name, or delete it", kernel.ErrForeign, c.Key.Netns)
+		return fmt.Errorf("network namespace %s is %w by somebody else: use lifecycle External, another name, or delete it", c.Key.Netns, errTaken)
 	}
-	return fmt.Errorf("%w: interface %s exists and was not made by this Patchbay (%s): choose another name, or delete it", kernel.ErrForeign, plan.Describe(c.Key), c.Found)
+	return fmt.Errorf("interface %s is %w by somebody else (%s): choose another name, or delete it", plan.Describe(c.Key), errTaken, c.Found)
 }

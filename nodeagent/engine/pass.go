@@ -27,24 +27,17 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 // losesRoutes reports whether a step may have taken routes along: with an
 // address the kernel removes the IPv4 routes that used it, and tells nobody.
 func losesRoutes(s plan.Step) bool {
-	return s.Op == plan.Delete && s.Key.Kind == netstate.KindAddress
+	return s.Key.Kind == netstate.KindAddress && (s.Op == plan.Delete || s.Op == plan.Update)
 }
 
 // converge observes, plans and applies once.
 func (e *Engine) converge(ctx context.Context, batch map[netstate.Owner]bool) []plan.Step {
-	steps, conflicts := e.prepare(batch)
-	for o := range batch {
-		e.units[o].errs = map[netstate.Key]error{}
-	}
-	for _, c := range conflicts {
-		e.fail(batch, c.Key, conflictError(c))
-	}
-	return e.execute(ctx, batch, steps)
+	return e.execute(ctx, batch, e.prepare(batch))
 }
 
 // prepare returns the steps between what a compiled batch wants and what is
 // there.
-func (e *Engine) prepare(batch map[netstate.Owner]bool) ([]plan.Step, []plan.Conflict) {
+func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
 	desired, release := netstate.Set{}, []netstate.Key{}
 	e.leaving = map[netstate.Key]netstate.Owner{}
 	for o := range batch {
@@ -65,22 +58,33 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) ([]plan.Step, []plan.Con
 			}
 		}
 	}
-	observed := e.observe(desired, mortal(release))
+	observed, unknown := e.observe(desired, mortal(release))
+	for o := range batch {
+		e.units[o].errs = map[netstate.Key]error{}
+	}
+	// What could not be observed is neither there nor absent: it is left as it
+	// is until it can be.
+	for k, err := range unknown {
+		e.fail(batch, k, err)
+		delete(desired, k)
+	}
+	release = slices.DeleteFunc(release, func(k netstate.Key) bool { return unknown[k] != nil })
 	e.holdSeen(batch, observed, release)
-	return plan.Diff(desired, observed, release)
+	steps, conflicts := plan.Diff(desired, observed, release)
+	for _, c := range conflicts {
+		e.fail(batch, c.Key, conflictError(c))
+	}
+	return steps
 }
 
-func (e *Engine) observe(desired netstate.Set, release []netstate.Key) netstate.Set {
+func (e *Engine) observe(desired netstate.Set, release []netstate.Key) (netstate.Set, map[netstate.Key]error) {
 	keys := append(desired.Keys(), release...)
 	observed, errs := e.Kernel.Observe(keys)
 	for k, o := range e.NAT.Observe(keys) {
 		observed[k] = o
 	}
 	e.addIncomplete(observed, release)
-	for k, err := range errs {
-		e.Log.Warn("observe", "object", k.String(), "err", err)
-	}
-	return observed
+	return observed, errs
 }
 
 // mortal returns the released keys that have to be looked at: not those that
@@ -134,9 +138,6 @@ func (e *Engine) holdSeen(batch map[netstate.Owner]bool, observed netstate.Set, 
 // compileAll compiles the batch, networks first, and adds to it what depends
 // on something that changed.
 func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
-	if e.needNode(batch) {
-		e.refreshNode()
-	}
 	e.recall(batch)
 	for o := range batch {
 		if u := e.unit(o); !u.accepted() {
@@ -148,8 +149,16 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 
 func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 	for _, kind := range ownerKinds {
-		for _, u := range e.ofKind(batch, kind) {
-			for _, dependent := range e.compile(u) {
+		units := e.ofKind(batch, kind)
+		results := make([]compile.Result, len(units))
+		// All let go of what they no longer claim before any claims anew, so
+		// that two may swap.
+		for i, u := range units {
+			results[i] = e.compile(u)
+			e.claims.keep(u.owner, results[i].Claims)
+		}
+		for i, u := range units {
+			for _, dependent := range e.adopt(u, results[i]) {
 				batch[dependent] = true
 			}
 		}
@@ -190,24 +199,28 @@ func first(a, b bool) int {
 // by the record.
 func (u *unit) built() bool { return len(u.held) > 0 || u.recordedReady() }
 
-// release takes away all that an owner wants, and lets those who waited for it
-// try again.
+// release takes away all that an owner wants, and has those look again who
+// waited for it or depend on it.
 func (e *Engine) release(u *unit) {
+	had := len(u.desired) > 0
 	e.want(u, netstate.Set{})
-	e.pools.release(u.owner)
 	u.given, u.problem, u.note, u.partial = nil, nil, nil, nil
+	freed := e.pools.release(u.owner)
 	if u.owner.Kind == netstate.OwnerNetwork {
 		delete(e.pools, u.owner.Name)
 	}
-	if e.claims.take(u.owner, nil) || len(u.held) > 0 {
-		e.retryWaiting()
+	delete(e.claims.waiting, u.owner)
+	if e.claims.take(u.owner, nil) || freed {
+		e.requeueWaiting()
+	}
+	if had {
+		e.requeue(e.dependents(u.owner))
 	}
 }
 
-// compile recomputes what an owner wants and returns who depends on a change.
-func (e *Engine) compile(u *unit) []netstate.Owner {
-	var r compile.Result
-	before := u.dependedOn()
+// compile computes what an owner wants.
+func (e *Engine) compile(u *unit) (r compile.Result) {
+	u.seen = u.dependedOn()
 	switch u.owner.Kind {
 	case netstate.OwnerNetwork:
 		r, u.problem = compile.Network(u.in.Network, e.context())
@@ -218,13 +231,29 @@ func (e *Engine) compile(u *unit) []netstate.Owner {
 	case netstate.OwnerPublish:
 		r = e.compilePublish(u)
 	}
+	return r
+}
+
+// adopt makes a compiled result what the owner wants, as far as it gets what
+// it claims, and returns who depends on a change.
+func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 	u.note = r.Note
+	// A network that is there stays, with its attachments, when the node
+	// changes under it: a new route, an uplink that is gone.
+	u.kept = u.problem != nil && u.owner.Kind == netstate.OwnerNetwork && len(u.held) > 0
+	found := u.problem
+	if u.kept {
+		u.problem = nil
+	}
 	e.claim(u, &r)
+	u.kept = u.kept && u.problem == nil
 	if u.problem != nil {
 		r.Objects = netstate.Set{}
+	} else {
+		u.problem = found
 	}
 	e.want(u, r.Objects)
-	if u.dependedOn() != before {
+	if u.dependedOn() != u.seen {
 		return e.dependents(u.owner)
 	}
 	return nil
@@ -236,7 +265,7 @@ func (e *Engine) context() compile.Context {
 
 // dependedOn is a text of what others take from this owner.
 func (u *unit) dependedOn() string {
-	return fmt.Sprint(u.network, u.view, u.problem == nil)
+	return fmt.Sprint(u.network, u.view, u.problem == nil || u.kept)
 }
 
 func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
@@ -244,9 +273,9 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 	a := u.in.Attachment
 	var network *compile.NetworkView
 	if a.Spec.Network != "" {
-		n := e.unit(netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network})
-		if !n.accepted() || n.problem != nil {
-			u.problem = waitsFor("network "+a.Spec.Network, n)
+		n := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network}]
+		if n == nil || !n.accepted() || n.problem != nil && !n.kept {
+			u.given, u.problem = nil, waitsFor("network "+a.Spec.Network, n)
 			return r
 		}
 		network = &n.network
@@ -261,8 +290,8 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 func (e *Engine) compilePublish(u *unit) (r compile.Result) {
 	r.Objects = netstate.Set{}
 	p := u.in.Publish
-	a := e.unit(attachmentOf(p))
-	if !a.accepted() || a.problem != nil {
+	a := e.units[attachmentOf(p)]
+	if a == nil || !a.accepted() || a.problem != nil {
 		u.problem = waitsFor("attachment "+p.Spec.Attachment, a)
 		return r
 	}
@@ -277,6 +306,7 @@ func attachmentOf(p *v1alpha1.PortPublish) netstate.Owner {
 func waitsFor(what string, u *unit) *compile.Problem {
 	why := "it is not there"
 	switch {
+	case u == nil:
 	case u.problem != nil:
 		why = u.problem.Message
 	case u.in != nil:
@@ -309,26 +339,28 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 		delete(r.Objects, c.Key)
 		u.partial = append(u.partial, lost)
 	}
+	freed := false
 	if u.problem != nil {
-		won = nil
-		if u.problem.Reason != v1alpha1.ReasonAddressPoolExhausted {
-			e.pools.release(u.owner)
-		} else {
-			e.claims.waiting[u.owner] = true
-		}
+		won, u.given, freed = nil, nil, e.pools.release(u.owner)
+	} else if a := u.in.Attachment; a != nil {
+		e.pools.reserve(a.Spec.Network, u.owner, u.given)
 	}
-	if e.claims.take(u.owner, won) {
-		e.retryWaiting()
+	if u.problem != nil && u.problem.Reason == v1alpha1.ReasonAddressPoolExhausted {
+		e.claims.waiting[u.owner] = true
+		freed = false
+	}
+	if e.claims.take(u.owner, won) || freed {
+		e.requeueWaiting()
 	}
 }
 
-// retryWaiting lets owners that lost a claim ask again.
-func (e *Engine) retryWaiting() {
-	e.again(slices.Collect(maps.Keys(e.claims.waiting)))
+// requeueWaiting lets owners that lost a claim ask again.
+func (e *Engine) requeueWaiting() {
+	e.requeue(slices.Collect(maps.Keys(e.claims.waiting)))
 }
 
-// again has owners looked at in the next turn.
-func (e *Engine) again(owners []netstate.Owner) {
+// requeue has owners looked at in the next turn.
+func (e *Engine) requeue(owners []netstate.Owner) {
 	if len(owners) == 0 {
 		return
 	}
@@ -353,29 +385,6 @@ func (e *Engine) dependents(o netstate.Owner) []netstate.Owner {
 		}
 	}
 	return out
-}
-
-// needNode says whether the batch depends on the node's own state and that may
-// have changed.
-func (e *Engine) needNode(batch map[netstate.Owner]bool) bool {
-	if !e.stale {
-		return false
-	}
-	for o := range batch {
-		if u := e.unit(o); u.accepted() || u.before != nil {
-			return true
-		}
-	}
-	return false
-}
-
-func (e *Engine) refreshNode() {
-	node, err := e.Kernel.Node()
-	if err != nil {
-		e.Log.Warn("read the node's own links and routes", "err", err)
-		return
-	}
-	e.node, e.stale = node, false
 }
 
 // Title is how a person calls an owner, such as BridgeNetwork red.

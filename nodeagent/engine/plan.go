@@ -42,10 +42,7 @@ func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
 	}
 	batch := e.take(ctx)
 	e.compileAll(batch)
-	steps, conflicts := e.prepare(batch)
-	for _, c := range conflicts {
-		e.fail(batch, c.Key, conflictError(c))
-	}
+	steps := e.prepare(batch)
 	planned := map[netstate.Owner]*Planned{}
 	for o := range batch {
 		planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}}

@@ -3,6 +3,9 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
+	"net/netip"
+	"reflect"
 	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -30,44 +33,57 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	inputs, batch, events := e.inputs, e.dirty, e.events
 	lost, natLost, synced := e.lost, e.natLost, e.synced
 	e.inputs, e.dirty, e.events = map[netstate.Owner]*Input{}, map[netstate.Owner]bool{}, map[netstate.Key]kernel.Event{}
-	e.lost, e.natLost = false, false
+	e.lost = false
 	e.mu.Unlock()
 
-	if natLost || lost {
+	if lost || natLost && !now().Before(e.natRetry) {
 		e.reloadNAT(ctx, batch)
 	}
+	if lost && synced {
+		e.readMarks()
+	}
 	for o, in := range inputs {
-		e.accept(o, in)
+		e.receive(o, in)
 		batch[o] = true
 	}
 	for _, ev := range events {
 		e.consider(ev, batch)
 	}
 	e.addDue(batch, lost)
+	e.followNode(batch)
 	if synced {
 		e.sweep(batch)
 	}
-	for o := range batch {
-		if u := e.unit(o); u.in == nil && !u.trusted && (!synced || !e.brake.IsZero()) {
-			delete(batch, o)
-		}
-	}
+	e.holdBack(batch, synced)
 	return batch
 }
 
-// accept stores what came in about an owner.
-func (e *Engine) accept(o netstate.Owner, in *Input) {
+// receive stores what came in about an owner.
+func (e *Engine) receive(o netstate.Owner, in *Input) {
 	u := e.unit(o)
-	u.before, u.trusted = nil, in != nil && in.removed
+	u.formerly, u.byCommand = nil, in != nil && in.removed
 	if in != nil && len(u.desired) == 0 {
-		u.before = in.Before
+		u.formerly = in.Before
 	}
-	if u.trusted {
+	if u.byCommand {
 		in = nil
 	}
-	e.sweepDue = e.sweepDue || in == nil
 	u.in, u.changed = in, true
+	e.sweepDue = e.sweepDue || !u.accepted()
 	u.calm()
+}
+
+// holdBack leaves out what must not be removed now: owners that are gone while
+// the source is not in sync, and while the brake is on also those that are no
+// longer accepted, since what they refer to may be what is missing.
+func (e *Engine) holdBack(batch map[netstate.Owner]bool, synced bool) {
+	for o := range batch {
+		u := e.unit(o)
+		if u.in == nil && !u.byCommand && !synced || !e.brake.IsZero() && u.going() {
+			delete(batch, o)
+			u.calm()
+		}
+	}
 }
 
 // addDue adds the owners whose time to try again has come, or all of them.
@@ -84,11 +100,11 @@ func (e *Engine) addDue(batch map[netstate.Owner]bool, all bool) {
 // reloadNAT reads the firewall anew and adds the owners who miss something
 // there.
 func (e *Engine) reloadNAT(ctx context.Context, batch map[netstate.Owner]bool) {
+	e.setNATLost(false)
 	if err := e.NAT.Load(ctx); err != nil {
 		e.Log.Error("read the firewall", "err", err)
-		e.mu.Lock()
-		e.natLost = true
-		e.mu.Unlock()
+		e.setNATLost(true)
+		e.natRetry = now().Add(pauseAfterError)
 		return
 	}
 	e.sweepDue = true
@@ -123,28 +139,47 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 		e.considerLink(ev, batch)
 	case netstate.KindSysctl:
 		e.recheck(e.sysctls(ev.Key), batch)
+		e.stale = e.stale || ev.Key.Link == "" && ev.Key.Netns == ""
+	case netstate.KindRoute:
+		e.considerRoute(ev, batch)
 	case netstate.KindNetns:
 		e.mark(ev.Key, batch, func(u *unit) bool { return ev.Gone || !u.done })
 	default:
-		if want := e.wish(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+		if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 			e.mark(ev.Key, batch, nil)
 		}
 	}
-	if len(e.links[place(ev.Key)]) == 0 && ev.Key.Netns == "" {
-		e.considerForeign(batch)
+	ours := len(e.wanted[netstate.Key{Kind: netstate.KindLink, Netns: ev.Key.Netns, Link: ev.Key.Link}]) > 0
+	e.stale = e.stale || !ours && ev.Key.Netns == ""
+}
+
+// considerRoute handles a route of ours, and the connected route that comes
+// with an address of ours.
+func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
+	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+		e.mark(ev.Key, batch, nil)
 	}
-	e.considerForeignBridge(ev, batch)
+	if !ev.Gone {
+		return
+	}
+	var connected []netstate.Key
+	for k := range e.links[place(ev.Key)] {
+		if p, err := netip.ParsePrefix(k.Name); k.Kind == netstate.KindAddress && err == nil && p.Masked().String() == ev.Key.Name {
+			connected = append(connected, k)
+		}
+	}
+	e.recheck(connected, batch)
 }
 
 // considerLink handles a link's own state and its place in a bridge, of which
 // the kernel speaks in the same message.
 func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
-	if want := e.wish(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 		e.mark(ev.Key, batch, nil)
 	}
 	var ports []netstate.Key
 	for _, kind := range []netstate.Kind{netstate.KindPort, netstate.KindHairpin} {
-		if k := (netstate.Key{Kind: kind, Link: ev.Key.Link}); e.wish(k) != nil {
+		if k := (netstate.Key{Kind: kind, Link: ev.Key.Link}); e.wantedAt(k) != nil {
 			ports = append(ports, k)
 		}
 	}
@@ -174,7 +209,7 @@ func (e *Engine) recheck(keys []netstate.Key, batch map[netstate.Owner]bool) {
 	}
 	observed, _ := e.Kernel.Observe(keys)
 	for _, k := range keys {
-		if observed[k] == nil || !plan.Same(e.wish(k), observed[k]) {
+		if observed[k] == nil || !plan.Same(e.wantedAt(k), observed[k]) {
 			e.mark(k, batch, nil)
 		}
 	}
@@ -188,31 +223,49 @@ func (e *Engine) mark(k netstate.Key, batch map[netstate.Owner]bool, which func(
 	}
 }
 
-// considerForeignBridge has the owners of forward guards look again when a
-// bridge of somebody else comes or goes.
-func (e *Engine) considerForeignBridge(ev kernel.Event, batch map[netstate.Owner]bool) {
-	known := len(e.wanted[netstate.ForeignBridge{Link: ev.Key.Link}.Key()]) > 0
-	l, isLink := ev.Object.(netstate.Link)
-	came := isLink && l.Type == netstate.Bridge && l.Mark == "" && ev.Key.Netns == "" && !known
-	went := ev.Gone && ev.Key.Kind == netstate.KindLink && known
-	if !came && !went {
+const (
+	// pauseAfterError is how long to wait before the node or the firewall is
+	// read again that could not be read.
+	pauseAfterError = time.Second
+	// nodePause is the shortest time between two looks at the node's own links
+	// and routes: on a busy node they change all the time.
+	nodePause = 200 * time.Millisecond
+)
+
+// followNode reads the node's own state anew when something of it changed, and
+// adds the owners that may depend on it: what is built on it, and what failed.
+func (e *Engine) followNode(batch map[netstate.Owner]bool) {
+	if !e.stale || now().Before(e.nodeRetry) {
 		return
 	}
-	e.stale = true
-	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
-		e.mark(netstate.ForwardGuard{Family: f}.Key(), batch, nil)
+	node, err := e.Kernel.Node()
+	if err != nil {
+		e.Log.Error("read the node's own links and routes", "err", err)
+		e.nodeRetry = now().Add(pauseAfterError)
+		return
 	}
-}
-
-// considerForeign lets owners that failed for the node's own state look again
-// when something of the node changed.
-func (e *Engine) considerForeign(batch map[netstate.Owner]bool) {
-	e.stale = true
+	before := facts(e.node)
+	e.node, e.stale, e.nodeRetry = node, false, now().Add(nodePause)
+	if reflect.DeepEqual(before, facts(node)) {
+		return
+	}
 	for o, u := range e.units {
-		if u.in != nil && (u.problem != nil || len(u.errs) > 0) {
+		if u.in != nil && (u.dependsOnNode() || u.problem != nil || len(u.errs) > 0) {
 			batch[o] = true
 		}
 	}
+}
+
+// facts are what of a node others made.
+func facts(n netstate.Node) netstate.Node {
+	n.Links = maps.Clone(n.Links)
+	maps.DeleteFunc(n.Links, func(_ string, l netstate.NodeLink) bool { return l.Ours })
+	return n
+}
+
+// dependsOnNode reports whether compile looks at the node for the owner.
+func (u *unit) dependsOnNode() bool {
+	return u.in.Network != nil || u.in.Publish != nil || u.in.Attachment != nil && u.in.Attachment.Spec.PointToPoint != nil
 }
 
 const idle = 24 * time.Hour
@@ -225,8 +278,17 @@ func (e *Engine) untilRetry() time.Duration {
 			next = min(next, time.Until(u.retryAt))
 		}
 	}
-	if !e.brake.IsZero() {
+	e.mu.Lock()
+	synced, natLost := e.synced, e.natLost
+	e.mu.Unlock()
+	if !e.brake.IsZero() && synced {
 		next = min(next, time.Until(e.brake))
+	}
+	if natLost {
+		next = min(next, time.Until(e.natRetry))
+	}
+	if e.stale {
+		next = min(next, time.Until(e.nodeRetry))
 	}
 	return max(next, 0)
 }
@@ -237,9 +299,9 @@ func (e *Engine) settled() bool {
 	pending := len(e.inputs)+len(e.dirty) > 0 || e.lost || e.natLost
 	e.mu.Unlock()
 	for _, u := range e.units {
-		pending = pending || !u.retryAt.IsZero() && (u.in == nil || !u.in.Background)
+		pending = pending || !u.retryAt.IsZero() && (u.in == nil || !u.in.Background) && !u.final()
 	}
-	return !pending
+	return !pending && !e.stale
 }
 
 // start reads what bears our mark, once, before the first pass.
@@ -254,9 +316,32 @@ func (e *Engine) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read what bears our mark: %w", err)
 	}
-	for _, h := range held {
-		e.unit(h.Owner).held[h.Object.Key()] = true
+	e.hold(held)
+	if e.node, err = e.Kernel.Node(); err != nil {
+		return fmt.Errorf("read the node's own links and routes: %w", err)
 	}
 	e.started, e.sweepDue = true, true
 	return nil
+}
+
+func (e *Engine) hold(held []kernel.Held) {
+	for _, h := range held {
+		e.unit(h.Owner).held[h.Object.Key()] = true
+	}
+}
+
+// readMarks looks again for what bears our mark and has no owner.
+func (e *Engine) readMarks() {
+	held, err := e.Kernel.Inventory()
+	if err != nil {
+		e.Log.Error("read what bears our mark", "err", err)
+		return
+	}
+	e.hold(held)
+}
+
+func (e *Engine) setNATLost(lost bool) {
+	e.mu.Lock()
+	e.natLost = lost
+	e.mu.Unlock()
 }

@@ -22,6 +22,9 @@ type Status struct {
 	Owner netstate.Owner
 	Input Input
 	Ready metav1.Condition
+	// Done says that the kernel holds what can be had of the resource, and
+	// nothing else of it.
+	Done bool
 	// One of these is set, by kind, without conditions.
 	Bridge     *v1alpha1.NodeBridgeStatus
 	Attachment *v1alpha1.NamespaceAttachmentStatus
@@ -34,11 +37,15 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 	e.rejoin(applied)
 	for o := range batch {
 		u := e.units[o]
+		recovered := !u.done && len(u.errs) == 0
 		u.done = len(u.errs) == 0
 		if u.done {
 			u.calm()
 		} else {
 			u.backOff(now())
+		}
+		if recovered {
+			e.requeue(e.failing(e.dependents(o)))
 		}
 		switch {
 		case u.in != nil:
@@ -59,6 +66,12 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 	}
 }
 
+// failing returns those of the owners that have errors: something they waited
+// for may be mended.
+func (e *Engine) failing(owners []netstate.Owner) []netstate.Owner {
+	return slices.DeleteFunc(owners, func(o netstate.Owner) bool { return len(e.units[o].errs) == 0 })
+}
+
 // rejoin has the attachments of a bridge that was made anew looked at: they
 // lost their place in it.
 func (e *Engine) rejoin(applied []plan.Step) {
@@ -68,7 +81,7 @@ func (e *Engine) rejoin(applied []plan.Step) {
 			continue
 		}
 		if owner, drift := e.blame(s.Key); drift {
-			e.again(e.dependents(owner))
+			e.requeue(e.dependents(owner))
 		}
 	}
 }
@@ -129,7 +142,7 @@ func (e *Engine) statuses() []Status {
 }
 
 func (e *Engine) status(u *unit) Status {
-	s := Status{Owner: u.owner, Input: *u.in, Ready: u.readyCondition()}
+	s := Status{Owner: u.owner, Input: *u.in, Ready: u.readyCondition(), Done: u.done}
 	generation := u.in.Object().GetGeneration()
 	s.Ready.ObservedGeneration = generation
 	switch {
@@ -207,7 +220,7 @@ func reasonOf(err error) string {
 		return v1alpha1.ReasonPending
 	case errors.Is(err, kernel.ErrNetnsNotFound):
 		return v1alpha1.ReasonNetnsNotFound
-	case errors.Is(err, kernel.ErrForeign):
+	case errors.Is(err, kernel.ErrForeign), errors.Is(err, errTaken):
 		return v1alpha1.ReasonInterfaceConflict
 	}
 	return v1alpha1.ReasonKernelError

@@ -41,7 +41,7 @@ func (e *Engine) countGone() (gone, total int) {
 			continue
 		}
 		total++
-		if u.in == nil && !u.trusted {
+		if u.going() {
 			gone++
 		}
 	}
@@ -51,7 +51,7 @@ func (e *Engine) countGone() (gone, total int) {
 func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
 	held := map[netstate.Key]bool{}
 	for o, u := range e.units {
-		if u.in == nil && o != orphans && (len(u.held) > 0 || len(u.desired) > 0) {
+		if u.going() && o != orphans {
 			batch[o] = true
 		}
 		for k := range u.held {
@@ -77,25 +77,28 @@ func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
 // recall compiles the batch as it was before this process, so that all that
 // its owners have is known: not everything bears its owner's name.
 func (e *Engine) recall(batch map[netstate.Owner]bool) {
-	now := map[*unit]*Input{}
+	for round := 0; ; round++ {
+		then := map[*unit]*Input{}
+		for o := range batch {
+			if u := e.unit(o); round < len(u.formerly) {
+				then[u] = u.in
+				in := InputOf(u.formerly[round])
+				in.Accepted.Status = metav1.ConditionTrue
+				u.in = &in
+			}
+		}
+		if len(then) == 0 {
+			break
+		}
+		e.compileKinds(batch)
+		for u, in := range then {
+			for k := range u.desired {
+				u.held[k] = true
+			}
+			u.in = in
+		}
+	}
 	for o := range batch {
-		u := e.unit(o)
-		if u.before == nil {
-			continue
-		}
-		now[u] = u.in
-		then := InputOf(u.before)
-		then.Accepted.Status = metav1.ConditionTrue
-		u.in, u.before = &then, nil
-	}
-	if len(now) == 0 {
-		return
-	}
-	e.compileKinds(batch)
-	for u, in := range now {
-		for k := range u.desired {
-			u.held[k] = true
-		}
-		u.in = in
+		e.unit(o).formerly = nil
 	}
 }

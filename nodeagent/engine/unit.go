@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 	"time"
@@ -16,20 +17,24 @@ type unit struct {
 	owner netstate.Owner
 	// in is nil for an owner that is gone, or known only by its marks.
 	in *Input
-	// before is what an earlier process built, until it is recalled.
-	before metav1.Object
-	// trusted owners went by somebody's explicit word.
-	trusted bool
+	// formerly is what earlier processes built, until it is recalled.
+	formerly []metav1.Object
+	// byCommand owners went by somebody's explicit word.
+	byCommand bool
 	// desired is what compile wanted last.
 	desired netstate.Set
 	// held are the objects that may be in the kernel because of this owner.
 	held map[netstate.Key]bool
 	// given are the addresses that the owner's interface has or gets.
-	given   []netip.Prefix
+	given []netip.Prefix
+	// seen is a text of what others last took from this owner.
+	seen    string
 	network compile.NetworkView
 	view    compile.AttachmentView
 	problem *compile.Problem
 	note    *compile.Problem
+	// kept says that the objects stay in spite of the problem.
+	kept bool
 	// partial are claims lost for single objects.
 	partial []*compile.Problem
 	errs    map[netstate.Key]error
@@ -54,6 +59,10 @@ func (e *Engine) unit(o netstate.Owner) *unit {
 
 // accepted says whether the owner is there and may be built.
 func (u *unit) accepted() bool { return u.in != nil && u.in.Accepted.Status == "True" }
+
+// going says that the owner's objects would be removed, other than by
+// somebody's explicit word.
+func (u *unit) going() bool { return !u.byCommand && !u.accepted() && (u.in == nil || len(u.held) > 0) }
 
 // want replaces what an owner wants, in the unit and in the indexes.
 func (e *Engine) want(u *unit, objects netstate.Set) {
@@ -96,12 +105,23 @@ func (e *Engine) unindex(k netstate.Key) {
 	}
 }
 
-// wish returns what some owner wants under a key.
-func (e *Engine) wish(k netstate.Key) netstate.Object {
+// wantedAt returns what some owner wants under a key.
+func (e *Engine) wantedAt(k netstate.Key) netstate.Object {
 	for o := range e.wanted[k] {
 		return e.units[o].desired[k]
 	}
 	return nil
+}
+
+// final says that only somebody else can mend what fails: waiting for it here
+// makes no sense.
+func (u *unit) final() bool {
+	for _, err := range u.errs {
+		if !errors.Is(err, errTaken) && !errors.Is(err, errWaits) {
+			return false
+		}
+	}
+	return len(u.errs) > 0
 }
 
 const (

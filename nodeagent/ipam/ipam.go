@@ -70,6 +70,7 @@ type Pool struct {
 	exclude  []Range
 	reserved []netip.Addr
 	holders  map[netip.Addr]string
+	held     map[string][]netip.Addr
 	// next is where the search goes on, so that a freed address rests.
 	next netip.Addr
 }
@@ -77,7 +78,7 @@ type Pool struct {
 // NewPool makes a pool without holders. Exclude lists ranges that are never
 // allocated but may be reserved; gateways are neither.
 func NewPool(subnet netip.Prefix, exclude []Range, gateways ...netip.Addr) *Pool {
-	return &Pool{subnet: subnet.Masked(), exclude: exclude, reserved: gateways, holders: map[netip.Addr]string{}}
+	return &Pool{subnet: subnet.Masked(), exclude: exclude, reserved: gateways, holders: map[netip.Addr]string{}, held: map[string][]netip.Addr{}}
 }
 
 // Subnet returns the subnet the pool allocates from.
@@ -92,8 +93,15 @@ func (p *Pool) Reserve(a netip.Addr, holder string) bool {
 	if h := p.holders[a]; h != "" && h != holder || !p.usable(a) {
 		return false
 	}
-	p.holders[a] = holder
+	p.give(a, holder)
 	return true
+}
+
+func (p *Pool) give(a netip.Addr, holder string) {
+	if p.holders[a] == "" {
+		p.holders[a] = holder
+		p.held[holder] = append(p.held[holder], a)
+	}
 }
 
 // Allocate gives the next free address to a holder. It returns ErrExhausted
@@ -108,7 +116,8 @@ func (p *Pool) Allocate(holder string) (netip.Addr, error) {
 			a = skip
 		}
 		if p.usable(a) && p.holders[a] == "" && !p.isExcluded(a) {
-			p.holders[a], p.next = holder, a.Next()
+			p.give(a, holder)
+			p.next = a.Next()
 			return a, nil
 		}
 		a = a.Next()
@@ -142,13 +151,14 @@ func (p *Pool) isExcluded(a netip.Addr) bool {
 	return slices.ContainsFunc(p.exclude, func(r Range) bool { return r.Contains(a) })
 }
 
-// Release frees every address of a holder.
-func (p *Pool) Release(holder string) {
-	for a, h := range p.holders {
-		if h == holder {
-			delete(p.holders, a)
-		}
+// Release frees every address of a holder, and reports whether it had any.
+func (p *Pool) Release(holder string) bool {
+	list := p.held[holder]
+	for _, a := range list {
+		delete(p.holders, a)
 	}
+	delete(p.held, holder)
+	return len(list) > 0
 }
 
 func (p *Pool) exhausted() error {

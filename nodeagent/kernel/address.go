@@ -67,10 +67,34 @@ func (s *session) observeAddress(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a, found := pick(addresses, prefix); found {
-		return a.object(key.Netns, key.Link), nil
+	a, found := pick(addresses, prefix)
+	if !found {
+		return nil, nil
 	}
-	return nil, nil
+	o := a.object(key.Netns, key.Link)
+	if !o.NoPrefixRoute {
+		connected, err := p.connected(l, prefix)
+		o.NoPrefixRoute = !connected
+		return o, err
+	}
+	return o, nil
+}
+
+// connected reports whether the kernel's own route of an address is there: one
+// that somebody deleted comes back only with the address. A link that does not
+// run has none.
+func (p *place) connected(l *link, prefix netip.Prefix) (bool, error) {
+	if !l.up() || l.flags&unix.IFF_RUNNING == 0 || prefix.IsSingleIP() {
+		return true, nil
+	}
+	family := familyOf(prefix.Addr())
+	routes, err := once(p.connectedOf, listed{family, l.index}, func() ([]route, error) { return p.routes(family, unix.RTPROT_KERNEL, l.index) })
+	for _, r := range routes {
+		if r.dst == prefix.Masked() {
+			return true, err
+		}
+	}
+	return false, err
 }
 
 func pick(addresses []address, prefix netip.Prefix) (address, bool) {

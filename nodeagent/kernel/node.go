@@ -84,6 +84,9 @@ func addNodeRoutes(n *netstate.Node, p *place, links []*link) (map[int32]bool, e
 		}
 		for _, r := range routes {
 			for _, index := range r.links {
+				if l := foreign[index]; l != nil && r.dst.Bits() == 0 && !slices.Contains(n.DefaultLinks, l.name) {
+					n.DefaultLinks = append(n.DefaultLinks, l.name)
+				}
 				announced[index] = announced[index] || r.protocol == unix.RTPROT_RA
 				if l := foreign[index]; l != nil && r.dst.Bits() > 0 {
 					n.Routes = append(n.Routes, netstate.NodeRoute{Link: l.name, Dst: r.dst})

@@ -220,7 +220,7 @@ func (m *monitor) route(netns string, gone, replaced bool, r route) {
 		if link, known := m.routes[key]; known && replaced && link != name {
 			m.fn(Event{Key: netstate.Route{Netns: netns, Link: link, Dst: r.dst}.Key()})
 		}
-		m.fn(Event{Key: o.Key()})
+		m.fn(Event{Key: o.Key(), Gone: gone})
 	case gone:
 		delete(m.routes, key)
 		m.fn(Event{Key: o.Key(), Gone: true})

@@ -36,6 +36,7 @@ type place struct {
 	// What Observe has listed of a link.
 	addressesOf map[listed][]address
 	routesOf    map[listed][]route
+	connectedOf map[listed][]route
 }
 
 // listed is a family on a link, by index.
@@ -114,7 +115,7 @@ func (k *Kernel) open(netns string) (*place, error) {
 	p := &place{
 		k: k, netns: netns, fd: k.host, id: k.hostID,
 		byName: map[string]*link{}, byIndex: map[int32]*link{}, numbers: map[nsID]int32{},
-		addressesOf: map[listed][]address{}, routesOf: map[listed][]route{},
+		addressesOf: map[listed][]address{}, routesOf: map[listed][]route{}, connectedOf: map[listed][]route{},
 	}
 	if netns == "" {
 		return p, nil

@@ -10,6 +10,8 @@ type Node struct {
 	// DefaultLink is the interface of the IPv4 default route, else of the IPv6
 	// one; empty without a default route.
 	DefaultLink string
+	// DefaultLinks are the interfaces of all default routes.
+	DefaultLinks []string
 	// Links are the host's interfaces by name, Patchbay's own included.
 	Links map[string]NodeLink
 	// Routes are the host's unicast routes of the main table, those on

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -37,7 +38,11 @@ func (l *Local) Report(s engine.Status) {
 	o, conditions := WithStatus(s, before)
 	l.conditions[s.Owner] = conditions
 	l.Metrics.ready(s.Owner, s.Ready.Status == metav1.ConditionTrue)
-	if err := l.Store.Save(o); err != nil {
+	err := l.Store.Save(o)
+	if s.Done {
+		err = errors.Join(err, l.Store.Built(s.Owner))
+	}
+	if err != nil {
 		l.Log.Error("write record", "owner", s.Owner.String(), "err", err)
 	}
 }

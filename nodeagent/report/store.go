@@ -4,6 +4,7 @@
 package report
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -52,6 +53,10 @@ func readRecord(file string) (metav1.Object, error) {
 		return nil, err
 	}
 	kind, _, _ := strings.Cut(filepath.Base(file), ".")
+	return parseRecord(kind, data)
+}
+
+func parseRecord(kind string, data []byte) (metav1.Object, error) {
 	var o metav1.Object
 	switch kind {
 	case netstate.OwnerNetwork:
@@ -95,9 +100,62 @@ func (s *Store) Save(o metav1.Object) error {
 	return os.Rename(tmp, file)
 }
 
+// Want writes the record of a resource that is about to be built. The version
+// it replaces is kept until Built, so that a process that takes over from a
+// killed one knows what to remove.
+func (s *Store) Want(o metav1.Object) error {
+	owner := engine.InputOf(o).Owner()
+	old, err := os.ReadFile(s.file(owner))
+	if err == nil {
+		if err := s.keepFormer(owner, old); err != nil {
+			return err
+		}
+	}
+	return s.Save(o)
+}
+
+func (s *Store) keepFormer(o netstate.Owner, old []byte) error {
+	f, err := os.OpenFile(s.formerFile(o), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.Write(append([]byte(separator), old...))
+	return err
+}
+
+const separator = "---\n"
+
+// Former returns the versions of a resource that may be in the kernel in whole
+// or in part.
+func (s *Store) Former(o netstate.Owner) []metav1.Object {
+	var out []metav1.Object
+	data, _ := os.ReadFile(s.formerFile(o))
+	for _, doc := range bytes.Split(data, []byte(separator)) {
+		// One cut short by a kill was not acted upon yet.
+		if rec, err := parseRecord(o.Kind, doc); err == nil && len(bytes.TrimSpace(doc)) > 0 {
+			out = append(out, rec)
+		}
+	}
+	return out
+}
+
+// Built forgets the former versions of a resource.
+func (s *Store) Built(o netstate.Owner) error {
+	if err := os.Remove(s.formerFile(o)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (s *Store) formerFile(o netstate.Owner) string { return s.file(o) + ".former" }
+
 // Remove deletes a record; the last one takes the folder along.
 func (s *Store) Remove(o netstate.Owner) error {
 	if err := os.Remove(s.file(o)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := s.Built(o); err != nil {
 		return err
 	}
 	// Fails, as it should, while records are left.

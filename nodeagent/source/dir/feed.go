@@ -94,11 +94,23 @@ func (f *Feed) Take(s Snapshot) {
 			gone = append(gone, o)
 		}
 	}
+	if s.Complete {
+		// Records of what left the folder while nobody watched.
+		for _, o := range f.Records {
+			if owner := engine.InputOf(o).Owner(); !has(next, owner) && !has(f.last, owner) {
+				gone = append(gone, owner)
+			}
+		}
+		f.Records = nil
+	}
 	f.Engine.Update(changed, gone)
 	f.last = next
-	if s.Complete {
-		f.Engine.Synced()
-	}
+	f.Engine.Synced(s.Complete)
+}
+
+func has(inputs map[netstate.Owner]engine.Input, o netstate.Owner) bool {
+	_, ok := inputs[o]
+	return ok
 }
 
 // withMissing gives the objects the status they had, and keeps those that an
@@ -113,13 +125,13 @@ func (f *Feed) withMissing(objects []Object, complete bool) []Object {
 	}
 	for _, o := range objects {
 		owner := engine.InputOf(o).Owner()
-		if old, ok := before[owner]; ok {
+		// The object that the engine has already is not to be written to.
+		if old, ok := before[owner]; ok && old != o {
 			engine.CopyStatus(o, old)
-			delete(before, owner)
 		}
+		delete(before, owner)
 	}
 	if complete {
-		f.Records = nil
 		return objects
 	}
 	return slices.AppendSeq(objects, maps.Values(before))

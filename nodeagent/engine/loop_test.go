@@ -1,0 +1,585 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+type fake struct {
+	mu      sync.Mutex
+	set     netstate.Set
+	obsErr  func(netstate.Key) error
+	appErr  func(plan.Step) error
+	nodeErr error
+	node    netstate.Node
+	nodes   int
+	held    []kernel.Held
+	fn      func(kernel.Event)
+	inv     int
+	passes  int
+}
+
+func (f *fake) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
+	f.passes++
+	out, errs := netstate.Set{}, map[netstate.Key]error{}
+	for _, k := range keys {
+		if k.Kind.Firewall() {
+			continue
+		}
+		if f.obsErr != nil {
+			if err := f.obsErr(k); err != nil {
+				errs[k] = err
+				continue
+			}
+		}
+		if o := f.set[k]; o != nil {
+			out[k] = o
+		}
+	}
+	return out, errs
+}
+func (f *fake) step(s plan.Step) {
+	if s.Op == plan.Delete {
+		delete(f.set, s.Key)
+		if l, ok := s.Old.(netstate.Link); ok {
+			delete(f.set, netstate.Link{Netns: l.Peer.Netns, Name: l.Peer.Name}.Key())
+		}
+		return
+	}
+	f.set[s.Key] = s.New
+	if s.Peer != nil {
+		f.set[s.Peer.Key()] = s.Peer
+	}
+}
+func (f *fake) Apply(steps []plan.Step) []error {
+	errs := make([]error, len(steps))
+	for i, s := range steps {
+		if f.appErr != nil {
+			if errs[i] = f.appErr(s); errs[i] != nil {
+				continue
+			}
+		}
+		f.step(s)
+	}
+	return errs
+}
+func (f *fake) Inventory() ([]kernel.Held, error) { f.inv++; return f.held, nil }
+func (f *fake) Node() (netstate.Node, error) {
+	f.nodes++
+	if f.nodeErr != nil {
+		return netstate.Node{}, f.nodeErr
+	}
+	n := f.node
+	n.Links = maps.Clone(n.Links)
+	return n, nil
+}
+func (f *fake) LinkIndex(netstate.End) (int, error)                  { return 1, nil }
+func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
+
+type fakeNAT struct {
+	set netstate.Set
+	err error
+	n   int
+}
+
+func (f *fakeNAT) Name() string               { return "fake" }
+func (f *fakeNAT) Load(context.Context) error { return nil }
+func (f *fakeNAT) Observe(k []netstate.Key) netstate.Set {
+	out := netstate.Set{}
+	for _, k := range k {
+		if o := f.set[k]; o != nil {
+			out[k] = o
+		}
+	}
+	return out
+}
+func (f *fakeNAT) Held() netstate.Set {
+	out := netstate.Set{}
+	for k, o := range f.set {
+		out[k] = o
+	}
+	return out
+}
+func (f *fakeNAT) Apply(_ context.Context, steps []plan.Step) error {
+	f.n++
+	if f.err != nil {
+		return f.err
+	}
+	for _, s := range steps {
+		if s.Op == plan.Delete {
+			delete(f.set, s.Key)
+		} else {
+			f.set[s.Key] = s.New
+		}
+	}
+	return nil
+}
+func (f *fakeNAT) Intact() bool                        { return true }
+func (f *fakeNAT) Clean(context.Context) error         { return nil }
+func (f *fakeNAT) Watch(context.Context, func()) error { return nil }
+func (f *fakeNAT) Transactions() uint64                { return uint64(f.n) }
+
+type rep struct {
+	status  map[netstate.Owner]Status
+	removed map[netstate.Owner]int
+	braked  int
+}
+
+func (r *rep) Report(s Status)                         { r.status[s.Owner] = s }
+func (r *rep) Removed(o netstate.Owner)                { r.removed[o]++ }
+func (r *rep) Changed(netstate.Owner, plan.Line, bool) {}
+func (r *rep) Braked(int, int, time.Time)              { r.braked++ }
+
+type world struct {
+	t *testing.T
+	k *fake
+	n *fakeNAT
+	r *rep
+	e *Engine
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t,
+		k: &fake{set: netstate.Set{}, node: netstate.Node{Name: "n1", DefaultLink: "eth0", Links: map[string]netstate.NodeLink{"eth0": {MTU: 9000, Type: netstate.OtherLink}}, Forwarding: map[netstate.Family]bool{netstate.IPv4: true, netstate.IPv6: true}}},
+		n: &fakeNAT{set: netstate.Set{}}, r: &rep{map[netstate.Owner]Status{}, map[netstate.Owner]int{}, 0}}
+	w.e = w.engine()
+	return w
+}
+func (w *world) engine() *Engine {
+	var out io.Writer = io.Discard
+	if os.Getenv("V") != "" {
+		out = os.Stderr
+	}
+	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, NAT: w.n, Reporter: w.r, Log: slog.New(slog.NewTextHandler(out, nil))})
+	if err := e.watch(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+	return e
+}
+func (w *world) turn() time.Duration {
+	d, err := w.e.turn(context.Background())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return d
+}
+
+// turns runs as Run would while it's woken, at most n.
+func (w *world) turns(n int) int {
+	for i := range n {
+		d := w.turn()
+		select {
+		case <-w.e.wake:
+			continue
+		default:
+		}
+		if d > 0 {
+			return i + 1
+		}
+	}
+	return n
+}
+
+func yes(in Input) Input {
+	in.Accepted = metav1.Condition{Type: "Accepted", Status: "True"}
+	return in
+}
+func bnet(name string, subnets ...string) *v1alpha1.BridgeNetwork {
+	n := &v1alpha1.BridgeNetwork{}
+	n.Name = name
+	for _, s := range subnets {
+		n.Spec.Subnets = append(n.Spec.Subnets, v1alpha1.Subnet(s))
+	}
+	return n
+}
+func nsa(name, network string, addr ...string) *v1alpha1.NamespaceAttachment {
+	a := &v1alpha1.NamespaceAttachment{}
+	a.Namespace, a.Name = "lab", name
+	a.Spec.Target.Netns = &v1alpha1.NetnsTarget{Name: v1alpha1.NetnsName(name)}
+	a.Spec.Network = network
+	for _, s := range addr {
+		a.Spec.Addresses = append(a.Spec.Addresses, v1alpha1.Subnet(s))
+	}
+	return a
+}
+func pp(name, att string, host string, port int32) *v1alpha1.PortPublish {
+	p := &v1alpha1.PortPublish{}
+	p.Namespace, p.Name = "lab", name
+	p.Spec.Attachment = att
+	if host != "" {
+		p.Spec.HostAddresses = []v1alpha1.IPAddress{v1alpha1.IPAddress(host)}
+	}
+	p.Spec.Ports = []v1alpha1.PublishedPort{{Protocol: "TCP", HostPort: port, TargetPort: port}}
+	return p
+}
+func (w *world) set(o metav1.Object)     { w.e.Set(yes(InputOf(o))) }
+func own(o metav1.Object) netstate.Owner { return InputOf(o).Owner() }
+
+// dual-stack with one family exhausted: every retry takes another address of the other.
+func TestRetryKeepsNoAddress(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24", "fd00::/126"))
+	w.set(nsa("a", "red"))
+	w.set(nsa("b", "red"))
+	w.set(nsa("c", "red"))
+	w.turns(20)
+	for range 30 { // anything that makes it look again
+		w.set(nsa("c", "red"))
+		w.turns(20)
+	}
+	n := 0
+	for _, p := range w.e.pools["red"] {
+		for i := range 255 {
+			if a := p.Subnet().Addr(); a.Is4() {
+				b := a.As4()
+				b[3] = byte(i)
+				if p.Holder(addr4(b)) == "nsa:lab/c" {
+					n++
+				}
+			}
+		}
+	}
+	t.Logf("lab/c is %s and holds %d IPv4 addresses", w.r.status[own(nsa("c", "red"))].Ready.Reason, n)
+	if n > 1 {
+		t.Errorf("LEAK")
+	}
+}
+
+// attachment moves to another network: address in old pool stays reserved.
+func TestMovedAttachmentFreesItsAddress(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/30"))
+	w.set(bnet("blue", "10.1.0.0/24"))
+	w.set(nsa("a", "red"))
+	w.turns(20)
+	w.set(nsa("a", "blue"))
+	w.turns(20)
+	w.set(nsa("b", "red"))
+	w.turns(20)
+	c := w.r.status[own(nsa("b", "red"))].Ready
+	if c.Status != "True" {
+		t.Errorf("b: %s %s", c.Reason, c.Message)
+	}
+}
+
+// an unobservable object of a removed owner is forgotten.
+func TestWhatCannotBeSeenIsNotForgotten(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.set(nsa("a", "red"))
+	w.turns(20)
+	w.e.Synced(true)
+	w.k.obsErr = func(k netstate.Key) error {
+		if k.Kind == netstate.KindLink && k.Link != "br-red" {
+			return errors.New("dump was interrupted")
+		}
+		return nil
+	}
+	w.e.Update(nil, []netstate.Owner{own(nsa("a", "red"))})
+	w.turns(20)
+	w.k.obsErr = nil
+	w.e.everything()
+	w.turns(20)
+	for k := range w.k.set {
+		if k.Kind == netstate.KindLink && k.Link != "br-red" {
+			t.Errorf("left: %s; Removed called %d times", k, w.r.removed[own(nsa("a", "red"))])
+		}
+	}
+	t.Logf("inventories: %d", w.k.inv)
+}
+
+// waiter gone with failing deletion: spin
+func TestFailingRemovalPauses(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.set(nsa("a", "red"))
+	w.set(nsa("b", "red"))
+	w.set(pp("one", "a", "", 80))
+	two := pp("two", "b", "", 80)
+	two.Spec.Ports = append(two.Spec.Ports, v1alpha1.PublishedPort{Protocol: "TCP", HostPort: 81})
+	w.set(two)
+	w.turns(20)
+	w.e.Synced(true)
+	w.n.err = errors.New("nft: no")
+	before := w.k.passes
+	w.e.Update(nil, []netstate.Owner{own(two)})
+	n := w.turns(500)
+	t.Logf("turns without pause: %d, passes %d", n, w.k.passes-before)
+	if n == 500 {
+		t.Errorf("SPIN")
+	}
+}
+func TestWaiterIsForgotten(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.set(nsa("a", "red"))
+	w.set(nsa("b", "red"))
+	w.set(pp("one", "a", "", 80))
+	w.turns(20)
+	two := pp("two", "b", "", 80)
+	w.set(two)
+	w.turns(20)
+	w.e.Synced(true)
+	w.e.Update(nil, []netstate.Owner{own(two)})
+	w.turns(20)
+	w.set(pp("one", "a", "", 81))
+	w.turns(20)
+	w.set(pp("one", "a", "", 82))
+	w.turns(20)
+	if w.r.removed[own(two)] != 1 || len(w.e.claims.waiting) > 0 {
+		t.Errorf("Removed called %d times, waiting %v", w.r.removed[own(two)], w.e.claims.waiting)
+	}
+}
+
+// brake + failed deletion: spin
+func TestBrakeDoesNotSpin(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	for i := range 12 {
+		w.set(nsa(fmt.Sprint("a", i), "red"))
+	}
+	w.turns(20)
+	w.e.Synced(true)
+	w.turns(20)
+	w.k.appErr = func(s plan.Step) error {
+		if s.Op == plan.Delete {
+			return errors.New("EBUSY")
+		}
+		return nil
+	}
+	w.e.Update(nil, []netstate.Owner{own(nsa("a0", "red"))})
+	w.turns(20)
+	var gone []netstate.Owner
+	for i := 1; i < 12; i++ {
+		gone = append(gone, own(nsa(fmt.Sprint("a", i), "red")))
+	}
+	w.e.Update(nil, gone)
+	w.turns(20)
+	<-time.After(300 * time.Millisecond)
+	n := w.turns(500)
+	t.Logf("braked %d; turns without pause %d", w.r.braked, n)
+	if n == 500 {
+		t.Errorf("SPIN")
+	}
+}
+
+// failed Node(): built with wrong facts
+func TestNodeErrorKeepsFacts(t *testing.T) {
+	w := newWorld(t)
+	w.turn()
+	w.k.nodeErr = errors.New("interrupted")
+	w.e.everything()
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.set(nsa("a", "red"))
+	if d := w.turn(); d > time.Minute {
+		t.Errorf("looks again in %s", d)
+	}
+	if l, ok := w.k.set[netstate.Link{Name: "br-red"}.Key()].(netstate.Link); !ok || l.MTU != 9000 {
+		t.Errorf("built with the facts of no node: %v", l)
+	}
+}
+
+// external netns appears late: publish waits for its own backoff
+func TestPublishFollowsItsAttachment(t *testing.T) {
+	w := newWorld(t)
+	a := nsa("a", "red")
+	a.Spec.Target.Netns.Lifecycle = v1alpha1.External
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.set(a)
+	w.set(pp("web", "a", "", 80))
+	w.turns(20)
+	for range 8 {
+		w.e.everything()
+		w.turn()
+	} // as eight retries
+	ns := netstate.Netns{Name: "a"}
+	w.k.set.Add(ns)
+	w.k.fn(kernel.Event{Key: ns.Key()})
+	w.turns(20)
+	d := w.turn()
+	t.Logf("a %v; web %v, next look in %s", w.r.status[own(a)].Ready.Status, w.r.status[own(pp("web", "a", "", 80))].Ready.Message, d)
+	if w.r.status[own(pp("web", "a", "", 80))].Ready.Status != "True" {
+		t.Errorf("publish stays closed")
+	}
+}
+
+// external bridge deleted: Ready stays
+func TestExternalBridgeGone(t *testing.T) {
+	w := newWorld(t)
+	w.k.node.Links["br-ext"] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500}
+	n := bnet("ext")
+	n.Spec.Bridge.Name, n.Spec.Bridge.Lifecycle = "br-ext", v1alpha1.External
+	n.Spec.Gateway.Mode = v1alpha1.GatewayNone
+	w.set(n)
+	w.turns(20)
+	t.Log(w.r.status[own(n)].Ready)
+	delete(w.k.node.Links, "br-ext")
+	w.k.fn(kernel.Event{Key: netstate.Link{Name: "br-ext"}.Key(), Gone: true})
+	w.turns(20)
+	if c := w.r.status[own(n)].Ready; c.Status == "True" {
+		t.Errorf("the bridge is gone: %s %s", c.Reason, c.Message)
+	}
+}
+
+// someone else's forwarding off
+func TestForwardingOff(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.set(nsa("a", "red"))
+	w.set(pp("web", "a", "", 80))
+	w.turns(20)
+	w.k.node.Forwarding = map[netstate.Family]bool{}
+	w.k.fn(kernel.Event{Key: netstate.Key{Kind: netstate.KindSysctl}})
+	w.k.fn(kernel.Event{Key: netstate.Key{Kind: netstate.KindSysctl, Link: "eth0"}})
+	w.turns(20)
+	if w.k.set[netstate.Sysctl{Path: "net/ipv4/ip_forward", Restore: true}.Key()] == nil {
+		t.Errorf("forwarding stays off; red is %v", w.r.status[own(bnet("red"))].Ready.Status)
+	}
+}
+
+// uplink's own address frees: overlap waits
+func TestOverlapOnUplink(t *testing.T) {
+	w := newWorld(t)
+	w.k.node.Links["eth1"] = netstate.NodeLink{Type: netstate.OtherLink, MTU: 1500}
+	w.k.node.Routes = []netstate.NodeRoute{{Link: "eth1", Dst: pfx("10.5.0.0/24")}}
+	up := bnet("lan")
+	up.Spec.Gateway.Mode = v1alpha1.GatewayNone
+	up.Spec.Uplink = &v1alpha1.UplinkSpec{Interface: "eth1"}
+	w.set(up)
+	w.set(bnet("red", "10.5.0.0/24"))
+	w.turns(20)
+	t.Log(w.r.status[own(bnet("red"))].Ready.Reason)
+	w.k.node.Routes = nil
+	w.k.fn(kernel.Event{Key: netstate.Address{Link: "eth1", Prefix: pfx("10.5.0.1/24")}.Key(), Gone: true})
+	w.turns(20)
+	if c := w.r.status[own(bnet("red"))].Ready; c.Status != "True" {
+		t.Errorf("%s %s", c.Reason, c.Message)
+	}
+}
+
+// swap of two static addresses in one update: the links are torn down
+func TestAddressesSwapInPlace(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.set(nsa("a", "red", "10.0.0.2/24"))
+	w.set(nsa("b", "red", "10.0.0.3/24"))
+	w.turns(20)
+	deleted := 0
+	w.k.appErr = func(s plan.Step) error {
+		if s.Op == plan.Delete && s.Key.Kind == netstate.KindLink {
+			deleted++
+		}
+		return nil
+	}
+	w.e.Update([]Input{yes(InputOf(nsa("a", "red", "10.0.0.3/24"))), yes(InputOf(nsa("b", "red", "10.0.0.2/24")))}, nil)
+	n := w.turns(20)
+	t.Logf("turns %d, links deleted %d, %v %v", n, deleted, w.r.status[own(nsa("a", ""))].Ready.Status, w.r.status[own(nsa("b", ""))].Ready.Status)
+	if deleted > 0 {
+		t.Errorf("links torn down for a swap of addresses")
+	}
+}
+
+// network removed while attachments wait in the engine
+func TestNetworkGoneMeetsTheBrake(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	for i := range 12 {
+		w.set(nsa(fmt.Sprint("a", i), "red"))
+	}
+	w.turns(20)
+	w.e.Synced(true)
+	w.turns(20)
+	// As a folder's feed does, which finds no network for the attachments.
+	var orphaned []Input
+	for i := range 12 {
+		in := InputOf(nsa(fmt.Sprint("a", i), "red"))
+		in.Accepted = metav1.Condition{Type: "Accepted", Status: "False", Reason: "NetworkNotFound"}
+		orphaned = append(orphaned, in)
+	}
+	w.e.Update(orphaned, []netstate.Owner{own(bnet("red"))})
+	w.turns(20)
+	if n := len(w.k.set); n < 12*5 || w.r.braked == 0 && w.k.set[netstate.Link{Name: "br-red"}.Key()] == nil {
+		t.Errorf("%d objects left, braked %d times", n, w.r.braked)
+	}
+}
+
+// resync does not take inventory
+func TestResyncReadsMarks(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.turns(20)
+	w.e.Synced(true)
+	w.turns(20)
+	w.e.everything()
+	w.turns(20)
+	if w.k.inv == 1 {
+		t.Errorf("inventories: %d", w.k.inv)
+	}
+}
+
+// Cost of foreign event with one failing owner
+func TestForeignEventsAreGathered(t *testing.T) {
+	w := newWorld(t)
+	a := nsa("a", "red")
+	a.Spec.Target.Netns.Lifecycle = v1alpha1.External
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.set(a)
+	w.turns(20)
+	before := w.k.nodes
+	for i := range 50 {
+		w.k.fn(kernel.Event{Key: netstate.Key{Kind: netstate.KindRoute, Link: "eth0", Name: fmt.Sprintf("10.9.%d.0/24", i)}})
+		w.turn()
+	}
+	if n := w.k.nodes - before; n > 5 {
+		t.Errorf("50 foreign events led to %d readings of the node", n)
+	}
+}
+
+func addr4(b [4]byte) netip.Addr { return netip.AddrFrom4(b) }
+func pfx(s string) netip.Prefix  { return netip.MustParsePrefix(s) }
+
+type loadFails struct {
+	*fakeNAT
+	fail bool
+}
+
+func (l *loadFails) Load(context.Context) error {
+	if l.fail {
+		return errors.New("list table: EAGAIN")
+	}
+	return nil
+}
+func TestFirewallIsReadAgain(t *testing.T) {
+	w := newWorld(t)
+	l := &loadFails{fakeNAT: w.n}
+	w.e.NAT = l
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.turns(20)
+	l.fail = true
+	l.set = netstate.Set{} // flushed by somebody
+	w.e.mu.Lock()
+	w.e.natLost = true
+	w.e.mu.Unlock()
+	d := w.turn()
+	l.fail = false
+	t.Logf("next look in %s, objects in the firewall %d", d, len(l.set))
+	if d > time.Minute {
+		t.Error("no retry")
+	}
+}
