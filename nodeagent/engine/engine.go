@@ -171,6 +171,10 @@ type Engine struct {
 	node    netstate.Node
 	stale   bool
 	brake   time.Time
+	// bridged are the foreign bridges that the firewall knew at the start: they
+	// follow the node, not any resource, and so go with the next who has a
+	// forward guard.
+	bridged []netstate.Key
 	// natRetry and nodeRetry are the earliest times to read the firewall and
 	// the node again.
 	natRetry, nodeRetry time.Time

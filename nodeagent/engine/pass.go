@@ -253,6 +253,13 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 		u.problem = found
 	}
 	e.want(u, r.Objects)
+	for k := range r.Objects {
+		if k.Kind == netstate.KindForwardGuard {
+			for _, b := range e.bridged {
+				u.held[b] = true
+			}
+		}
+	}
 	if u.dependedOn() != u.seen {
 		return e.dependents(u.owner)
 	}

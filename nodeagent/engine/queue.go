@@ -320,6 +320,11 @@ func (e *Engine) start(ctx context.Context) error {
 	if e.node, err = e.Kernel.Node(); err != nil {
 		return fmt.Errorf("read the node's own links and routes: %w", err)
 	}
+	for k := range e.NAT.Held() {
+		if k.Kind == netstate.KindForeignBridge {
+			e.bridged = append(e.bridged, k)
+		}
+	}
 	e.started, e.sweepDue = true, true
 	return nil
 }
