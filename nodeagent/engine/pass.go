@@ -58,7 +58,7 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
 			}
 		}
 	}
-	observed, unknown := e.observe(desired, mortal(release))
+	observed, unknown := e.observe(desired, e.toSee(release))
 	for o := range batch {
 		e.units[o].errs = map[netstate.Key]error{}
 	}
@@ -87,18 +87,20 @@ func (e *Engine) observe(desired netstate.Set, release []netstate.Key) (netstate
 	return observed, errs
 }
 
-// mortal returns the released keys that have to be looked at: not those that
-// die with a link which is released too, nor a loopback, which dies with its
-// namespace.
-func mortal(release []netstate.Key) []netstate.Key {
-	links := map[netstate.End]bool{}
+// toSee returns the released keys that have to be looked at: not those that die
+// with a link which is released too, nor the end of a pair whose end on the
+// host is, nor a loopback, which dies with its namespace.
+func (e *Engine) toSee(release []netstate.Key) []netstate.Key {
+	links, onHost := map[netstate.End]bool{}, map[netstate.Owner]bool{}
 	for _, k := range release {
 		if k.Kind == netstate.KindLink {
 			links[place(k)] = true
+			onHost[e.leaving[k]] = onHost[e.leaving[k]] || k.Netns == ""
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(release), func(k netstate.Key) bool {
-		return plan.DiesWithLink(k.Kind) && links[place(k)] || k.Kind == netstate.KindLink && k.Link == "lo"
+		inner := k.Kind == netstate.KindLink && k.Netns != "" && (onHost[e.leaving[k]] || k.Link == "lo")
+		return inner || plan.DiesWithLink(k.Kind) && links[place(k)]
 	})
 }
 

@@ -40,9 +40,11 @@ func BenchmarkAttach(b *testing.B) {
 		fmt.Printf("\n%d attachments with %d publishes, time per attachment:\n"+
 			"          patchbay   bare kernel   ratio\n"+
 			"  build   %8s   %11s   %5.2f\n"+
-			"  remove  %8s   %11s   %5.2f\n", attachments, attachments,
+			"  remove  %8s   %11s   %5.2f\n"+
+			"  both    %8s   %11s   %5.2f\n", attachments, attachments,
 			per(build), per(bareBuild), float64(build)/float64(bareBuild),
-			per(remove), per(bareRemove), float64(remove)/float64(bareRemove))
+			per(remove), per(bareRemove), float64(remove)/float64(bareRemove),
+			per(build+remove), per(bareBuild+bareRemove), float64(build+remove)/float64(bareBuild+bareRemove))
 		b.ReportMetric(float64(build)/float64(bareBuild), "build/bare")
 		b.ReportMetric(float64(remove)/float64(bareRemove), "remove/bare")
 	}
