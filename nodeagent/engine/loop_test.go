@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,8 +19,8 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
+// fake is a kernel that is a set; what it says and how it fails is set by hand.
 type fake struct {
-	mu      sync.Mutex
 	set     netstate.Set
 	obsErr  func(netstate.Key) error
 	appErr  func(plan.Step) error
@@ -162,11 +160,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 func (w *world) engine() *Engine {
-	var out io.Writer = io.Discard
-	if os.Getenv("V") != "" {
-		out = os.Stderr
-	}
-	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, NAT: w.n, Reporter: w.r, Log: slog.New(slog.NewTextHandler(out, nil))})
+	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, NAT: w.n, Reporter: w.r, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err := e.watch(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
