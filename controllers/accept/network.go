@@ -84,7 +84,6 @@ func excluded(n *v1alpha1.BridgeNetwork) *refusal {
 	if n.Spec.IPAM == nil {
 		return nil
 	}
-	subnets := prefixes(n.Spec.Subnets)
 	for _, e := range n.Spec.IPAM.Exclude {
 		from, to, ok := bounds(string(e))
 		switch {
@@ -92,8 +91,6 @@ func excluded(n *v1alpha1.BridgeNetwork) *refusal {
 			return refuse(v1alpha1.ReasonUnsupported, "spec.ipam.exclude: %s is neither a CIDR, an address nor first-last; correct it", e)
 		case from.Is4() != to.Is4() || to.Less(from):
 			return refuse(v1alpha1.ReasonUnsupported, "spec.ipam.exclude: %s must go from a lower to a higher address of one family", e)
-		case !overlapsAny(from, to, subnets):
-			return refuse(v1alpha1.ReasonUnsupported, "spec.ipam.exclude: %s is outside spec.subnets; leave it out or correct it", e)
 		}
 	}
 	return nil
@@ -111,15 +108,6 @@ func bounds(s string) (from, to netip.Addr, ok bool) {
 	from, err1 := netip.ParseAddr(first)
 	to, err2 := netip.ParseAddr(second)
 	return from, to, err1 == nil && err2 == nil
-}
-
-func overlapsAny(from, to netip.Addr, subnets []netip.Prefix) bool {
-	for _, s := range subnets {
-		if s.Addr().Is4() == from.Is4() && !to.Less(s.Masked().Addr()) && !last(s).Less(from) {
-			return true
-		}
-	}
-	return false
 }
 
 func sourceAddress(n *v1alpha1.BridgeNetwork) *refusal {

@@ -82,7 +82,7 @@ func progress(w io.Writer) func([]engine.Status) {
 		text := ""
 		for _, s := range statuses {
 			if s.Ready.Status != metav1.ConditionTrue {
-				text += fmt.Sprintf("waiting for %s: %s: %s\n", s.Owner, s.Ready.Reason, s.Ready.Message)
+				text += fmt.Sprintf("waiting for %s: %s: %s\n", engine.Title(s.Owner), s.Ready.Reason, s.Ready.Message)
 			}
 		}
 		if text != said {
@@ -148,7 +148,7 @@ func (n *node) result(cmd *cobra.Command, docs []dir.Document, statuses []engine
 	if writes == 0 {
 		fmt.Fprintln(cmd.OutOrStdout(), "\nNothing was changed.")
 	} else {
-		fmt.Fprintf(cmd.OutOrStdout(), "\nChanged with %d writes to the kernel.\n", writes)
+		fmt.Fprintf(cmd.OutOrStdout(), "\nWrites to the kernel: %d.\n", writes)
 	}
 	return errors.Join(errs...)
 }

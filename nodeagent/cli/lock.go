@@ -21,6 +21,9 @@ const agentPrefix = "agent "
 // standalone agent has it for good, so others are refused; anything else is
 // waited for.
 func (f *flags) acquire(ctx context.Context, purpose string) (*lock, error) {
+	if err := privileged(); err != nil {
+		return nil, err
+	}
 	name := filepath.Join(f.runDir, "patchbay", "lock")
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return nil, fmt.Errorf("make the lock's folder: %w", err)

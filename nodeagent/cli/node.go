@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
@@ -33,6 +34,9 @@ type node struct {
 
 // open prepares an engine for the objects of a source. Nothing is touched yet.
 func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine.Options)) (*node, error) {
+	if err := privileged(); err != nil {
+		return nil, err
+	}
 	n := &node{name: f.nodeName, store: f.store(), registry: prometheus.NewRegistry()}
 	if n.name == "" {
 		host, err := os.Hostname()
@@ -55,6 +59,20 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	}
 	n.engine = engine.New(o)
 	return n, nil
+}
+
+// privileged says early, and in one line, what every netlink message would.
+func privileged() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("read own capabilities: %w", err)
+	}
+	const needed = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_SYS_ADMIN
+	if data[0].Effective&needed != needed {
+		return errors.New("changing the node's networks needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN): use sudo")
+	}
+	return nil
 }
 
 func (n *node) close() { _ = n.kernel.Close() }

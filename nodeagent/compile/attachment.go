@@ -145,6 +145,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 			netstate.Masquerade{Link: link, Subnet: host(p.Addr()), Egress: egress})
 		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Subnet: host(p.Addr()), Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"})
 		if egress {
+			b.r.Note = b.c.blocked()
 			b.r.add(forwarding(b.c.Node, netstate.FamilyOf(p.Addr()))...)
 		}
 	}
@@ -198,6 +199,9 @@ func (b *attachment) inside(e netstate.End, addresses []netip.Prefix) {
 	b.r.add(linkSysctl(e.Netns, e.Name, "ipv6", "accept_dad", "0"), linkSysctl(e.Netns, e.Name, "ipv6", "accept_ra", "0"))
 	for _, p := range addresses {
 		b.r.add(netstate.Address{Netns: e.Netns, Link: e.Name, Prefix: p})
+		if p.Addr().Is6() {
+			b.r.add(linkSysctl(e.Netns, e.Name, "ipv6", "disable_ipv6", "0"))
+		}
 	}
 }
 
@@ -234,10 +238,10 @@ func (b *attachment) routes() *Problem {
 		if gw.Is4() {
 			any = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		}
-		b.route(any, gw)
 		b.r.claim(Claim{
 			Resource: "default route of " + b.view.Target.Netns + " (" + string(netstate.FamilyOf(gw)) + ")",
 			Reason:   v1alpha1.ReasonInterfaceConflict, Field: "spec.defaultRoute",
+			Key: b.route(any, gw), Soft: b.a.Spec.DefaultRoute == nil,
 		})
 	}
 	for _, r := range b.a.Spec.Routes {
@@ -248,6 +252,8 @@ func (b *attachment) routes() *Problem {
 	return nil
 }
 
-func (b *attachment) route(to netip.Prefix, via netip.Addr) {
-	b.r.add(netstate.Route{Netns: b.view.Target.Netns, Link: b.view.Target.Name, Dst: to, Via: via})
+func (b *attachment) route(to netip.Prefix, via netip.Addr) netstate.Key {
+	r := netstate.Route{Netns: b.view.Target.Netns, Link: b.view.Target.Name, Dst: to, Via: via}
+	b.r.add(r)
+	return r.Key()
 }

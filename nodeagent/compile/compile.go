@@ -21,6 +21,16 @@ import (
 type Context struct {
 	Source netstate.Source
 	Node   netstate.Node
+	// Blockers name what of others drops forwarded packets by policy.
+	Blockers []string
+}
+
+// blocked is the note on what needs forwarding while somebody else drops it.
+func (c Context) blocked() *Problem {
+	if len(c.Blockers) == 0 {
+		return nil
+	}
+	return problem(v1alpha1.ReasonForwardBlocked, "the kernel holds all of it, but %s drops forwarded packets by policy: let it accept those of this interface, or traffic to and from other networks does not pass", strings.Join(c.Blockers, " and "))
 }
 
 // Result is what one resource needs of the node.
@@ -74,6 +84,9 @@ type Claim struct {
 	// Key is the one object that a loser goes without; with the zero Key the
 	// loser goes without everything.
 	Key netstate.Key
+	// Soft claims are of defaults that nobody wrote: who loses one goes without
+	// the object, and is none the worse.
+	Soft bool
 }
 
 // Conflicts reports whether two resources cannot both have their claims.

@@ -114,6 +114,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	// isolated ports, and br_netfilter shows the LAN's frames as forwarded.
 	r.add(netstate.Realm{Link: v.Bridge, Guarded: v.Guarded, Isolated: v.Isolated && v.Uplink == ""})
 	if v.Mode == v1alpha1.GatewayBridge {
+		r.Note = c.blocked()
 		addGateway(&r, v, c)
 	}
 	addEgress(&r, n, v)

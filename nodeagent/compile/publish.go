@@ -19,6 +19,7 @@ func Publish(p *v1alpha1.PortPublish, target AttachmentView, c Context) (Result,
 	if prob != nil {
 		return r, prob
 	}
+	r.Note = c.blocked()
 	for _, to := range targets {
 		for _, h := range hosts {
 			if h.Is4() == to.Is4() {

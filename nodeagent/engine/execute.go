@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -72,6 +71,8 @@ func (x *execution) blocked(s plan.Step) bool {
 var (
 	// errWaits marks errors that only repeat another object's.
 	errWaits = errors.New("waits for")
+	// errMissing marks namespaces that somebody else is to make.
+	errMissing = errors.New("missing")
 	// errTaken marks names that somebody else has.
 	errTaken = errors.New("taken")
 )
@@ -150,7 +151,7 @@ func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) 
 func conflictError(c plan.Conflict) error {
 	switch {
 	case c.Found == nil:
-		return fmt.Errorf("%w: there is no network namespace %s: create it (ip netns add %s), or use lifecycle Managed", kernel.ErrNetnsNotFound, c.Key.Netns, c.Key.Netns)
+		return fmt.Errorf("network namespace %s is %w: create it (ip netns add %s), or use lifecycle Managed", c.Key.Netns, errMissing, c.Key.Netns)
 	case c.Key.Kind == netstate.KindNetns:
 		return fmt.Errorf("network namespace %s is %w by somebody else: use lifecycle External, another name, or delete it", c.Key.Netns, errTaken)
 	}

@@ -128,6 +128,7 @@ func (f *fakeNAT) Apply(_ context.Context, steps []plan.Step) error {
 	}
 	return nil
 }
+func (f *fakeNAT) Blockers() []string                  { return nil }
 func (f *fakeNAT) Intact() bool                        { return true }
 func (f *fakeNAT) Clean(context.Context) error         { return nil }
 func (f *fakeNAT) Watch(context.Context, func()) error { return nil }
@@ -319,6 +320,21 @@ func TestFailingRemovalPauses(t *testing.T) {
 		t.Errorf("SPIN")
 	}
 }
+func TestLoserDoesNotSpin(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	one, two := nsa("one", "red"), nsa("two", "red")
+	one.Spec.HostInterface, two.Spec.HostInterface = "veth1", "veth1"
+	w.set(one)
+	w.set(two)
+	if n := w.turns(50); n == 50 {
+		t.Error("the loser of an interface name is looked at without end")
+	}
+	if c := w.r.status[own(two)].Ready; c.Reason != v1alpha1.ReasonInterfaceConflict {
+		t.Errorf("two: %s %s", c.Reason, c.Message)
+	}
+}
+
 func TestWaiterIsForgotten(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))

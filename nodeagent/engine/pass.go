@@ -16,6 +16,7 @@ import (
 
 // pass brings a batch of owners about: compile, observe, diff, apply, report.
 func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
+	e.leaving = map[netstate.Key]netstate.Owner{}
 	e.compileAll(batch)
 	applied := e.converge(ctx, batch)
 	if slices.ContainsFunc(applied, losesRoutes) {
@@ -38,8 +39,7 @@ func (e *Engine) converge(ctx context.Context, batch map[netstate.Owner]bool) []
 // prepare returns the steps between what a compiled batch wants and what is
 // there.
 func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
-	desired, release := netstate.Set{}, []netstate.Key{}
-	e.leaving = map[netstate.Key]netstate.Owner{}
+	desired, release, listed := netstate.Set{}, []netstate.Key{}, map[netstate.Key]bool{}
 	for o := range batch {
 		u := e.units[o]
 		for k, obj := range u.desired {
@@ -51,10 +51,10 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
 				delete(u.held, k)
 			}
 			if len(e.wanted[k]) == 0 {
-				if _, listed := e.leaving[k]; !listed {
+				if !listed[k] {
 					release = append(release, k)
 				}
-				e.leaving[k] = o
+				listed[k], e.leaving[k] = true, o
 			}
 		}
 	}
@@ -269,7 +269,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 }
 
 func (e *Engine) context() compile.Context {
-	return compile.Context{Source: e.Source, Node: e.node}
+	return compile.Context{Source: e.Source, Node: e.node, Blockers: e.NAT.Blockers()}
 }
 
 // dependedOn is a text of what others take from this owner.
@@ -280,6 +280,7 @@ func (u *unit) dependedOn() string {
 func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 	r.Objects = netstate.Set{}
 	a := u.in.Attachment
+	u.gave = len(u.given) > 0
 	var network *compile.NetworkView
 	if a.Spec.Network != "" {
 		n := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network}]
@@ -346,11 +347,16 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 			continue
 		}
 		delete(r.Objects, c.Key)
-		u.partial = append(u.partial, lost)
+		if c.Soft {
+			u.note = &compile.Problem{Reason: v1alpha1.ReasonProgrammed, Message: c.Resource + " stays with " + Title(holder) + "; set " + c.Field + " to choose"}
+		} else {
+			u.partial = append(u.partial, lost)
+		}
 	}
 	freed := false
 	if u.problem != nil {
-		won, u.given, freed = nil, nil, e.pools.release(u.owner)
+		won, u.given = nil, nil
+		freed = e.pools.release(u.owner) && u.gave
 	} else if a := u.in.Attachment; a != nil {
 		e.pools.reserve(a.Spec.Network, u.owner, u.given)
 	}

@@ -29,9 +29,16 @@ func (p Planned) Observed() Status {
 	if len(p.Steps) == 0 || s.Ready.Status != metav1.ConditionTrue {
 		return s
 	}
+	for _, c := range s.Input.Conditions() {
+		// Who tried to mend it knows why that failed.
+		if c.Type == v1alpha1.ConditionReady && c.Status == metav1.ConditionFalse {
+			s.Ready = c
+			return s
+		}
+	}
 	lines := plan.Lines(p.Steps)
 	s.Ready.Status, s.Ready.Reason = metav1.ConditionFalse, v1alpha1.ReasonPending
-	s.Ready.Message = fmt.Sprintf("%d objects are not as they should be, the first: %s %s %s", len(lines), lines[0].Sign(), lines[0].Key.Kind, plan.Describe(lines[0].Key))
+	s.Ready.Message = fmt.Sprintf("%d of its objects not as it should be, the first: %s %s %s", len(lines), lines[0].Sign(), lines[0].Key.Kind, plan.Describe(lines[0].Key))
 	return s
 }
 
@@ -41,6 +48,7 @@ func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
 		return nil, err
 	}
 	batch := e.take(ctx)
+	e.leaving = map[netstate.Key]netstate.Owner{}
 	e.compileAll(batch)
 	steps := e.prepare(batch)
 	planned := map[netstate.Owner]*Planned{}

@@ -177,6 +177,7 @@ func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
 	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 		e.mark(ev.Key, batch, nil)
 	}
+	e.considerStray(ev, batch)
 	var ports []netstate.Key
 	for _, kind := range []netstate.Kind{netstate.KindPort, netstate.KindHairpin} {
 		if k := (netstate.Key{Kind: kind, Link: ev.Key.Link}); e.wantedAt(k) != nil {
@@ -185,6 +186,20 @@ func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
 	}
 	if len(ports) > 0 && ev.Key.Netns == "" {
 		e.recheck(ports, batch)
+	}
+}
+
+// considerStray has the owner of a link that bears its mark and is none that it
+// wants look again: somebody renamed it.
+func (e *Engine) considerStray(ev kernel.Event, batch map[netstate.Owner]bool) {
+	l, ok := ev.Object.(netstate.Link)
+	if !ok || e.wantedAt(ev.Key) != nil || l.Type == netstate.Loopback {
+		return
+	}
+	source, owner, marked := netstate.ParseMark(l.Mark)
+	if u := e.units[owner]; marked && source == e.Source && u != nil {
+		u.held[ev.Key] = true
+		batch[owner] = true
 	}
 }
 

@@ -112,13 +112,14 @@ func (l *link) typ() netstate.LinkType {
 	return netstate.OtherLink
 }
 
-// mark is what netstate.Link.Mark holds for the link. One of our group whose
-// alias somebody has overwritten is to be finished like one that never had any.
+// mark is what netstate.Link.Mark holds for the link. One whose alias or group
+// somebody has changed is to be finished like one that never had both.
 func (l *link) mark() string {
-	if _, _, ok := netstate.ParseMark(l.alias); ok {
+	_, _, named := netstate.ParseMark(l.alias)
+	if named && (l.grouped() || l.loopback()) {
 		return l.alias
 	}
-	if l.grouped() {
+	if named || l.grouped() {
 		return netstate.HalfMade
 	}
 	return ""

@@ -20,6 +20,8 @@ const dumpAttempts = 16
 type conn struct {
 	k       *Kernel
 	sockets map[int]*nl.SocketHandle
+	// explains is whether the kernel adds a text to its errors.
+	explains bool
 }
 
 // dial opens a socket in the calling thread's namespace.
@@ -32,7 +34,6 @@ func (k *Kernel) dial() (*conn, error) {
 	err = errors.Join(
 		socket.SetSendTimeout(&nl.SocketTimeoutTv),
 		socket.SetReceiveTimeout(&nl.SocketTimeoutTv),
-		socket.SetExtAck(true),
 		// Without it the kernel ignores the filters of a dump and lists all.
 		unix.SetsockoptInt(socket.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1),
 	)
@@ -47,9 +48,23 @@ func (c *conn) close() { c.sockets[unix.NETLINK_ROUTE].Close() }
 
 // change sends a message that changes the kernel.
 func (c *conn) change(kind, flags int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) error {
+	if err := c.explain(true); err != nil {
+		return err
+	}
 	_, err := c.request(kind, flags|unix.NLM_F_ACK, body, attrs).Execute(unix.NETLINK_ROUTE, 0)
 	c.k.changed()
 	return err
+}
+
+// explain switches texts of errors on or off. They help with changes; at the
+// end of a dump, as of the routes of a namespace that never had any, nl takes
+// the text for a message and panics.
+func (c *conn) explain(yes bool) error {
+	if c.explains == yes {
+		return nil
+	}
+	c.explains = yes
+	return c.sockets[unix.NETLINK_ROUTE].Socket.SetExtAck(yes)
 }
 
 // get asks for one object.
@@ -70,6 +85,9 @@ func (c *conn) dump(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) (
 		answers [][]byte
 		err     error
 	)
+	if err := c.explain(false); err != nil {
+		return nil, err
+	}
 	for range dumpAttempts {
 		answers, err = c.request(kind, unix.NLM_F_DUMP, body, attrs).Execute(unix.NETLINK_ROUTE, 0)
 		if err == nil {

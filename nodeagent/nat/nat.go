@@ -42,6 +42,9 @@ type Backend interface {
 	// publishes it removed, changed or added. It writes nothing if nothing
 	// changes, and may be repeated. An error fails all steps; call Load then.
 	Apply(ctx context.Context, steps []plan.Step) error
+	// Blockers names the base chains of others that, as of the last Load, drop
+	// forwarded packets by policy: an accept of ours cannot overrule them.
+	Blockers() []string
 	// Intact reports whether, as of the last Load and Apply, everything around
 	// the objects is as it must be. If it is not, the next Apply mends it, even
 	// without steps.

@@ -30,6 +30,8 @@ type nftables struct {
 	// after an error.
 	stale  bool
 	memory memory
+	// blockers as of the last Load.
+	blockers []string
 	// pending conntrack entries are deleted by the next Apply.
 	pending flows
 }
@@ -37,7 +39,7 @@ type nftables struct {
 func newNFTables(opts Options) (Backend, error) {
 	path, err := exec.LookPath("nft")
 	if err != nil {
-		return nil, fmt.Errorf("make NAT backend %s: %w", KindNFTables, err)
+		return nil, fmt.Errorf("find nft: %w: install the package nftables", err)
 	}
 	nft, err := knftables.New("", "", knftables.NoObjectCommentEmulation)
 	if err != nil {
@@ -81,7 +83,23 @@ func (b *nftables) load(ctx context.Context) error {
 	}
 	m.understand()
 	b.memory, b.stale = m, false
-	return nil
+	blockers, err := b.listBlockers(ctx)
+	b.blockers = blockers
+	return err
+}
+
+func (b *nftables) listBlockers(ctx context.Context) ([]string, error) {
+	out, err := exec.CommandContext(ctx, b.path, "--json", "list", "chains").Output()
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	return parseBlockers(out)
+}
+
+func (b *nftables) Blockers() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.blockers
 }
 
 // list reads one table; one that does not exist is empty. knftables would need

@@ -81,6 +81,10 @@ func (d *differ) findConflicts() {
 	d.blocked = map[netstate.Key]bool{}
 	for _, k := range d.desired.Keys() {
 		found, ok := d.observed[k]
+		if k.Kind != netstate.KindNetns && d.blocked[netstate.Key{Kind: netstate.KindNetns, Netns: k.Netns}] {
+			// The namespace says it all.
+			continue
+		}
 		if !conflicts(d.desired[k], found, ok) {
 			continue
 		}

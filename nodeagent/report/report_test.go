@@ -53,7 +53,7 @@ lab/net1    net1   eth0 (2)   veth1 (7)       10.0.0.2/24  red      False  Addre
 PUBLISH  ATTACHMENT  PORTS                      TARGETS                   READY  REASON
 lab/web  net1        *:80/TCP,[fd00::9]:80/TCP  10.0.0.2:80,[fd00::2]:80  True   Programmed
 
-nsa:lab/net1: address 10.0.0.2 is taken
+NamespaceAttachment lab/net1: address 10.0.0.2 is taken
 `
 	if d := cmp.Diff(want, b.String()); d != "" {
 		t.Errorf("-want +got:\n%s", d)

@@ -36,7 +36,7 @@ func Table(w io.Writer, objects []metav1.Object) error {
 		ready, reason, message := verdict(in)
 		fmt.Fprintln(tw, strings.Join(append(cells, ready, reason), "\t"))
 		if message != "" {
-			notes = append(notes, fmt.Sprintf("%s: %s", in.Owner(), message))
+			notes = append(notes, fmt.Sprintf("%s: %s", engine.Title(in.Owner()), message))
 		}
 	}
 	if len(notes) > 0 {
@@ -103,7 +103,18 @@ func publishRow(p *v1alpha1.PortPublish) []string {
 		ports = append(ports, host+":"+strconv.Itoa(int(s.HostPort))+"/"+string(s.Protocol))
 		targets = append(targets, s.Target)
 	}
-	return []string{p.Namespace + "/" + p.Name, p.Spec.Attachment, orDash(strings.Join(slices.Compact(ports), ",")), orDash(strings.Join(targets, ","))}
+	return []string{p.Namespace + "/" + p.Name, p.Spec.Attachment, orDash(strings.Join(unique(ports), ",")), orDash(strings.Join(unique(targets), ","))}
+}
+
+// unique keeps the first of equal texts.
+func unique(in []string) []string {
+	var out []string
+	for _, s := range in {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // verdict is the Ready condition; the message only where something is to be
