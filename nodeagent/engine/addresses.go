@@ -62,7 +62,7 @@ func (e *Engine) addresses(u *unit, network *compile.NetworkView) ([]netip.Prefi
 		addr, err := pool.Allocate(u.owner.String())
 		if err != nil {
 			e.pools.release(u.owner)
-			return nil, &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: "network " + network.Name + ": " + err.Error()}
+			return nil, &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: "network " + network.Name + ": " + err.Error() + ": delete some, exclude less, or use a larger subnet"}
 		}
 		kept = append(kept, netip.PrefixFrom(addr, pool.Subnet().Bits()))
 	}

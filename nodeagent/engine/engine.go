@@ -12,9 +12,6 @@ import (
 	"sync"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -42,93 +39,6 @@ type Reporter interface {
 	Changed(owner netstate.Owner, line plan.Line, drift bool)
 	// Braked is called when a sweep waits because it would remove too much.
 	Braked(gone, total int, until time.Time)
-}
-
-// Input is one resource and whether it was accepted. Exactly one of the
-// pointers is set.
-type Input struct {
-	Network    *v1alpha1.BridgeNetwork
-	Attachment *v1alpha1.NamespaceAttachment
-	Publish    *v1alpha1.PortPublish
-	// Accepted is the Accepted condition. Only what is accepted is built.
-	Accepted metav1.Condition
-	// Before are the resource's versions that earlier processes built, in whole
-	// or in part: what they wanted and this one does not is removed.
-	Before []metav1.Object
-	// Background resources are not waited for by RunOnce.
-	Background bool
-	removed    bool
-}
-
-// InputOf wraps a resource, not accepted yet.
-func InputOf(o metav1.Object) Input {
-	switch o := o.(type) {
-	case *v1alpha1.BridgeNetwork:
-		return Input{Network: o}
-	case *v1alpha1.NamespaceAttachment:
-		return Input{Attachment: o}
-	case *v1alpha1.PortPublish:
-		return Input{Publish: o}
-	}
-	return Input{}
-}
-
-// Owner names the resource.
-func (in Input) Owner() netstate.Owner {
-	switch {
-	case in.Network != nil:
-		return netstate.Owner{Kind: netstate.OwnerNetwork, Name: in.Network.Name}
-	case in.Attachment != nil:
-		return netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: in.Attachment.Namespace, Name: in.Attachment.Name}
-	case in.Publish != nil:
-		return netstate.Owner{Kind: netstate.OwnerPublish, Namespace: in.Publish.Namespace, Name: in.Publish.Name}
-	}
-	return netstate.Owner{}
-}
-
-// Object returns the resource's metadata.
-func (in Input) Object() metav1.Object {
-	switch {
-	case in.Network != nil:
-		return in.Network
-	case in.Attachment != nil:
-		return in.Attachment
-	case in.Publish != nil:
-		return in.Publish
-	}
-	return nil
-}
-
-// Conditions returns the conditions of the resource's status.
-func (in Input) Conditions() []metav1.Condition {
-	switch {
-	case in.Network != nil:
-		return in.Network.Status.Conditions
-	case in.Attachment != nil:
-		return in.Attachment.Status.Conditions
-	case in.Publish != nil:
-		return in.Publish.Status.Conditions
-	}
-	return nil
-}
-
-// CopyStatus gives a resource the status of another version of it; nil has
-// none.
-func CopyStatus(to, from metav1.Object) {
-	switch to := to.(type) {
-	case *v1alpha1.BridgeNetwork:
-		if f, ok := from.(*v1alpha1.BridgeNetwork); ok {
-			to.Status = f.Status
-		}
-	case *v1alpha1.NamespaceAttachment:
-		if f, ok := from.(*v1alpha1.NamespaceAttachment); ok {
-			to.Status = f.Status
-		}
-	case *v1alpha1.PortPublish:
-		if f, ok := from.(*v1alpha1.PortPublish); ok {
-			to.Status = f.Status
-		}
-	}
 }
 
 // Options are the parts and settings of an engine.

@@ -1,0 +1,264 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// compileAll compiles the batch, networks first, and adds to it what depends
+// on something that changed.
+func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
+	e.recall(batch)
+	for o := range batch {
+		if u := e.unit(o); !u.accepted() {
+			e.release(u)
+		}
+	}
+	e.compileKinds(batch)
+}
+
+func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
+	for _, kind := range ownerKinds {
+		units := e.ofKind(batch, kind)
+		results := make([]compile.Result, len(units))
+		// All let go of what they no longer claim before any claims anew, so
+		// that two may swap.
+		for i, u := range units {
+			results[i] = e.compile(u)
+			e.claims.keep(u.owner, results[i].Claims)
+		}
+		for i, u := range units {
+			for _, dependent := range e.adopt(u, results[i]) {
+				batch[dependent] = true
+			}
+		}
+	}
+}
+
+// ownerKinds are the kinds of owners, in the order in which they depend on
+// each other.
+var ownerKinds = []string{netstate.OwnerNetwork, netstate.OwnerAttachment, netstate.OwnerPublish}
+
+// ofKind returns the batch's units of a kind in the order in which they may
+// claim: who is built already, who has fixed addresses, the oldest, by name.
+func (e *Engine) ofKind(batch map[netstate.Owner]bool, kind string) []*unit {
+	var list []*unit
+	for o := range batch {
+		if u := e.unit(o); o.Kind == kind && u.accepted() {
+			list = append(list, u)
+		}
+	}
+	slices.SortFunc(list, func(a, b *unit) int {
+		return cmp.Or(first(a.built(), b.built()), first(a.remembers(), b.remembers()),
+			a.in.Object().GetCreationTimestamp().Compare(b.in.Object().GetCreationTimestamp().Time), a.owner.Compare(b.owner))
+	})
+	return list
+}
+
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+// built says whether the owner was programmed before, by the kernel's marks or
+// by the record.
+func (u *unit) built() bool { return len(u.held) > 0 || u.recordedReady() }
+
+// release takes away all that an owner wants, and has those look again who
+// waited for it or depend on it.
+func (e *Engine) release(u *unit) {
+	had := len(u.desired) > 0
+	e.want(u, netstate.Set{})
+	u.given, u.problem, u.note, u.partial = nil, nil, nil, nil
+	freed := e.pools.release(u.owner)
+	if u.owner.Kind == netstate.OwnerNetwork {
+		delete(e.pools, u.owner.Name)
+	}
+	delete(e.claims.waiting, u.owner)
+	if e.claims.take(u.owner, nil) || freed {
+		e.requeueWaiting()
+	}
+	if had {
+		e.requeue(e.dependents(u.owner))
+	}
+}
+
+// compile computes what an owner wants.
+func (e *Engine) compile(u *unit) (r compile.Result) {
+	u.seen = u.dependedOn()
+	switch u.owner.Kind {
+	case netstate.OwnerNetwork:
+		r, u.problem = compile.Network(u.in.Network, e.context())
+		u.network = compile.View(u.in.Network, e.node)
+		e.pools.sync(u.network)
+	case netstate.OwnerAttachment:
+		r = e.compileAttachment(u)
+	case netstate.OwnerPublish:
+		r = e.compilePublish(u)
+	}
+	return r
+}
+
+// adopt makes a compiled result what the owner wants, as far as it gets what
+// it claims, and returns who depends on a change.
+func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
+	u.note = r.Note
+	// A network that is there stays, with its attachments, when the node
+	// changes under it: a new route, an uplink that is gone.
+	u.kept = u.problem != nil && u.owner.Kind == netstate.OwnerNetwork && len(u.held) > 0
+	found := u.problem
+	if u.kept {
+		u.problem = nil
+	}
+	e.claim(u, &r)
+	u.kept = u.kept && u.problem == nil
+	if u.problem != nil {
+		r.Objects = netstate.Set{}
+	} else {
+		u.problem = found
+	}
+	e.want(u, r.Objects)
+	for k := range r.Objects {
+		if k.Kind == netstate.KindForwardGuard {
+			for _, b := range e.bridged {
+				u.held[b] = true
+			}
+		}
+	}
+	if u.dependedOn() != u.seen {
+		return e.dependents(u.owner)
+	}
+	return nil
+}
+
+func (e *Engine) context() compile.Context {
+	return compile.Context{Source: e.Source, Node: e.node, Blockers: e.NAT.Blockers()}
+}
+
+// dependedOn is a text of what others take from this owner.
+func (u *unit) dependedOn() string {
+	return fmt.Sprint(u.network, u.view, u.problem == nil || u.kept)
+}
+
+func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
+	r.Objects = netstate.Set{}
+	a := u.in.Attachment
+	u.gave = len(u.given) > 0
+	var network *compile.NetworkView
+	if a.Spec.Network != "" {
+		n := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network}]
+		if n == nil || !n.accepted() || n.problem != nil && !n.kept {
+			u.given, u.problem = nil, waitsFor("network "+a.Spec.Network, n)
+			return r
+		}
+		network = &n.network
+	}
+	u.given, u.problem = e.addresses(u, network)
+	if u.problem == nil {
+		r, u.view, u.problem = compile.Attachment(a, network, u.given, e.context())
+	}
+	return r
+}
+
+func (e *Engine) compilePublish(u *unit) (r compile.Result) {
+	r.Objects = netstate.Set{}
+	p := u.in.Publish
+	a := e.units[attachmentOf(p)]
+	if a == nil || !a.accepted() || a.problem != nil {
+		u.problem = waitsFor("attachment "+p.Spec.Attachment, a)
+		return r
+	}
+	r, u.problem = compile.Publish(p, a.view, e.context())
+	return r
+}
+
+func attachmentOf(p *v1alpha1.PortPublish) netstate.Owner {
+	return netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: p.Namespace, Name: p.Spec.Attachment}
+}
+
+func waitsFor(what string, u *unit) *compile.Problem {
+	why := "it is not there"
+	switch {
+	case u == nil:
+	case u.problem != nil:
+		why = u.problem.Message
+	case u.in != nil:
+		why = u.in.Accepted.Message
+	}
+	return &compile.Problem{Reason: v1alpha1.ReasonPending, Message: "waits for " + what + ": " + why}
+}
+
+// claim asks for what only one owner may have. Who loses goes without the one
+// object, or without everything.
+func (e *Engine) claim(u *unit, r *compile.Result) {
+	u.partial = nil
+	delete(e.claims.waiting, u.owner)
+	var won []compile.Claim
+	for _, c := range r.Claims {
+		if u.problem != nil {
+			break
+		}
+		holder, taken := e.claims.holder(u.owner, c)
+		if !taken {
+			won = append(won, c)
+			continue
+		}
+		e.claims.waiting[u.owner] = true
+		lost := &compile.Problem{Reason: c.Reason, Message: fmt.Sprintf("%s: %s is taken by %s: choose another, or delete that one", c.Field, c.Resource, Title(holder))}
+		if c.Key == (netstate.Key{}) {
+			u.problem = lost
+			continue
+		}
+		delete(r.Objects, c.Key)
+		if c.Soft {
+			u.note = &compile.Problem{Reason: v1alpha1.ReasonProgrammed, Message: c.Resource + " stays with " + Title(holder) + "; set " + c.Field + " to choose"}
+		} else {
+			u.partial = append(u.partial, lost)
+		}
+	}
+	freed := false
+	if u.problem != nil {
+		won, u.given = nil, nil
+		freed = e.pools.release(u.owner) && u.gave
+	} else if a := u.in.Attachment; a != nil {
+		e.pools.reserve(a.Spec.Network, u.owner, u.given)
+	}
+	if u.problem != nil && u.problem.Reason == v1alpha1.ReasonAddressPoolExhausted {
+		e.claims.waiting[u.owner] = true
+		freed = false
+	}
+	if e.claims.take(u.owner, won) || freed {
+		e.requeueWaiting()
+	}
+}
+
+// requeueWaiting lets owners that lost a claim ask again.
+func (e *Engine) requeueWaiting() {
+	e.requeue(slices.Collect(maps.Keys(e.claims.waiting)))
+}
+
+// dependents returns the attachments of a network, or the publishes of an
+// attachment.
+func (e *Engine) dependents(o netstate.Owner) []netstate.Owner {
+	var out []netstate.Owner
+	for d, u := range e.units {
+		switch {
+		case u.in == nil:
+		case u.in.Attachment != nil && o.Kind == netstate.OwnerNetwork && u.in.Attachment.Spec.Network == o.Name,
+			u.in.Publish != nil && attachmentOf(u.in.Publish) == o:
+			out = append(out, d)
+		}
+	}
+	return out
+}

@@ -1,0 +1,129 @@
+package engine
+
+import (
+	"net/netip"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// event notes what the kernel said, for the next turn. Of several about one
+// object the last counts, but that it was gone for a moment is not forgotten.
+func (e *Engine) event(ev kernel.Event) {
+	e.mu.Lock()
+	if ev.Lost {
+		e.lost = true
+	} else {
+		ev.Gone = ev.Gone || e.events[ev.Key].Gone
+		e.events[ev.Key] = ev
+	}
+	e.mu.Unlock()
+	e.signal()
+}
+
+// consider adds the owners whose objects an event says are not as wanted.
+func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
+	switch ev.Key.Kind {
+	case netstate.KindLink:
+		e.considerLink(ev, batch)
+	case netstate.KindSysctl:
+		e.recheck(e.sysctls(ev.Key), batch)
+		e.stale = e.stale || ev.Key.Link == "" && ev.Key.Netns == ""
+	case netstate.KindRoute:
+		e.considerRoute(ev, batch)
+	case netstate.KindNetns:
+		e.mark(ev.Key, batch, func(u *unit) bool { return ev.Gone || !u.done })
+	default:
+		if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+			e.mark(ev.Key, batch, nil)
+		}
+	}
+	ours := len(e.wanted[netstate.Key{Kind: netstate.KindLink, Netns: ev.Key.Netns, Link: ev.Key.Link}]) > 0
+	e.stale = e.stale || !ours && ev.Key.Netns == ""
+}
+
+// considerRoute handles a route of ours, and the connected route that comes
+// with an address of ours.
+func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
+	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+		e.mark(ev.Key, batch, nil)
+	}
+	if !ev.Gone {
+		return
+	}
+	var connected []netstate.Key
+	for k := range e.links[place(ev.Key)] {
+		if p, err := netip.ParsePrefix(k.Name); k.Kind == netstate.KindAddress && err == nil && p.Masked().String() == ev.Key.Name {
+			connected = append(connected, k)
+		}
+	}
+	e.recheck(connected, batch)
+}
+
+// considerLink handles a link's own state and its place in a bridge, of which
+// the kernel speaks in the same message.
+func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
+	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+		e.mark(ev.Key, batch, nil)
+	}
+	e.considerStray(ev, batch)
+	var ports []netstate.Key
+	for _, kind := range []netstate.Kind{netstate.KindPort, netstate.KindHairpin} {
+		if k := (netstate.Key{Kind: kind, Link: ev.Key.Link}); e.wantedAt(k) != nil {
+			ports = append(ports, k)
+		}
+	}
+	if len(ports) > 0 && ev.Key.Netns == "" {
+		e.recheck(ports, batch)
+	}
+}
+
+// considerStray has the owner of a link that bears its mark and is none that it
+// wants look again: somebody renamed it.
+func (e *Engine) considerStray(ev kernel.Event, batch map[netstate.Owner]bool) {
+	l, ok := ev.Object.(netstate.Link)
+	if !ok || e.wantedAt(ev.Key) != nil || l.Type == netstate.Loopback {
+		return
+	}
+	source, owner, marked := netstate.ParseMark(l.Mark)
+	if u := e.units[owner]; marked && source == e.Source && u != nil {
+		u.held[ev.Key] = true
+		batch[owner] = true
+	}
+}
+
+// sysctls returns the wanted sysctls that a configuration change may concern:
+// those of its interface and those of the whole node.
+func (e *Engine) sysctls(k netstate.Key) []netstate.Key {
+	var keys []netstate.Key
+	for _, p := range []netstate.End{place(k), {}} {
+		for key := range e.links[p] {
+			if key.Kind == netstate.KindSysctl || key.Kind == netstate.KindSysctlNode {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
+}
+
+// recheck reads a few objects and adds the owners of those that differ.
+func (e *Engine) recheck(keys []netstate.Key, batch map[netstate.Owner]bool) {
+	if len(keys) == 0 {
+		return
+	}
+	observed, _ := e.Kernel.Observe(keys)
+	for _, k := range keys {
+		if observed[k] == nil || !plan.Same(e.wantedAt(k), observed[k]) {
+			e.mark(k, batch, nil)
+		}
+	}
+}
+
+func (e *Engine) mark(k netstate.Key, batch map[netstate.Owner]bool, which func(*unit) bool) {
+	for o := range e.wanted[k] {
+		if which == nil || which(e.units[o]) {
+			batch[o] = true
+		}
+	}
+}

@@ -1,0 +1,224 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"maps"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// fake is a kernel that is a set; what it says and how it fails is set by hand.
+type fake struct {
+	set     netstate.Set
+	obsErr  func(netstate.Key) error
+	appErr  func(plan.Step) error
+	nodeErr error
+	node    netstate.Node
+	nodes   int
+	held    []kernel.Held
+	fn      func(kernel.Event)
+	inv     int
+	passes  int
+}
+
+func (f *fake) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
+	f.passes++
+	out, errs := netstate.Set{}, map[netstate.Key]error{}
+	for _, k := range keys {
+		if k.Kind.Firewall() {
+			continue
+		}
+		if f.obsErr != nil {
+			if err := f.obsErr(k); err != nil {
+				errs[k] = err
+				continue
+			}
+		}
+		if o := f.set[k]; o != nil {
+			out[k] = o
+		}
+	}
+	return out, errs
+}
+func (f *fake) step(s plan.Step) {
+	if s.Op == plan.Delete {
+		delete(f.set, s.Key)
+		if l, ok := s.Old.(netstate.Link); ok {
+			delete(f.set, netstate.Link{Netns: l.Peer.Netns, Name: l.Peer.Name}.Key())
+		}
+		return
+	}
+	f.set[s.Key] = s.New
+	if s.Peer != nil {
+		f.set[s.Peer.Key()] = s.Peer
+	}
+}
+func (f *fake) Apply(steps []plan.Step) []error {
+	errs := make([]error, len(steps))
+	for i, s := range steps {
+		if f.appErr != nil {
+			if errs[i] = f.appErr(s); errs[i] != nil {
+				continue
+			}
+		}
+		f.step(s)
+	}
+	return errs
+}
+func (f *fake) Inventory() ([]kernel.Held, error) { f.inv++; return f.held, nil }
+func (f *fake) Node() (netstate.Node, error) {
+	f.nodes++
+	if f.nodeErr != nil {
+		return netstate.Node{}, f.nodeErr
+	}
+	n := f.node
+	n.Links = maps.Clone(n.Links)
+	return n, nil
+}
+func (f *fake) LinkIndex(netstate.End) (int, error)                  { return 1, nil }
+func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
+
+type fakeNAT struct {
+	set netstate.Set
+	err error
+	n   int
+}
+
+func (f *fakeNAT) Name() string               { return "fake" }
+func (f *fakeNAT) Load(context.Context) error { return nil }
+func (f *fakeNAT) Observe(k []netstate.Key) netstate.Set {
+	out := netstate.Set{}
+	for _, k := range k {
+		if o := f.set[k]; o != nil {
+			out[k] = o
+		}
+	}
+	return out
+}
+func (f *fakeNAT) Held() netstate.Set {
+	out := netstate.Set{}
+	for k, o := range f.set {
+		out[k] = o
+	}
+	return out
+}
+func (f *fakeNAT) Apply(_ context.Context, steps []plan.Step) error {
+	f.n++
+	if f.err != nil {
+		return f.err
+	}
+	for _, s := range steps {
+		if s.Op == plan.Delete {
+			delete(f.set, s.Key)
+		} else {
+			f.set[s.Key] = s.New
+		}
+	}
+	return nil
+}
+func (f *fakeNAT) Blockers() []string                  { return nil }
+func (f *fakeNAT) Intact() bool                        { return true }
+func (f *fakeNAT) Clean(context.Context) error         { return nil }
+func (f *fakeNAT) Watch(context.Context, func()) error { return nil }
+func (f *fakeNAT) Transactions() uint64                { return uint64(f.n) }
+
+type rep struct {
+	status  map[netstate.Owner]Status
+	removed map[netstate.Owner]int
+	braked  int
+}
+
+func (r *rep) Report(s Status)                         { r.status[s.Owner] = s }
+func (r *rep) Removed(o netstate.Owner)                { r.removed[o]++ }
+func (r *rep) Changed(netstate.Owner, plan.Line, bool) {}
+func (r *rep) Braked(int, int, time.Time)              { r.braked++ }
+
+type world struct {
+	t *testing.T
+	k *fake
+	n *fakeNAT
+	r *rep
+	e *Engine
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t,
+		k: &fake{set: netstate.Set{}, node: netstate.Node{Name: "n1", DefaultLink: "eth0", Links: map[string]netstate.NodeLink{"eth0": {MTU: 9000, Type: netstate.OtherLink}}, Forwarding: map[netstate.Family]bool{netstate.IPv4: true, netstate.IPv6: true}}},
+		n: &fakeNAT{set: netstate.Set{}}, r: &rep{map[netstate.Owner]Status{}, map[netstate.Owner]int{}, 0}}
+	w.e = w.engine()
+	return w
+}
+func (w *world) engine() *Engine {
+	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, NAT: w.n, Reporter: w.r, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err := e.watch(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+	return e
+}
+func (w *world) turn() time.Duration {
+	d, err := w.e.turn(context.Background())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return d
+}
+
+// turns runs as Run would while it's woken, at most n.
+func (w *world) turns(n int) int {
+	for i := range n {
+		d := w.turn()
+		select {
+		case <-w.e.wake:
+			continue
+		default:
+		}
+		if d > 0 {
+			return i + 1
+		}
+	}
+	return n
+}
+
+func yes(in Input) Input {
+	in.Accepted = metav1.Condition{Type: "Accepted", Status: "True"}
+	return in
+}
+func bnet(name string, subnets ...string) *v1alpha1.BridgeNetwork {
+	n := &v1alpha1.BridgeNetwork{}
+	n.Name = name
+	for _, s := range subnets {
+		n.Spec.Subnets = append(n.Spec.Subnets, v1alpha1.Subnet(s))
+	}
+	return n
+}
+func nsa(name, network string, addr ...string) *v1alpha1.NamespaceAttachment {
+	a := &v1alpha1.NamespaceAttachment{}
+	a.Namespace, a.Name = "lab", name
+	a.Spec.Target.Netns = &v1alpha1.NetnsTarget{Name: v1alpha1.NetnsName(name)}
+	a.Spec.Network = network
+	for _, s := range addr {
+		a.Spec.Addresses = append(a.Spec.Addresses, v1alpha1.Subnet(s))
+	}
+	return a
+}
+func pp(name, att string, host string, port int32) *v1alpha1.PortPublish {
+	p := &v1alpha1.PortPublish{}
+	p.Namespace, p.Name = "lab", name
+	p.Spec.Attachment = att
+	if host != "" {
+		p.Spec.HostAddresses = []v1alpha1.IPAddress{v1alpha1.IPAddress(host)}
+	}
+	p.Spec.Ports = []v1alpha1.PublishedPort{{Protocol: "TCP", HostPort: port, TargetPort: port}}
+	return p
+}
+func (w *world) set(o metav1.Object)     { w.e.Set(yes(InputOf(o))) }
+func own(o metav1.Object) netstate.Owner { return InputOf(o).Owner() }

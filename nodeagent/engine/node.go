@@ -1,0 +1,44 @@
+package engine
+
+import (
+	"maps"
+	"reflect"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// followNode reads the node's own state anew when something of it changed, and
+// adds the owners that may depend on it: what is built on it, and what failed.
+func (e *Engine) followNode(batch map[netstate.Owner]bool) {
+	if !e.stale || now().Before(e.nodeRetry) {
+		return
+	}
+	node, err := e.Kernel.Node()
+	if err != nil {
+		e.Log.Error("read the node's own links and routes", "err", err)
+		e.nodeRetry = now().Add(pauseAfterError)
+		return
+	}
+	before := facts(e.node)
+	e.node, e.stale, e.nodeRetry = node, false, now().Add(nodePause)
+	if reflect.DeepEqual(before, facts(node)) {
+		return
+	}
+	for o, u := range e.units {
+		if u.in != nil && (u.dependsOnNode() || u.problem != nil || len(u.errs) > 0) {
+			batch[o] = true
+		}
+	}
+}
+
+// facts are what of a node others made.
+func facts(n netstate.Node) netstate.Node {
+	n.Links = maps.Clone(n.Links)
+	maps.DeleteFunc(n.Links, func(_ string, l netstate.NodeLink) bool { return l.Ours })
+	return n
+}
+
+// dependsOnNode reports whether compile looks at the node for the owner.
+func (u *unit) dependsOnNode() bool {
+	return u.in.Network != nil || u.in.Publish != nil || u.in.Attachment != nil && u.in.Attachment.Spec.PointToPoint != nil
+}
