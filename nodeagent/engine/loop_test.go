@@ -16,7 +16,8 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// dual-stack with one family exhausted: every retry takes another address of the other.
+// TestRetryKeepsNoAddress shows that an attachment whose second family is
+// exhausted does not keep an address of the first with every retry.
 func TestRetryKeepsNoAddress(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24", "fd00::/126"))
@@ -42,11 +43,12 @@ func TestRetryKeepsNoAddress(t *testing.T) {
 	}
 	t.Logf("lab/c is %s and holds %d IPv4 addresses", w.r.status[own(nsa("c", "red"))].Ready.Reason, n)
 	if n > 1 {
-		t.Errorf("LEAK")
+		t.Errorf("it holds %d IPv4 addresses", n)
 	}
 }
 
-// attachment moves to another network: address in old pool stays reserved.
+// TestMovedAttachmentFreesItsAddress shows that an address is free again when
+// its attachment moves to another network.
 func TestMovedAttachmentFreesItsAddress(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/30"))
@@ -63,7 +65,8 @@ func TestMovedAttachmentFreesItsAddress(t *testing.T) {
 	}
 }
 
-// an unobservable object of a removed owner is forgotten.
+// TestWhatCannotBeSeenIsNotForgotten shows that an object which could not be
+// observed is removed once it can be.
 func TestWhatCannotBeSeenIsNotForgotten(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
@@ -89,7 +92,8 @@ func TestWhatCannotBeSeenIsNotForgotten(t *testing.T) {
 	t.Logf("inventories: %d", w.k.inv)
 }
 
-// waiter gone with failing deletion: spin
+// TestFailingRemovalPauses shows that a removal that fails is tried again after a
+// pause, also for one who waited for a claim.
 func TestFailingRemovalPauses(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
@@ -107,9 +111,10 @@ func TestFailingRemovalPauses(t *testing.T) {
 	n := w.turns(500)
 	t.Logf("turns without pause: %d, passes %d", n, w.k.passes-before)
 	if n == 500 {
-		t.Errorf("SPIN")
+		t.Errorf("no pause in %d turns", n)
 	}
 }
+// TestLoserDoesNotSpin shows that who loses a claim waits for it at rest.
 func TestLoserDoesNotSpin(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
@@ -125,6 +130,8 @@ func TestLoserDoesNotSpin(t *testing.T) {
 	}
 }
 
+// TestWaiterIsForgotten shows that one who waited for a claim and is gone is
+// reported removed once.
 func TestWaiterIsForgotten(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
@@ -147,7 +154,7 @@ func TestWaiterIsForgotten(t *testing.T) {
 	}
 }
 
-// brake + failed deletion: spin
+// TestBrakeDoesNotSpin shows that a failing removal rests while the brake is on.
 func TestBrakeDoesNotSpin(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
@@ -175,11 +182,12 @@ func TestBrakeDoesNotSpin(t *testing.T) {
 	n := w.turns(500)
 	t.Logf("braked %d; turns without pause %d", w.r.braked, n)
 	if n == 500 {
-		t.Errorf("SPIN")
+		t.Errorf("no pause in %d turns", n)
 	}
 }
 
-// failed Node(): built with wrong facts
+// TestNodeErrorKeepsFacts shows that a node that cannot be read is taken for what
+// it was, and read again soon.
 func TestNodeErrorKeepsFacts(t *testing.T) {
 	w := newWorld(t)
 	w.turn()
@@ -195,7 +203,8 @@ func TestNodeErrorKeepsFacts(t *testing.T) {
 	}
 }
 
-// external netns appears late: publish waits for its own backoff
+// TestPublishFollowsItsAttachment shows that a publish is built as soon as what it
+// waits for is, whatever its own pause.
 func TestPublishFollowsItsAttachment(t *testing.T) {
 	w := newWorld(t)
 	a := nsa("a", "red")
@@ -219,7 +228,8 @@ func TestPublishFollowsItsAttachment(t *testing.T) {
 	}
 }
 
-// external bridge deleted: Ready stays
+// TestExternalBridgeGone shows that a network is not Ready without the bridge that
+// somebody else made.
 func TestExternalBridgeGone(t *testing.T) {
 	w := newWorld(t)
 	w.k.node.Links["br-ext"] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500}
@@ -237,7 +247,8 @@ func TestExternalBridgeGone(t *testing.T) {
 	}
 }
 
-// someone else's forwarding off
+// TestForwardingOff shows that forwarding is switched on by us when whoever had it
+// on switches it off.
 func TestForwardingOff(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
@@ -253,7 +264,8 @@ func TestForwardingOff(t *testing.T) {
 	}
 }
 
-// uplink's own address frees: overlap waits
+// TestOverlapOnUplink shows that a subnet is taken when the route that was in its
+// way is gone.
 func TestOverlapOnUplink(t *testing.T) {
 	w := newWorld(t)
 	w.k.node.Links["eth1"] = netstate.NodeLink{Type: netstate.OtherLink, MTU: 1500}
@@ -273,7 +285,8 @@ func TestOverlapOnUplink(t *testing.T) {
 	}
 }
 
-// swap of two static addresses in one update: the links are torn down
+// TestAddressesSwapInPlace shows that two attachments swap static addresses
+// without losing their links.
 func TestAddressesSwapInPlace(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
@@ -295,7 +308,8 @@ func TestAddressesSwapInPlace(t *testing.T) {
 	}
 }
 
-// network removed while attachments wait in the engine
+// TestNetworkGoneMeetsTheBrake shows that attachments whose network vanished count
+// as gone.
 func TestNetworkGoneMeetsTheBrake(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
@@ -319,7 +333,7 @@ func TestNetworkGoneMeetsTheBrake(t *testing.T) {
 	}
 }
 
-// resync does not take inventory
+// TestResyncReadsMarks shows that a resync looks for what bears our mark.
 func TestResyncReadsMarks(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
@@ -333,7 +347,8 @@ func TestResyncReadsMarks(t *testing.T) {
 	}
 }
 
-// Cost of foreign event with one failing owner
+// TestForeignEventsAreGathered shows that a storm of foreign events does not read
+// the node for each.
 func TestForeignEventsAreGathered(t *testing.T) {
 	w := newWorld(t)
 	a := nsa("a", "red")
@@ -367,6 +382,8 @@ func (l *loadFails) Load(context.Context) error {
 	return nil
 }
 
+// TestFirewallIsReadAgain shows that a firewall that could not be read is read again
+// soon.
 func TestFirewallIsReadAgain(t *testing.T) {
 	w := newWorld(t)
 	l := &loadFails{fakeNAT: w.n}
