@@ -74,7 +74,7 @@ show ip link delete "$veth"
 show nft flush ruleset
 until_ok ip netns exec outside curl -sf -m 1 http://203.0.113.1:8001
 show ip netns exec outside curl -s http://203.0.113.1:8001
-show grep -m 4 cause=drift "$work/agent.log"
+show grep -m 2 cause=drift "$work/agent.log"
 kill $agent
 wait $agent || true
 

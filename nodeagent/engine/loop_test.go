@@ -114,6 +114,7 @@ func TestFailingRemovalPauses(t *testing.T) {
 		t.Errorf("no pause in %d turns", n)
 	}
 }
+
 // TestLoserDoesNotSpin shows that who loses a claim waits for it at rest.
 func TestLoserDoesNotSpin(t *testing.T) {
 	w := newWorld(t)

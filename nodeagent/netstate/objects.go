@@ -124,7 +124,7 @@ func (s Sysctl) Key() Key {
 	return Key{Kind: kind, Netns: s.Netns, Link: s.Link, Name: s.Path}
 }
 
-func (s Sysctl) String() string { return "= " + s.Value }
+func (s Sysctl) String() string { return s.Value }
 
 // Address is an address of an interface.
 type Address struct {
