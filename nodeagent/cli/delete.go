@@ -62,9 +62,10 @@ func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) e
 	}
 	// What is to go is compiled as it stood among the others, so that all it
 	// owns is known.
-	leaving := map[netstate.Owner]bool{}
+	leaving, recorded := map[netstate.Owner]bool{}, map[netstate.Owner]bool{}
 	for _, o := range going {
 		leaving[ownerOf(o)] = true
+		recorded[ownerOf(o)] = n.store.Get(ownerOf(o)) != nil
 	}
 	for _, in := range dir.Inputs(append(going, staying...), n.name) {
 		if leaving[in.Owner()] {
@@ -83,7 +84,11 @@ func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) e
 		return err
 	}
 	for _, o := range going {
-		fmt.Fprintf(cmd.OutOrStdout(), "%s deleted\n", engine.Title(ownerOf(o)))
+		outcome := "deleted"
+		if !recorded[ownerOf(o)] && n.writes() == 0 {
+			outcome = "was not there"
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", engine.Title(ownerOf(o)), outcome)
 	}
 	return nil
 }
