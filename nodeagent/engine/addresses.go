@@ -52,7 +52,12 @@ func (e *Engine) addresses(u *unit, network *compile.NetworkView) ([]netip.Prefi
 	had := slices.Concat(u.given, parsePrefixes(a.Status.Addresses), e.marked(u))
 	e.pools.release(u.owner)
 	if network == nil || len(a.Spec.Addresses) > 0 {
-		return parsePrefixes(a.Spec.Addresses), nil
+		given := parsePrefixes(a.Spec.Addresses)
+		if network != nil {
+			// Before any is allocated; the claim decides.
+			e.pools.reserve(network.Name, u.owner, given)
+		}
+		return given, nil
 	}
 	kept := e.keep(network.Name, u.owner, had)
 	for _, pool := range e.pools[network.Name] {
