@@ -403,3 +403,16 @@ func TestFirewallIsReadAgain(t *testing.T) {
 		t.Error("no retry")
 	}
 }
+
+// TestStaticComesBeforeAllocated shows that an address which somebody names is
+// not given to another in the same pass.
+func TestStaticComesBeforeAllocated(t *testing.T) {
+	w := newWorld(t)
+	w.e.Update([]Input{yes(InputOf(bnet("red", "10.0.0.0/24"))), yes(InputOf(nsa("a", "red"))), yes(InputOf(nsa("z", "red", "10.0.0.2/24")))}, nil)
+	w.turns(20)
+	for _, name := range []string{"a", "z"} {
+		if c := w.r.status[own(nsa(name, ""))].Ready; c.Status != "True" {
+			t.Errorf("%s: %s %s", name, c.Reason, c.Message)
+		}
+	}
+}
