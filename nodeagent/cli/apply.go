@@ -109,11 +109,7 @@ func (n *node) wanted(docs []dir.Document, v *dir.Validator) ([]engine.Input, er
 	}
 	inputs := dir.Inputs(merged, n.name)
 	for i := range inputs {
-		owner := inputs[i].Owner()
-		inputs[i].Before = n.store.Former(owner)
-		if old := n.store.Get(owner); old != nil {
-			inputs[i].Before = append(inputs[i].Before, old)
-		}
+		inputs[i].Before = n.former(inputs[i].Owner())
 		inputs[i].Background = !named[inputs[i].Owner()]
 	}
 	return inputs, nil

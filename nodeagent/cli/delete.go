@@ -69,12 +69,12 @@ func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) e
 	}
 	for _, in := range dir.Inputs(append(going, staying...), n.name) {
 		if leaving[in.Owner()] {
-			in.Before = n.store.Former(in.Owner())
+			in.Before = n.former(in.Owner())
 			n.engine.Remove(in)
 		}
 	}
 	for _, in := range dir.Inputs(staying, n.name) {
-		in.Background = true
+		in.Background, in.Before = true, n.former(in.Owner())
 		n.engine.Set(in)
 	}
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {

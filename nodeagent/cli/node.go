@@ -95,6 +95,16 @@ func (n *node) records() ([]dir.Object, error) {
 	return out, nil
 }
 
+// former returns what earlier processes built of a resource, the last record
+// included.
+func (n *node) former(o netstate.Owner) []metav1.Object {
+	list := n.store.Former(o)
+	if rec := n.store.Get(o); rec != nil {
+		list = append(list, rec)
+	}
+	return list
+}
+
 func ownerOf(o metav1.Object) netstate.Owner { return engine.InputOf(o).Owner() }
 
 func sortObjects[T metav1.Object](list []T) {

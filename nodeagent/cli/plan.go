@@ -53,7 +53,7 @@ func (f *flags) plan(cmd *cobra.Command, file string) error {
 		return err
 	}
 	for _, p := range planned {
-		if len(p.Steps) > 0 {
+		if len(p.Steps) > 0 || p.Mend {
 			return exitCode(2)
 		}
 	}

@@ -35,6 +35,11 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, given []n
 	if network == nil && a.Spec.PointToPoint == nil {
 		return b.r, b.view, nil
 	}
+	for _, p := range given {
+		if nodeHas(c.Node, p.Addr()) {
+			return b.r, b.view, problem(v1alpha1.ReasonAddressConflict, "spec.addresses: %s is an address of node %s itself: choose another", p.Addr(), c.Node.Name)
+		}
+	}
 	b.targetEnd()
 	switch p2p := a.Spec.PointToPoint; {
 	case network != nil:
@@ -146,6 +151,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Subnet: host(p.Addr()), Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"})
 		if egress {
 			b.r.Note = b.c.blocked()
+			b.r.add(linkSysctl("", link, "ipv4", "forwarding", "1"))
 			b.r.add(forwarding(b.c.Node, netstate.FamilyOf(p.Addr()))...)
 		}
 	}

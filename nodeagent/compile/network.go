@@ -23,6 +23,8 @@ type NetworkView struct {
 	AntiSpoof, Isolated, Guarded,
 	Masquerade bool
 	Uplink string
+	// Source is the address that egress hides behind, if one was named.
+	Source netip.Addr
 }
 
 // View fills in a network's defaults for one node.
@@ -44,6 +46,7 @@ func View(n *v1alpha1.BridgeNetwork, node netstate.Node) NetworkView {
 	if len(v.Subnets) == 0 && v.Mode == v1alpha1.GatewayBridge {
 		v.Mode = v1alpha1.GatewayNone
 	}
+	v.Source, _ = netip.ParseAddr(s.Egress.SourceAddress)
 	if s.Uplink != nil {
 		v.Uplink = s.Uplink.Interface
 	}
@@ -110,6 +113,12 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 		r.add(netstate.Port{Link: v.Uplink, Master: v.Bridge})
 	}
 	r.claim(Claim{Resource: "interface " + v.Bridge, Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.bridge.name"})
+	if v.Guarded && !v.Managed {
+		// Guarded is a whole bridge, and the other ports of this one are not
+		// ours to close.
+		v.Guarded = false
+		r.Note = problem(v1alpha1.ReasonUnsupported, "built, but spec.isolation.ingress PublishedOnly is not enforced on bridge %s, which Patchbay did not make: set Open to say so, or use lifecycle Managed", v.Bridge)
+	}
 	// Behind an uplink there is no gateway of ours to be the way around
 	// isolated ports, and br_netfilter shows the LAN's frames as forwarded.
 	r.add(netstate.Realm{Link: v.Bridge, Guarded: v.Guarded, Isolated: v.Isolated && v.Uplink == ""})
@@ -132,6 +141,9 @@ func checkNetwork(v NetworkView, node netstate.Node) *Problem {
 		if p := checkOverlap(v, node); p != nil {
 			return p
 		}
+	}
+	if v.Source.IsValid() && !nodeHas(node, v.Source) {
+		return problem(v1alpha1.ReasonAddressConflict, "spec.egress.sourceAddress: %s is not an address of node %s: replies would not find back; name one that is, or leave it out", v.Source, node.Name)
 	}
 	if v.Uplink == "" {
 		return nil
@@ -176,6 +188,7 @@ func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 	v6 := routed && hasFamily(v.Gateways, netstate.IPv6)
 	rpFilter, disable6 := "1", "1"
 	if routed {
+		r.add(linkSysctl("", v.Bridge, "ipv4", "forwarding", "1"))
 		// Strict filtering breaks publishing for a target with two networks.
 		rpFilter = "2"
 	}
@@ -208,11 +221,10 @@ func addEgress(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView) {
 	if v.Mode == v1alpha1.GatewayNone {
 		return
 	}
-	source, _ := netip.ParseAddr(n.Spec.Egress.SourceAddress)
 	for _, s := range v.Subnets {
 		m := netstate.Masquerade{Link: v.Bridge, Subnet: s, Egress: v.Masquerade}
-		if v.Masquerade && source.IsValid() && source.Is4() == s.Addr().Is4() {
-			m.Source = source
+		if v.Masquerade && v.Source.IsValid() && v.Source.Is4() == s.Addr().Is4() {
+			m.Source = v.Source
 		}
 		r.add(m)
 		if !v.Masquerade {

@@ -13,11 +13,16 @@ import (
 // pools holds the address pools by network name.
 type pools map[string][]*ipam.Pool
 
-// sync makes a network's pools those of its view, keeping the holders.
-func (p pools) sync(v compile.NetworkView) {
+// sync makes a network's pools those of its view, keeping the holders. The
+// gateways' and the node's own addresses are never given.
+func (p pools) sync(v compile.NetworkView, node netstate.Node) {
+	taken := slices.Clone(v.Gateways)
+	for _, a := range node.Addresses {
+		taken = append(taken, a.Prefix.Addr())
+	}
 	var next []*ipam.Pool
 	for _, s := range v.Subnets {
-		n := ipam.NewPool(s, v.Exclude, v.Gateways...)
+		n := ipam.NewPool(s, v.Exclude, taken...)
 		for _, old := range p[v.Name] {
 			n.Inherit(old)
 		}

@@ -101,7 +101,7 @@ func (e *Engine) compile(u *unit) (r compile.Result) {
 	case netstate.OwnerNetwork:
 		r, u.problem = compile.Network(u.in.Network, e.context())
 		u.network = compile.View(u.in.Network, e.node)
-		e.pools.sync(u.network)
+		e.pools.sync(u.network, e.node)
 	case netstate.OwnerAttachment:
 		r = e.compileAttachment(u)
 	case netstate.OwnerPublish:

@@ -17,6 +17,9 @@ import (
 type Planned struct {
 	Owner netstate.Owner
 	plan.Group
+	// Mend says that chains or rules of the firewall, which its objects need,
+	// are not as they must be.
+	Mend bool
 	// Status is what the owner's would be; nil for an owner without a
 	// resource.
 	Status *Status
@@ -26,7 +29,7 @@ type Planned struct {
 // anything to do.
 func (p Planned) Observed() Status {
 	s := *p.Status
-	if len(p.Steps) == 0 || s.Ready.Status != metav1.ConditionTrue {
+	if len(p.Steps) == 0 && !p.Mend || s.Ready.Status != metav1.ConditionTrue {
 		return s
 	}
 	for _, c := range s.Input.Conditions() {
@@ -38,9 +41,15 @@ func (p Planned) Observed() Status {
 	}
 	lines := plan.Lines(p.Steps)
 	s.Ready.Status, s.Ready.Reason = metav1.ConditionFalse, v1alpha1.ReasonPending
+	if len(lines) == 0 {
+		s.Ready.Message = mendNote
+		return s
+	}
 	s.Ready.Message = fmt.Sprintf("%d of its objects not as it should be, the first: %s %s %s", len(lines), lines[0].Sign(), lines[0].Key.Kind, plan.Describe(lines[0].Key))
 	return s
 }
+
+const mendNote = "chains or rules of the firewall are not as they must be: apply, or an agent, writes them anew"
 
 // Plan returns what the next pass would do, by owner, and does nothing.
 func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
@@ -51,12 +60,15 @@ func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
 	e.leaving = map[netstate.Key]netstate.Owner{}
 	e.compileAll(batch)
 	steps := e.prepare(batch)
-	planned := map[netstate.Owner]*Planned{}
+	planned, intact := map[netstate.Owner]*Planned{}, e.NAT.Intact()
 	for o := range batch {
 		planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}}
 		if u := e.units[o]; u.in != nil {
 			s := e.status(u)
 			planned[o].Status = &s
+			if planned[o].Mend = !intact && slices.ContainsFunc(u.desired.Keys(), func(k netstate.Key) bool { return k.Kind.Firewall() }); planned[o].Mend {
+				planned[o].Note = mendNote
+			}
 			if s.Ready.Status != metav1.ConditionTrue {
 				planned[o].Note = s.Ready.Reason + ": " + s.Ready.Message
 			}

@@ -49,7 +49,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 		}
 		switch {
 		case u.in != nil:
-			u.changed = false
+			u.changed = u.changed && !u.done
 			s := e.status(u)
 			if u.ready != s.Ready {
 				e.Log.Info("status", "owner", o.String(), "ready", s.Ready.Status, "reason", s.Ready.Reason, "message", s.Ready.Message)
@@ -125,7 +125,7 @@ func (e *Engine) blame(k netstate.Key) (owner netstate.Owner, drift bool) {
 		return e.leaving[k], false
 	}
 	slices.SortFunc(owners, netstate.Owner.Compare)
-	changed := slices.ContainsFunc(owners, func(o netstate.Owner) bool { return e.units[o].changed || !e.units[o].done })
+	changed := slices.ContainsFunc(owners, func(o netstate.Owner) bool { return e.units[o].changed })
 	return owners[0], !changed
 }
 

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"net/netip"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -74,6 +76,28 @@ func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
 	}
 }
 
+// holdPublished notes the ports that a publish's record says are open: what they
+// lead to may be gone, and with it the way to compile them.
+func (u *unit) holdPublished(in Input) {
+	if in.Publish == nil {
+		return
+	}
+	for _, s := range in.Publish.Status.Published {
+		target, err := netip.ParseAddrPort(s.Target)
+		if err != nil {
+			continue
+		}
+		p := netstate.Publish{Host: netip.IPv6Unspecified(), Proto: strings.ToLower(string(s.Protocol)), HostPort: uint16(s.HostPort)}
+		if target.Addr().Is4() {
+			p.Host = netip.IPv4Unspecified()
+		}
+		if a, err := netip.ParseAddr(string(s.Address)); err == nil {
+			p.Host = a
+		}
+		u.held[p.Key()] = true
+	}
+}
+
 // recall compiles the batch as it was before this process, so that all that
 // its owners have is known: not everything bears its owner's name.
 func (e *Engine) recall(batch map[netstate.Owner]bool) {
@@ -83,6 +107,7 @@ func (e *Engine) recall(batch map[netstate.Owner]bool) {
 			if u := e.unit(o); round < len(u.formerly) {
 				then[u] = u.in
 				in := InputOf(u.formerly[round])
+				u.holdPublished(in)
 				in.Accepted.Status = metav1.ConditionTrue
 				u.in = &in
 			}

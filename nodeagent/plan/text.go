@@ -70,12 +70,13 @@ func (l Line) Detail() string {
 // Text writes the groups as a diff, one line per kernel object. The last line
 // sums up.
 func Text(w io.Writer, groups []Group) error {
-	count := map[string]int{}
+	count, notes := map[string]int{}, 0
 	var b bytes.Buffer
 	tw := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	for _, g := range groups {
 		fmt.Fprintln(tw, g.Title)
 		if g.Note != "" {
+			notes++
 			fmt.Fprintf(tw, "  ! %s\n", g.Note)
 		}
 		for _, l := range Lines(g.Steps) {
@@ -84,7 +85,7 @@ func Text(w io.Writer, groups []Group) error {
 		}
 		fmt.Fprintln(tw)
 	}
-	if len(count) == 0 {
+	if len(count)+notes == 0 {
 		fmt.Fprintln(tw, "Nothing to do.")
 	} else {
 		fmt.Fprintf(tw, "Plan: %d to make, %d to change, %d to remove.\n", count["+"], count["~"], count["-"])
