@@ -2,6 +2,9 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
+# An ordinary user's PATH lacks nft and ip on Debian.
+export PATH := $(PATH):/usr/sbin:/sbin
+
 GO ?= go
 BIN := bin/patchbay
 TOOLS := $(GO) tool -modfile=hack/tools/go.mod

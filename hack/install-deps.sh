@@ -12,7 +12,6 @@ need ping iputils-ping
 need curl curl
 need unshare util-linux
 need sysctl procps
-need pgrep procps
 
 [ -n "$missing" ] || exit 0
 command -v apt-get >/dev/null 2>&1 || { echo "error: install these packages first:$missing" >&2; exit 1; }
@@ -22,4 +21,4 @@ echo "Installing$missing ..."
 export DEBIAN_FRONTEND=noninteractive
 $sudo apt-get update -qq
 # shellcheck disable=SC2086
-$sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null
+$sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -70,6 +71,7 @@ func command(o Options) *cobra.Command {
 		Short: "Networks on nodes, from manifests",
 		Long: `Patchbay wires network namespaces to Linux bridges on a node, as custom
 resources describe them: BridgeNetwork, NamespaceAttachment, PortPublish.`,
+		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -81,6 +83,15 @@ resources describe them: BridgeNetwork, NamespaceAttachment, PortPublish.`,
 	p.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info for agent, warn otherwise)")
 	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f))
 	return root
+}
+
+// version is the module's version, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version
 }
 
 // flags are common to all commands.

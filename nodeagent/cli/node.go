@@ -70,7 +70,7 @@ func privileged() error {
 	}
 	const needed = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_SYS_ADMIN
 	if data[0].Effective&needed != needed {
-		return errors.New("changing the node's networks needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN): use sudo")
+		return errors.New("looking at or changing the node's networks needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN): use sudo")
 	}
 	return nil
 }

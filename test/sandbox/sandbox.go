@@ -39,7 +39,8 @@ func Enter(t testing.TB) bool {
 		args = []string{"-test.run=^$", "-test.bench=^" + t.Name() + "$", "-test.benchtime=1x"}
 	}
 	cmd := Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), marker+"="+t.Name())
+	// An ordinary user's PATH lacks nft and ip on Debian.
+	cmd.Env = append(os.Environ(), marker+"="+t.Name(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	out, err := cmd.CombinedOutput()
 	if _, ok := t.(*testing.B); ok {
 		// The log of a benchmark is cut after ten lines.
