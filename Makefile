@@ -23,7 +23,7 @@ demo: deps build ## Show the main scenario in throwaway namespaces.
 	@hack/demo.sh
 
 .PHONY: test
-test: deps verify lint ## Everything below a cluster: checks, unit tests, scenarios on the real kernel.
+test: deps verify lint controlplane ## Everything below a cluster: checks, unit tests, scenarios on the real kernel, CRDs on a real API server.
 	$(GO) vet ./...
 	$(GO) test -timeout 20m ./...
 
@@ -34,6 +34,10 @@ bench: deps ## Time per attachment beside the bare netlink cost of the same obje
 .PHONY: fuzz
 fuzz: ## Fuzz every parser for a while (FUZZTIME=30s each).
 	hack/fuzz.sh $(or $(FUZZTIME),30s)
+
+.PHONY: controlplane
+controlplane: deps ## Build kube-apiserver and etcd for the tests, once per machine (about 7 minutes on 2 cores).
+	@hack/controlplane.sh
 
 .PHONY: generate
 generate: ## Generate CRDs, deep copies and reference pages from the code.

@@ -11,6 +11,7 @@ need iptables iptables
 need ping iputils-ping
 need curl curl
 need unshare util-linux
+need flock util-linux
 need sysctl procps
 
 [ -n "$missing" ] || exit 0
