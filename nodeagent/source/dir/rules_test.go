@@ -1,7 +1,7 @@
 package dir
 
 import (
-	"cmp"
+	"encoding/json"
 	"slices"
 	"strings"
 	"sync"
@@ -9,16 +9,9 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
-)
 
-// ruleCase is one object of a kind by its spec, and the lines that a user sees.
-// With old it is an update of that spec.
-type ruleCase struct {
-	name, spec, old string
-	// object is the name of the object; "x" where it does not matter.
-	object string
-	want   []string
-}
+	"github.com/patchbay-dev/patchbay/test/crdrules"
+)
 
 var sharedValidator = sync.OnceValues(NewValidator)
 
@@ -31,10 +24,10 @@ func validator(t testing.TB) *Validator {
 	return v
 }
 
-func manifest(t testing.TB, kind, name, spec string) map[string]any {
+func manifest(t testing.TB, kind, name string, spec json.RawMessage) map[string]any {
 	t.Helper()
-	text := "apiVersion: patchbay.dev/v1alpha1\nkind: " + kind + "\nmetadata: {name: " + name + "}\nspec: " + spec
-	content, errs := decode(part{text: []byte(text)})
+	text := crdrules.Manifest(kind, name, spec)
+	content, errs := decode(part{text: text})
 	if len(errs) > 0 {
 		t.Fatalf("%v in %s", errs[0], text)
 	}
@@ -42,14 +35,13 @@ func manifest(t testing.TB, kind, name, spec string) map[string]any {
 }
 
 // check returns the lines a user sees, and notes the words of the rules.
-func check(t *testing.T, kind string, c ruleCase, seen map[string]bool) []string {
+func check(t *testing.T, kind string, c crdrules.Case, seen map[string]bool) []string {
 	t.Helper()
 	v := validator(t)
-	name := cmp.Or(c.object, "x")
-	content := manifest(t, kind, name, c.spec)
+	content := manifest(t, kind, c.Object, c.Spec)
 	var old map[string]any
-	if c.old != "" {
-		old = manifest(t, kind, name, c.old)
+	if c.Old != nil {
+		old = manifest(t, kind, c.Object, c.Old)
 		if errs := v.Validate(old, nil); len(errs) > 0 {
 			t.Fatalf("old is not valid: %v", errs)
 		}
@@ -60,22 +52,24 @@ func check(t *testing.T, kind string, c ruleCase, seen map[string]bool) []string
 	}
 	var lines []string
 	for _, e := range fieldErrors("f.yaml", contentKey(content), list) {
-		lines = append(lines, strings.TrimPrefix(e.Error(), "f.yaml: "+kind+"/"+name+": "))
+		lines = append(lines, strings.TrimPrefix(e.Error(), "f.yaml: "+kind+"/"+c.Object+": "))
 	}
 	return lines
 }
 
+// TestRules has its cases in common with test/controlplane, which puts them to
+// an API server.
 func TestRules(t *testing.T) {
-	for kind, cases := range map[string][]ruleCase{
-		"BridgeNetwork":       networkRules,
-		"NamespaceAttachment": attachmentRules,
-		"PortPublish":         publishRules,
-	} {
+	for _, kind := range crdrules.Kinds {
+		cases, err := crdrules.Cases(kind)
+		if err != nil {
+			t.Fatal(err)
+		}
 		seen := map[string]bool{}
 		for _, c := range cases {
-			t.Run(kind+"/"+c.name, func(t *testing.T) {
+			t.Run(kind+"/"+c.Name, func(t *testing.T) {
 				got := check(t, kind, c, seen)
-				if diff := gocmp.Diff(c.want, got); diff != "" {
+				if diff := gocmp.Diff(c.Want, got); diff != "" {
 					t.Errorf("want -, got +:\n%s", diff)
 				}
 			})
