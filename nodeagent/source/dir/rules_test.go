@@ -69,6 +69,9 @@ func TestRules(t *testing.T) {
 		for _, c := range cases {
 			t.Run(kind+"/"+c.Name, func(t *testing.T) {
 				got := check(t, kind, c, seen)
+				// The schema looks at properties in no particular order.
+				slices.Sort(got)
+				slices.Sort(c.Want)
 				if diff := gocmp.Diff(c.Want, got); diff != "" {
 					t.Errorf("want -, got +:\n%s", diff)
 				}
