@@ -35,9 +35,6 @@ func TestPlan(t *testing.T) {
 	}
 	for _, sample := range samples {
 		t.Run(filepath.Base(sample), func(t *testing.T) {
-			if filepath.Base(sample) == "kustomization.yaml" {
-				t.Skip("not a manifest of ours")
-			}
 			code, out, errs := run("plan", "-f", sample, "--node-name", "node1")
 			if code != 2 {
 				t.Fatalf("exit code %d, want 2\n%s%s", code, out, errs)

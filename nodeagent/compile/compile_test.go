@@ -118,15 +118,44 @@ func TestProblems(t *testing.T) {
 		return v1alpha1.BridgeNetworkSpec{Gateway: v1alpha1.GatewaySpec{Mode: v1alpha1.GatewayNone}, Uplink: &v1alpha1.UplinkSpec{Interface: name}}
 	}
 	for want, spec := range map[string]v1alpha1.BridgeNetworkSpec{
-		"SubnetOverlap: spec.subnets: 10.0.3.0/24 overlaps the route to 10.0.0.0/16 on eth0 of node node1: choose another subnet":               {Subnets: []v1alpha1.Subnet{"10.0.3.0/24"}},
-		"UplinkInUse: spec.uplink.interface: eth0 carries the default route of node node1, which would lose its network: use another interface": uplink("eth0"),
-		"UplinkInUse: spec.uplink.interface: eth1 of node node1 is already a port of br9: remove it from there, or use another interface":       uplink("eth1"),
-		"UplinkNotFound: spec.uplink.interface: node node1 has no interface eth7: name one it has":                                              uplink("eth7"),
+		"SubnetOverlap: spec.subnets: 10.0.3.0/24 overlaps the route to 10.0.0.0/16 on eth0 of node node1: choose another subnet":                               {Subnets: []v1alpha1.Subnet{"10.0.3.0/24"}},
+		"UplinkInUse: spec.uplink.interface: eth0 carries the default route of node node1, which would lose its network: use another interface":                 uplink("eth0"),
+		"UplinkInUse: spec.uplink.interface: eth1 of node node1 is already a port of br9: remove it from there, or use another interface":                       uplink("eth1"),
+		"AddressConflict: spec.egress.sourceAddress: 192.0.2.9 is not an address of node node1: replies would not find back; name one that is, or leave it out": {Subnets: []v1alpha1.Subnet{"172.30.0.0/24"}, Egress: v1alpha1.EgressSpec{SourceAddress: "192.0.2.9"}},
+		"UplinkNotFound: spec.uplink.interface: node node1 has no interface eth7: name one it has":                                                              uplink("eth7"),
 	} {
 		_, p := Network(network(spec), on(node))
 		if p == nil || p.Error() != want {
 			t.Errorf("got %v\nwant %s", p, want)
 		}
+	}
+}
+
+// TestExternalBridgeIsNotGuarded shows that the other ports of a bridge that
+// somebody else made are not closed, and that this is said.
+func TestExternalBridgeIsNotGuarded(t *testing.T) {
+	n := network(v1alpha1.BridgeNetworkSpec{
+		Bridge:  v1alpha1.BridgeSpec{Name: "br0", Lifecycle: v1alpha1.External},
+		Gateway: v1alpha1.GatewaySpec{Mode: v1alpha1.GatewayExternal},
+	})
+	r, p := Network(n, on(netstate.Node{Links: map[string]netstate.NodeLink{"br0": {Type: netstate.Bridge}}}))
+	if p != nil {
+		t.Fatal(p)
+	}
+	if realm := r.Objects[netstate.Realm{Link: "br0"}.Key()]; realm != (netstate.Realm{Link: "br0"}) {
+		t.Errorf("realm: %v", realm)
+	}
+	if r.Note == nil || r.Note.Reason != v1alpha1.ReasonUnsupported {
+		t.Errorf("note: %v", r.Note)
+	}
+}
+
+func TestTheNodesOwnAddressIsRefused(t *testing.T) {
+	node := netstate.Node{Addresses: []netstate.NodeAddress{{Link: "eth0", Prefix: netip.MustParsePrefix("10.0.0.7/24")}}}
+	a := &v1alpha1.NamespaceAttachment{Spec: v1alpha1.NamespaceAttachmentSpec{Target: v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: "net1"}}, Network: "red"}}
+	_, _, p := Attachment(a, &NetworkView{Name: "red"}, []netip.Prefix{netip.MustParsePrefix("10.0.0.7/24")}, on(node))
+	if p == nil || p.Reason != v1alpha1.ReasonAddressConflict {
+		t.Errorf("got %v", p)
 	}
 }
 

@@ -115,7 +115,7 @@ func (p *Pool) Allocate(holder string) (netip.Addr, error) {
 		if skip, ok := p.excluded(a); ok {
 			a = skip
 		}
-		if p.usable(a) && p.holders[a] == "" && !p.isExcluded(a) {
+		if _, skip := p.excluded(a); !skip && p.usable(a) && p.holders[a] == "" {
 			p.give(a, holder)
 			p.next = a.Next()
 			return a, nil
@@ -145,10 +145,6 @@ func (p *Pool) excluded(a netip.Addr) (netip.Addr, bool) {
 		return last, true
 	}
 	return Last(p.subnet), true
-}
-
-func (p *Pool) isExcluded(a netip.Addr) bool {
-	return slices.ContainsFunc(p.exclude, func(r Range) bool { return r.Contains(a) })
 }
 
 // Release frees every address of a holder, and reports whether it had any.

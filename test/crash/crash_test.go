@@ -126,11 +126,7 @@ func newBench(t *testing.T) *bench {
 
 func (b *bench) file() string { return filepath.Join(b.folder, "quickstart.yaml") }
 
-func (b *bench) fill() {
-	if err := os.WriteFile(b.file(), b.manifest, 0o600); err != nil {
-		b.t.Fatal(err)
-	}
-}
+func (b *bench) fill() { b.write(b.manifest) }
 
 func (b *bench) empty() {
 	if err := os.Remove(b.file()); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -270,4 +266,66 @@ func output(name string, args ...string) string {
 	// A namespace may vanish between two commands; the next dump tells.
 	out, _ := exec.Command(name, args...).Output()
 	return string(out)
+}
+
+// TestKillWhileEditing kills apply after each step of changing what another
+// process built: the next apply finishes the edit, and nothing of the old is
+// left open.
+func TestKillWhileEditing(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b := newBench(t)
+	edited := bytes.ReplaceAll(b.manifest, []byte("8001"), []byte("9001"))
+	edited = bytes.ReplaceAll(edited, []byte("192.168.1.2/24"), []byte("192.168.1.9/24"))
+	before := dump(t)
+	b.fill()
+	b.apply()
+	b.write(edited)
+	steps := b.steps()
+	want := dump(t)
+	t.Logf("editing takes %d steps", steps)
+	if steps < 4 {
+		t.Fatalf("the hook counted %d steps: it does not count", steps)
+	}
+	for n := 1; n <= steps; n++ {
+		b.reset(before)
+		b.fill()
+		b.apply()
+		b.write(edited)
+		var exit *exec.ExitError
+		cmd := command([]string{killAfter + "=" + strconv.Itoa(n)}, "apply", "-f", b.folder)
+		if err := cmd.Run(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Fatalf("step %d: apply was not killed: %v", n, err)
+		}
+		b.apply()
+		if got := dump(t); !slices.Equal(got, want) {
+			t.Fatalf("after a kill at edit step %d (-want +got):\n%s", n, cmp.Diff(want, got))
+		}
+	}
+	b.reset(before)
+}
+
+func (b *bench) write(manifest []byte) {
+	if err := os.WriteFile(b.file(), manifest, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) apply(env ...string) {
+	b.t.Helper()
+	if out, err := command(env, "apply", "-f", b.folder).CombinedOutput(); err != nil {
+		b.t.Fatalf("apply: %v\n%s", err, out)
+	}
+}
+
+// steps applies once and returns the steps that took.
+func (b *bench) steps() int {
+	file := filepath.Join(b.t.TempDir(), "steps")
+	b.apply(countFile + "=" + file)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return len(data)
 }
