@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 )
 
 // World answers what the rules ask about other objects. The functions return
@@ -157,20 +158,10 @@ func reserved(addr netip.Addr, s netip.Prefix) string {
 	switch {
 	case addr == s.Masked().Addr():
 		return "network address"
-	case addr.Is4() && addr == last(s):
+	case addr.Is4() && addr == ipam.Last(s):
 		return "broadcast address"
 	}
 	return ""
-}
-
-// last is the highest address of a prefix.
-func last(p netip.Prefix) netip.Addr {
-	b := p.Masked().Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 1 << (7 - i%8)
-	}
-	addr, _ := netip.AddrFromSlice(b)
-	return addr
 }
 
 func join[T fmt.Stringer](list []T) string {

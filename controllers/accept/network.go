@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 )
 
 // Network judges a BridgeNetwork.
@@ -99,7 +100,7 @@ func excluded(n *v1alpha1.BridgeNetwork) *refusal {
 // bounds are the first and last address of a CIDR, an address or a range.
 func bounds(s string) (from, to netip.Addr, ok bool) {
 	if p, err := netip.ParsePrefix(s); err == nil {
-		return p.Masked().Addr(), last(p), true
+		return p.Masked().Addr(), ipam.Last(p), true
 	}
 	first, second, isRange := strings.Cut(s, "-")
 	if !isRange {

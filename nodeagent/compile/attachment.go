@@ -45,7 +45,7 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, given []n
 	case network != nil:
 		b.bridged()
 	case p2p.Host != nil:
-		b.toHost(prefixes(p2p.Host.Addresses))
+		b.toHost(Prefixes(p2p.Host.Addresses))
 	default:
 		b.toNetns(p2p.Netns)
 	}
@@ -193,8 +193,8 @@ func (b *attachment) toNetns(far *v1alpha1.NetnsEnd) {
 		netstate.Link{Netns: end.Netns, Name: end.Name, MAC: deriveMAC("peer", b.c.Node.Name, b.a.Namespace, b.a.Name)},
 		b.mtu(mtuOf(b.c.Node, b.c.Node.DefaultLink)))
 	b.inside(b.view.Target, b.view.Addresses)
-	b.inside(end, prefixes(far.Addresses))
-	for _, p := range prefixes(far.Addresses) {
+	b.inside(end, Prefixes(far.Addresses))
+	for _, p := range Prefixes(far.Addresses) {
 		b.gateway(p.Addr())
 	}
 }

@@ -171,7 +171,9 @@ func mtuOf(node netstate.Node, link string) int {
 	return 1500
 }
 
-func prefixes(in []v1alpha1.Subnet) []netip.Prefix {
+// Prefixes parses addresses and subnets that the CRDs have validated; anything
+// else is left out.
+func Prefixes(in []v1alpha1.Subnet) []netip.Prefix {
 	var out []netip.Prefix
 	for _, s := range in {
 		if p, err := netip.ParsePrefix(string(s)); err == nil {

@@ -34,7 +34,7 @@ func View(n *v1alpha1.BridgeNetwork, node netstate.Node) NetworkView {
 		Name:     n.Name,
 		Bridge:   BridgeName(n),
 		Managed:  s.Bridge.Lifecycle != v1alpha1.External,
-		Subnets:  prefixes(s.Subnets),
+		Subnets:  Prefixes(s.Subnets),
 		Mode:     s.Gateway.Mode,
 		Gateways: addrs(s.Gateway.Addresses),
 		Isolated: s.Isolation.Ports,
@@ -231,7 +231,7 @@ func addEgress(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView) {
 			continue
 		}
 		r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets"})
-		for _, d := range merged(prefixes(n.Spec.Egress.ExcludeDestinations), s.Addr()) {
+		for _, d := range merged(Prefixes(n.Spec.Egress.ExcludeDestinations), s.Addr()) {
 			r.add(netstate.NoMasquerade{Link: v.Bridge, Subnet: s, Dst: d})
 		}
 	}

@@ -54,10 +54,10 @@ func (p pools) reserve(network string, o netstate.Owner, list []netip.Prefix) {
 // else what it has by the record or the kernel, else one of each subnet.
 func (e *Engine) addresses(u *unit, network *compile.NetworkView) ([]netip.Prefix, *compile.Problem) {
 	a := u.in.Attachment
-	had := slices.Concat(u.given, parsePrefixes(a.Status.Addresses), e.marked(u))
+	had := slices.Concat(u.given, compile.Prefixes(a.Status.Addresses), e.marked(u))
 	e.pools.release(u.owner)
 	if network == nil || len(a.Spec.Addresses) > 0 {
-		given := parsePrefixes(a.Spec.Addresses)
+		given := compile.Prefixes(a.Spec.Addresses)
 		if network != nil {
 			// Before any is allocated; the claim decides.
 			e.pools.reserve(network.Name, u.owner, given)
@@ -124,14 +124,4 @@ func (u *unit) remembers() bool {
 		}
 	}
 	return false
-}
-
-func parsePrefixes(in []v1alpha1.Subnet) []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range in {
-		if p, err := netip.ParsePrefix(string(s)); err == nil {
-			out = append(out, p)
-		}
-	}
-	return out
 }
