@@ -142,17 +142,29 @@ func command(env []string, args ...string) *exec.Cmd {
 }
 
 // agent starts an agent whose log is kept for a failure.
-func (b *bench) agent(env ...string) (*exec.Cmd, *bytes.Buffer) {
-	log := &bytes.Buffer{}
+func (b *bench) agent(env ...string) (*exec.Cmd, logFile) {
+	file, err := os.CreateTemp(b.t.TempDir(), "log")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer file.Close()
 	cmd := command(env, "agent", "--manifests", b.folder)
-	cmd.Stderr = log
+	cmd.Stderr = file
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
-	return cmd, log
+	return cmd, logFile(file.Name())
 }
 
-func (b *bench) stop(cmd *exec.Cmd, log *bytes.Buffer) {
+// logFile is the name of an agent's log; as text it is what was logged so far.
+type logFile string
+
+func (l logFile) String() string {
+	text, _ := os.ReadFile(string(l))
+	return string(text)
+}
+
+func (b *bench) stop(cmd *exec.Cmd, log logFile) {
 	b.t.Helper()
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	if err := cmd.Wait(); err != nil {
@@ -191,7 +203,12 @@ func (b *bench) runKilled(n int) bool {
 func (b *bench) converge(when string, want []string) {
 	b.t.Helper()
 	cmd, log := b.agent()
-	b.poll(10*time.Second, func() bool { return slices.Equal(dump(b.t), want) }, func() {
+	// An agent that has not looked yet has proved nothing.
+	looked := func() bool {
+		text := log.String()
+		return strings.Contains(text, "agent started") && strings.Count(text, "ready=True") >= b.wanted()
+	}
+	b.poll(10*time.Second, func() bool { return looked() && slices.Equal(dump(b.t), want) }, func() {
 		b.t.Fatalf("%s: not as wanted (-want +got):\n%s\nlog:\n%s", when, cmp.Diff(want, dump(b.t)), log)
 	})
 	b.stop(cmd, log)
@@ -317,6 +334,12 @@ func (b *bench) apply(env ...string) {
 	if out, err := command(env, "apply", "-f", b.folder).CombinedOutput(); err != nil {
 		b.t.Fatalf("apply: %v\n%s", err, out)
 	}
+}
+
+// wanted is the number of resources in the folder.
+func (b *bench) wanted() int {
+	data, _ := os.ReadFile(b.file())
+	return bytes.Count(data, []byte("\nkind: "))
 }
 
 // steps applies once and returns the steps that took.
