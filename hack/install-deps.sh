@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what a demo or test run needs and this machine lacks. Root is needed
-# only then, taken by sudo where somebody else runs it.
+# only then, taken by sudo where somebody else runs it. "engine" adds a Docker
+# engine, "image" what images are built with where none can be pulled.
 set -eu
 
 missing=""
@@ -13,6 +14,13 @@ need curl curl
 need unshare util-linux
 need flock util-linux
 need sysctl procps
+for extra in "$@"; do
+	case $extra in
+	engine) need dockerd docker.io; need docker docker.io; need slirp4netns slirp4netns ;;
+	image) need debootstrap debootstrap; need wget wget ;;
+	*) echo "error: unknown argument $extra" >&2; exit 1 ;;
+	esac
+done
 
 [ -n "$missing" ] || exit 0
 command -v apt-get >/dev/null 2>&1 || { echo "error: install these packages first:$missing" >&2; exit 1; }
