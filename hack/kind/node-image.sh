@@ -66,6 +66,8 @@ if ! have_image "$name"; then
 		[ "${1:-}" != --cached ] || exit 0
 		build
 	fi
+	touch "$file"
+	find "$cache" -maxdepth 1 -name 'node-*.tar' -mtime +30 -delete
 	say "loading node image $tag into the Docker engine"
 	docker import "$file" "$name-files" >/dev/null
 	# Neither import nor commit can change the stop signal; a container has it.

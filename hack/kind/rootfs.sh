@@ -50,14 +50,23 @@ mirror() {
 	done
 }
 
-# progress shows every 40th line.
-progress() { awk -v name="$what" -v start="$(date +%s)" 'NR % 40 == 0 {printf "kind: %s image: step %d, %ds\n", name, NR, systime() - start > "/dev/stderr"}' 2>/dev/null || cat >/dev/null; }
+# progress NAME COMMAND...: keeps what the command prints in the log and says
+# now and then how far it is.
+progress() {
+	local name=$1 n=0 line
+	shift
+	"$@" 2>&1 | while IFS= read -r line; do
+		echo "$line" >>"$work/log"
+		n=$((n + 1))
+		[ $((n % 100)) != 0 ] || echo "kind: $what image: $name, step $n, ${SECONDS}s" >&2
+	done
+}
 
 bootstrap() {
 	local packages=$1 uri
 	uri=$(mirror)
 	[ -n "$uri" ] || fail "find a Debian mirror with $suite: neither this machine's apt sources nor deb.debian.org have it"
-	if ! debootstrap --variant=minbase --include="$packages" "$suite" "$fs" "$uri" >"$work/log" 2>&1; then
+	if ! progress packages debootstrap --variant=minbase --include="$packages" "$suite" "$fs" "$uri"; then
 		tail -n 20 "$work/log" "$fs/debootstrap/debootstrap.log" >&2 || true
 		fail "debootstrap $suite from $uri: see above"
 	fi
@@ -71,7 +80,10 @@ run() { chroot "$fs" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sb
 node() {
 	bootstrap systemd,dbus,conntrack,iptables,nftables,iproute2,ethtool,util-linux,mount,kmod,libseccomp2,pigz,e2fsprogs,bash,ca-certificates,curl,jq,procps,iputils-ping
 	mount -t proc proc "$fs/proc"
-	run apt-get install -y -qq --no-install-recommends containerd runc containernetworking-plugins >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; fail "install containerd in the node image: see above"; }
+	if ! progress containerd run apt-get install -y --no-install-recommends containerd runc containernetworking-plugins; then
+		tail -n 20 "$work/log" >&2
+		fail "install containerd in the node image: see above"
+	fi
 	cp -r --no-preserve=mode,ownership "$parts/kind/." "$fs/"
 	chmod 755 "$fs"/kind/bin/* "$fs"/usr/local/bin/* "$fs"/usr/local "$fs"/usr/local/bin
 	install -m 755 -t "$fs/usr/bin" "$parts"/bin/*

@@ -11,8 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,15 +55,26 @@ func Up(ctx context.Context, progress Progress) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list kind clusters: %w", err)
 	}
+	start := time.Now()
 	if slices.Contains(clusters, name) {
-		return c, c.resume(ctx, provider)
+		if err := c.resume(ctx, provider); err != nil {
+			return nil, fmt.Errorf("take up cluster %s (make kind-down removes a broken one): %w", name, err)
+		}
+		progress("cluster %s is there already", name)
+		return c, nil
 	}
-	return c, c.create(ctx, provider)
+	if err := c.create(ctx, provider); err != nil {
+		return nil, err
+	}
+	progress("cluster %s is up after %s", name, time.Since(start).Round(time.Second))
+	return c, nil
 }
 
 // create makes the cluster anew.
 func (c *Cluster) create(ctx context.Context, provider *kind.Provider) error {
-	start := time.Now()
+	if err := os.RemoveAll(c.engine.state("")); err != nil {
+		return err
+	}
 	image, err := c.engine.nodeImage(ctx)
 	if err != nil {
 		return err
@@ -80,71 +91,90 @@ func (c *Cluster) create(ctx context.Context, provider *kind.Provider) error {
 	if err != nil {
 		return fmt.Errorf("create kind cluster %s from %s: %w", name, image, withOutput(err))
 	}
-	if err := c.giveKubectl(ctx); err != nil {
-		return err
-	}
-	if err := c.connectPods(ctx); err != nil {
-		return err
-	}
-	if err := c.WaitReady(ctx, Nodes()...); err != nil {
-		return err
-	}
-	c.progress("cluster %s is up after %s", name, time.Since(start).Round(time.Second))
-	return nil
+	return c.finish(ctx)
 }
 
 // resume takes up a cluster that is there, starting nodes that are stopped.
 func (c *Cluster) resume(ctx context.Context, provider *kind.Provider) error {
-	if _, err := c.engine.docker(ctx, append([]string{"start"}, Nodes()...)...); err != nil {
-		return fmt.Errorf("start the nodes of cluster %s (make kind-down removes a broken one): %w", name, err)
-	}
-	published, err := c.engine.docker(ctx, "port", ControlPlane, "6443/tcp")
+	published, err := c.engine.docker(ctx, "inspect", "--format", `{{(index (index .HostConfig.PortBindings "6443/tcp") 0).HostPort}}`, ControlPlane)
 	if err != nil {
 		return err
 	}
-	var port int
-	if _, err := fmt.Sscanf(published, "127.0.0.1:%d", &port); err != nil {
-		return fmt.Errorf("find the API server's port in %q: %w", published, err)
+	port, err := strconv.Atoi(strings.TrimSpace(published))
+	if err != nil {
+		return fmt.Errorf("find the API server's port: %w", err)
 	}
 	if _, err := c.engine.forward(ctx, port); err != nil {
+		return err
+	}
+	if err := c.wake(ctx); err != nil {
 		return err
 	}
 	if err := provider.ExportKubeConfig(name, c.Kubeconfig(), false); err != nil {
 		return fmt.Errorf("write %s: %w", c.Kubeconfig(), err)
 	}
+	return c.finish(ctx)
+}
+
+// wake starts the nodes that do not run.
+func (c *Cluster) wake(ctx context.Context) error {
+	for _, node := range Nodes() {
+		state, err := c.engine.docker(ctx, "inspect", "--format", "{{.State.Status}}", node)
+		if err != nil {
+			return err
+		}
+		switch strings.TrimSpace(state) {
+		case "running":
+			continue
+		case "paused":
+			err = c.Unpause(ctx, node)
+		default:
+			err = c.engine.do(ctx, "start", node)
+		}
+		if err != nil {
+			return err
+		}
+		c.progress("node %s was %s; it is started", node, strings.TrimSpace(state))
+	}
+	return nil
+}
+
+// finish does what there is to do beside kind's work, as far as it is not done.
+func (c *Cluster) finish(ctx context.Context) error {
 	if err := c.giveKubectl(ctx); err != nil {
 		return err
 	}
 	if err := c.connectPods(ctx); err != nil {
 		return err
 	}
-	if err := c.WaitReady(ctx, Nodes()...); err != nil {
-		return fmt.Errorf("take up cluster %s (make kind-down removes a broken one): %w", name, err)
-	}
-	c.progress("cluster %s is running already", name)
-	return nil
+	return c.WaitReady(ctx, Nodes()...)
 }
 
 // Down deletes the cluster and ends the engine, if it is one of ours. Caches
 // stay. Without a cluster it does nothing.
 func Down(ctx context.Context, progress Progress) error {
-	e, err := findEngine(ctx, progress)
-	if err != nil || e == nil {
+	e, err := newEngine(progress)
+	if err != nil {
 		return err
 	}
-	provider := kind.NewProvider(kind.ProviderWithDocker(), kind.ProviderWithLogger(logger{progress}))
-	state := filepath.Join(e.cache, "cluster")
-	if err := provider.Delete(name, filepath.Join(state, "kubeconfig")); err != nil {
-		return fmt.Errorf("delete kind cluster %s: %w", name, withOutput(err))
+	found, err := e.find(ctx)
+	if err != nil {
+		return err
 	}
-	return errors.Join(os.RemoveAll(state), e.stop(ctx))
+	if found {
+		provider := kind.NewProvider(kind.ProviderWithDocker(), kind.ProviderWithLogger(logger{progress}))
+		if err := provider.Delete(name, e.state("kubeconfig")); err != nil {
+			return fmt.Errorf("delete kind cluster %s: %w", name, withOutput(err))
+		}
+	}
+	return errors.Join(os.RemoveAll(e.state("")), e.stop(ctx))
 }
 
 // Kubeconfig returns the path of a kubeconfig for processes of this machine.
-func (c *Cluster) Kubeconfig() string { return filepath.Join(c.engine.cache, "cluster", "kubeconfig") }
+func (c *Cluster) Kubeconfig() string { return c.engine.state("kubeconfig") }
 
 // KubectlPath returns the path of a kubectl of the cluster's version.
-func (c *Cluster) KubectlPath() string { return filepath.Join(c.engine.cache, "cluster", "kubectl") }
+func (c *Cluster) KubectlPath() string { return c.engine.state("kubectl") }
 
 // Environment returns what a shell must set to use the cluster with docker and
 // kubectl, as NAME=value.
@@ -213,12 +243,16 @@ func (c *Cluster) podCIDR(ctx context.Context, node string) (string, error) {
 
 // Find returns the cluster that Up has brought up, without waiting for anything.
 func Find(ctx context.Context) (*Cluster, error) {
-	e, err := findEngine(ctx, func(string, ...any) {})
+	e, err := newEngine(func(string, ...any) {})
 	if err != nil {
 		return nil, err
 	}
-	if e == nil || e.do(ctx, "container", "inspect", ControlPlane) != nil {
+	found, err := e.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !found || e.do(ctx, "container", "inspect", ControlPlane) != nil {
 		return nil, errors.New("no cluster is running: make kind-up brings it up")
 	}
-	return &Cluster{engine: e}, nil
+	return &Cluster{engine: e, progress: e.progress}, nil
 }

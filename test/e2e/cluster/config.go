@@ -56,7 +56,7 @@ failCgroupV1: false
 
 // config returns the cluster's configuration; port 0 lets kind choose.
 func (c *Cluster) config(ctx context.Context, port int) (*v1alpha4.Cluster, error) {
-	policy := filepath.Join(c.engine.cache, "cluster", "audit-policy.yaml")
+	policy := c.engine.state("audit-policy.yaml")
 	if err := os.MkdirAll(filepath.Dir(policy), 0o755); err != nil {
 		return nil, err
 	}

@@ -38,45 +38,50 @@ type engine struct {
 	progress Progress
 }
 
-// findEngine returns the engine at hand, nil if there is none: one of our own
-// before the machine's.
-func findEngine(ctx context.Context, progress Progress) (*engine, error) {
+func newEngine(progress Progress) (*engine, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, fmt.Errorf("find the cache folder: %w", err)
 	}
 	e := &engine{cache: filepath.Join(cache, "patchbay", "kind"), progress: progress}
-	if err := os.MkdirAll(e.cache, 0o755); err != nil {
-		return nil, err
+	return e, os.MkdirAll(e.cache, 0o755)
+}
+
+// find looks for an engine that answers, one of our own before the machine's,
+// and reports whether there is one.
+func (e *engine) find(ctx context.Context) (bool, error) {
+	e.own = runs(dockerdPID, dockerdMark)
+	if e.own {
+		return true, os.Setenv("DOCKER_HOST", ownSocket)
 	}
-	if runs(dockerdPID, dockerdMark) {
-		e.own = true
-		return e, os.Setenv("DOCKER_HOST", ownSocket)
-	}
-	if _, err := e.docker(ctx, "info"); err == nil {
-		return e, nil
-	}
-	return nil, nil
+	return e.do(ctx, "info") == nil, nil
 }
 
 // startEngine returns the engine at hand or starts one.
 func startEngine(ctx context.Context, progress Progress) (*engine, error) {
-	e, err := findEngine(ctx, progress)
+	e, err := newEngine(progress)
 	if err != nil {
 		return nil, err
 	}
-	if e == nil {
-		if e, err = startOwn(ctx, progress); err != nil {
+	found, err := e.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		if err := e.startOwn(ctx); err != nil {
 			return nil, fmt.Errorf("start a Docker engine: %w", err)
 		}
 	}
 	if e.own {
 		if err := e.connect(ctx); err != nil {
-			return nil, fmt.Errorf("connect the Docker engine: %w", err)
+			progress("the Docker engine has no way to a registry: %v", err)
 		}
 	}
 	return e, nil
 }
+
+// state returns the path of a file that goes with the cluster.
+func (e *engine) state(file string) string { return filepath.Join(e.cache, "cluster", file) }
 
 // docker runs the Docker client and returns what it prints.
 func (e *engine) docker(ctx context.Context, args ...string) (string, error) {
@@ -90,38 +95,38 @@ func (e *engine) do(ctx context.Context, args ...string) error {
 }
 
 // startOwn starts dockerd and waits until it answers.
-func startOwn(ctx context.Context, progress Progress) (*engine, error) {
-	progress("no Docker engine answers; starting one in namespaces of its own")
+func (e *engine) startOwn(ctx context.Context) error {
+	e.progress("no Docker engine answers; starting one in namespaces of its own")
 	if _, err := script(ctx, "hack/install-deps.sh", "engine"); err != nil {
-		return nil, err
+		return err
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return nil, err
+	e.own = true
+	// What an engine that died has left behind.
+	if err := e.stop(ctx); err != nil {
+		return err
 	}
-	e := &engine{own: true, cache: filepath.Join(cache, "patchbay", "kind"), progress: progress}
 	if err := os.Setenv("DOCKER_HOST", ownSocket); err != nil {
-		return nil, err
-	}
-	if _, err := output(asRoot(ctx, "mkdir", "-p", ownFolder)); err != nil {
-		return nil, err
+		return err
 	}
 	args, err := e.dockerdArgs(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// Names are resolved by slirp4netns; see connect.
-	const enter = `ip link set lo up
-echo nameserver 10.0.2.3 >` + ownFolder + `/resolv.conf
-mount --bind ` + ownFolder + `/resolv.conf /etc/resolv.conf
+	const enter = `mkdir -p ` + ownFolder + `
+ip link set lo up
+if [ -e /etc/resolv.conf ]; then
+	echo nameserver 10.0.2.3 >` + ownFolder + `/resolv.conf
+	mount --bind ` + ownFolder + `/resolv.conf /etc/resolv.conf
+fi
 exec dockerd "$@" >` + ownFolder + `/dockerd.log 2>&1`
 	args = append([]string{"--net", "--mount", "--propagation", "private", "sh", "-ec", enter, "dockerd"}, args...)
 	exited, err := start(asRoot(context.WithoutCancel(ctx), "unshare", args...))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return e, until(ctx, time.Minute, func() error {
-		if _, err := e.docker(ctx, "info"); err == nil {
+	return until(ctx, time.Minute, func() error {
+		if e.do(ctx, "info") == nil {
 			return nil
 		}
 		select {
@@ -156,8 +161,7 @@ func (e *engine) dockerdArgs(ctx context.Context) ([]string, error) {
 }
 
 // connect leads from the engine's network namespace to the machine's network,
-// for pulling images, as rootless Docker does it. Without it the cluster works
-// all the same where nothing has to be pulled.
+// for pulling images, as rootless Docker does it. The cluster works without.
 func (e *engine) connect(ctx context.Context) error {
 	if runs(uplinkPID, uplinkMark) {
 		return nil
@@ -168,17 +172,21 @@ func (e *engine) connect(ctx context.Context) error {
 	}
 	const enter = `echo $$ >` + uplinkPID + `
 exec slirp4netns --netns-type=path --configure --mtu=65520 --disable-host-loopback "$1" tap0 >` + ownFolder + `/slirp4netns.log 2>&1`
-	_, err = start(asRoot(context.WithoutCancel(ctx), "sh", "-ec", enter, "slirp4netns", netns))
-	return err
+	if _, err := start(asRoot(context.WithoutCancel(ctx), "sh", "-ec", enter, "slirp4netns", netns)); err != nil {
+		return err
+	}
+	return until(ctx, 10*time.Second, func() error {
+		addresses, err := output(asRoot(ctx, "nsenter", "--net="+netns, "ip", "-4", "address", "show", "dev", "tap0"))
+		if err == nil && !strings.Contains(addresses, "inet ") {
+			err = errors.New("slirp4netns gives no address; see " + ownFolder + "/slirp4netns.log")
+		}
+		return err
+	})
 }
 
-// stop ends our own engine, and nothing else, and leaves nothing of it but its
-// cache. The machine's engine is left as it is.
+// stop ends our own engine, if it runs, and nothing else, and leaves nothing of
+// it but its cache.
 func (e *engine) stop(ctx context.Context) error {
-	if !e.own {
-		return nil
-	}
-	e.progress("stopping the Docker engine")
 	err := errors.Join(
 		end(ctx, forwardPID, forwardMark),
 		end(ctx, uplinkPID, uplinkMark),

@@ -2,11 +2,13 @@ package cluster
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"sigs.k8s.io/kind/pkg/apis/config/defaults"
@@ -88,6 +90,8 @@ func (e *engine) pull(ctx context.Context, image string) error {
 	if err != nil {
 		return err
 	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	timeout := time.AfterFunc(20*time.Second, cancel)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run docker pull: %w", err)
@@ -96,5 +100,8 @@ func (e *engine) pull(ctx context.Context, image string) error {
 		// The first line comes with the manifest.
 		timeout.Stop()
 	}
-	return cmd.Wait()
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()))
+	}
+	return nil
 }

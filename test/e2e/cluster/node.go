@@ -7,8 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path"
-	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -34,19 +34,42 @@ func (c *Cluster) WriteFile(ctx context.Context, node, file string, content []by
 	return err
 }
 
-// Restart restarts a node as a reboot would and returns when its containers'
-// runtime is on its way; WaitReady waits for the rest.
+// Restart restarts a node as a reboot would, and returns when its kubelet has
+// reported Ready since.
 func (c *Cluster) Restart(ctx context.Context, node string) error {
-	return c.engine.do(ctx, "restart", node)
+	return c.begin(ctx, "restart", node)
+}
+
+// Start switches a node on, and returns when its kubelet has reported Ready since.
+func (c *Cluster) Start(ctx context.Context, node string) error { return c.begin(ctx, "start", node) }
+
+// begin waits for a report of now: the API server goes on calling a node Ready
+// for 40 seconds after it is gone.
+func (c *Cluster) begin(ctx context.Context, how, node string) error {
+	since, err := c.lastReport(ctx, node)
+	if err != nil && node != ControlPlane {
+		return err
+	}
+	if err := c.engine.do(ctx, how, node); err != nil {
+		return err
+	}
+	return until(ctx, 2*time.Minute, func() error {
+		report, err := c.lastReport(ctx, node)
+		if err == nil && (report == since || !strings.HasPrefix(report, "True ")) {
+			err = fmt.Errorf("node %s has not reported Ready after its %s", node, how)
+		}
+		return err
+	})
+}
+
+// lastReport returns whether a node is Ready and when its kubelet said so.
+func (c *Cluster) lastReport(ctx context.Context, node string) (string, error) {
+	const ready = `{range .status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{end}`
+	return c.Kubectl(ctx, nil, "get", "node", node, "--request-timeout=5s", "-o", "jsonpath="+ready)
 }
 
 // Stop switches a node off.
 func (c *Cluster) Stop(ctx context.Context, node string) error { return c.engine.do(ctx, "stop", node) }
-
-// Start switches a node on.
-func (c *Cluster) Start(ctx context.Context, node string) error {
-	return c.engine.do(ctx, "start", node)
-}
 
 // Pause freezes all processes of a node.
 func (c *Cluster) Pause(ctx context.Context, node string) error {
@@ -79,7 +102,7 @@ func (c *Cluster) LoadImage(ctx context.Context, image string) error {
 		return nil
 	}
 	c.progress("loading image %s into %s", image, strings.Join(missing, ", "))
-	archive := filepath.Join(c.engine.cache, "cluster", "image.tar")
+	archive := c.engine.state("image.tar")
 	defer os.Remove(archive)
 	if err := c.engine.do(ctx, "save", "-o", archive, image); err != nil {
 		return err
