@@ -103,7 +103,7 @@ func (c *Cluster) LoadImage(ctx context.Context, image string) error {
 	}
 	c.progress("loading image %s into %s", image, strings.Join(missing, ", "))
 	archive := c.engine.state("image.tar")
-	defer os.Remove(archive)
+	defer func() { _ = os.Remove(archive) }()
 	if err := c.engine.do(ctx, "save", "-o", archive, image); err != nil {
 		return err
 	}
