@@ -144,6 +144,14 @@ func (c *Cluster) finish(ctx context.Context) error {
 	if err := c.giveKubectl(ctx); err != nil {
 		return err
 	}
+	// Until the API server is ready it refuses even its administrator.
+	err := until(ctx, 2*time.Minute, func() error {
+		_, err := c.Kubectl(ctx, nil, "get", "--raw", "/readyz", "--request-timeout=5s")
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	if err := c.connectPods(ctx); err != nil {
 		return err
 	}
@@ -161,6 +169,13 @@ func Down(ctx context.Context, progress Progress) error {
 	if err != nil {
 		return err
 	}
+	// An engine of ours that was killed still has the containers in its records.
+	if !found && exists(e.state("")) && exists(e.dataRoot()) {
+		if err := e.startOwn(ctx); err != nil {
+			return fmt.Errorf("start the Docker engine that has cluster %s: %w", name, err)
+		}
+		found = true
+	}
 	if found {
 		provider := kind.NewProvider(kind.ProviderWithDocker(), kind.ProviderWithLogger(logger{progress}))
 		if err := provider.Delete(name, e.state("kubeconfig")); err != nil {
@@ -168,6 +183,11 @@ func Down(ctx context.Context, progress Progress) error {
 		}
 	}
 	return errors.Join(os.RemoveAll(e.state("")), e.stop(ctx))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // Kubeconfig returns the path of a kubeconfig for processes of this machine.
@@ -189,7 +209,7 @@ func (c *Cluster) Environment() []string {
 // giveKubectl takes kubectl out of a node: it is of the cluster's version, and
 // needs nothing but a kernel.
 func (c *Cluster) giveKubectl(ctx context.Context) error {
-	if _, err := os.Stat(c.KubectlPath()); err == nil {
+	if exists(c.KubectlPath()) {
 		return nil
 	}
 	part := c.KubectlPath() + ".part"

@@ -83,6 +83,9 @@ func startEngine(ctx context.Context, progress Progress) (*engine, error) {
 // state returns the path of a file that goes with the cluster.
 func (e *engine) state(file string) string { return filepath.Join(e.cache, "cluster", file) }
 
+// dataRoot is where an engine of our own keeps images and containers.
+func (e *engine) dataRoot() string { return filepath.Join(e.cache, "docker") }
+
 // docker runs the Docker client and returns what it prints.
 func (e *engine) docker(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, nil, "docker", args...)
@@ -145,7 +148,7 @@ func (e *engine) dockerdArgs(ctx context.Context) ([]string, error) {
 		"--host=" + ownSocket,
 		"--group=" + strconv.Itoa(os.Getgid()),
 		"--exec-root=" + ownFolder + "/exec",
-		"--data-root=" + filepath.Join(e.cache, "docker"),
+		"--data-root=" + e.dataRoot(),
 		"--exec-opt=native.cgroupdriver=cgroupfs",
 		"--cgroup-parent=/" + ownCgroup,
 	}
@@ -195,21 +198,40 @@ func (e *engine) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// With cgroup v1 there is one hierarchy for each controller.
-	hierarchies, err := filepath.Glob("/sys/fs/cgroup/*/" + ownCgroup)
-	if err != nil {
-		return err
+	// A dockerd that was killed has left its containers running.
+	if err := killAll(ctx, leftover); err != nil {
+		return fmt.Errorf("end what a killed Docker engine left: %w", err)
 	}
-	for _, dir := range append(hierarchies, "/sys/fs/cgroup/"+ownCgroup) {
-		if _, err := os.Stat(dir); err != nil {
-			continue
-		}
-		if _, err := output(asRoot(ctx, "find", dir, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";")); err != nil {
-			return err
-		}
+	if err := removeCgroups(ctx); err != nil {
+		return err
 	}
 	_, err = output(asRoot(ctx, "rm", "-rf", "--one-file-system", ownFolder))
 	return err
+}
+
+// removeCgroups removes the control groups of our engine's containers, which
+// the kernel may hold for a moment after their last process.
+func removeCgroups(ctx context.Context) error {
+	return until(ctx, 20*time.Second, func() error {
+		// With cgroup v1 there is one hierarchy for each controller.
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + ownCgroup)
+		if exists("/sys/fs/cgroup/" + ownCgroup) {
+			dirs = append(dirs, "/sys/fs/cgroup/"+ownCgroup)
+		}
+		if len(dirs) == 0 {
+			return nil
+		}
+		_, err := output(asRoot(ctx, "find", append(dirs, "-depth", "-type", "d", "-exec", "rmdir", "{}", "+")...))
+		return err
+	})
+}
+
+// leftover tells containers' processes and containerd's of our own engine from
+// all others.
+func leftover(cmdline, cgroups string) bool {
+	program, _, _ := strings.Cut(cmdline, "\x00")
+	containerd := strings.HasPrefix(filepath.Base(program), "containerd") && strings.Contains(cmdline, ownFolder+"/exec/")
+	return containerd || strings.Contains(cgroups, ":/"+ownCgroup+"/")
 }
 
 // build compiles a program of the repository into the cache, from where it can

@@ -35,8 +35,8 @@ func (e *engine) buildImage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(root, "bin", "patchbay")); err != nil {
-		return fmt.Errorf("build image %s (make build makes the binary): %w", Image, err)
+	if !exists(filepath.Join(root, "bin", "patchbay")) {
+		return fmt.Errorf("build image %s: bin/patchbay is missing: run make build", Image)
 	}
 	base, err := e.pullOrBuild(ctx, "debian:trixie-slim", "hack/kind/base-image.sh")
 	if err != nil {

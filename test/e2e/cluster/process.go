@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -77,5 +78,28 @@ func end(ctx context.Context, pidFile, mark string) error {
 			return fmt.Errorf("process %s of %s has not ended", strings.TrimSpace(string(pid)), mark)
 		}
 		return nil
+	})
+}
+
+// killAll kills the processes that the function picks by command line and
+// control groups, and waits until there are none.
+func killAll(ctx context.Context, pick func(cmdline, cgroups string) bool) error {
+	return until(ctx, 20*time.Second, func() error {
+		var pids []string
+		folders, _ := filepath.Glob("/proc/[0-9]*")
+		for _, folder := range folders {
+			cmdline, err := os.ReadFile(folder + "/cmdline")
+			cgroups, err2 := os.ReadFile(folder + "/cgroup")
+			// One that has ended has no command line.
+			if err == nil && err2 == nil && len(cmdline) > 0 && pick(string(cmdline), string(cgroups)) {
+				pids = append(pids, filepath.Base(folder))
+			}
+		}
+		if len(pids) == 0 {
+			return nil
+		}
+		// Some may have ended meanwhile, which is no error: the next look tells.
+		_ = asRoot(ctx, "kill", append([]string{"-KILL"}, pids...)...).Run()
+		return fmt.Errorf("%d processes have not ended", len(pids))
 	})
 }

@@ -77,7 +77,7 @@ func script(ctx context.Context, path string, args ...string) (string, error) {
 func repository() (string, error) {
 	start, err := os.Getwd()
 	for dir := start; err == nil; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "hack", "kind", "lib.sh")); err == nil {
+		if exists(filepath.Join(dir, "hack", "kind", "lib.sh")) {
 			return dir, nil
 		}
 		if dir == filepath.Dir(dir) {
