@@ -11,7 +11,7 @@ TOOLS := $(GO) tool -modfile=hack/tools/go.mod
 
 .PHONY: help
 help: ## List the targets.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/patchbay, a static binary.
@@ -38,6 +38,22 @@ fuzz: ## Fuzz every parser for a while (FUZZTIME=30s each).
 .PHONY: controlplane
 controlplane: deps ## Build kube-apiserver and etcd for the tests, once per machine (about 7 minutes on 2 cores).
 	@hack/controlplane.sh
+
+.PHONY: image
+image: deps build ## Build the container image patchbay:dev from bin/patchbay.
+	@$(GO) run ./hack/kind image
+
+.PHONY: kind-up
+kind-up: deps build ## A kind cluster of three nodes with patchbay:dev in them (under a minute; up to 20 the first time on a machine without a registry).
+	@$(GO) run ./hack/kind up
+
+.PHONY: kind-down
+kind-down: ## Delete that cluster, and stop the Docker engine if it was started for it.
+	@$(GO) run ./hack/kind down
+
+.PHONY: test-e2e
+test-e2e: deps build ## Tests on the kind cluster, which is brought up if need be and left running.
+	$(GO) test -tags e2e -timeout 60m -v ./test/e2e/...
 
 .PHONY: generate
 generate: ## Generate CRDs, deep copies and reference pages from the code.

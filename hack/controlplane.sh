@@ -3,17 +3,27 @@
 # name, once per machine, and prints the folder they are in, for
 # KUBEBUILDER_ASSETS. With --where it only prints, and fails where they are not
 # built. A folder that KUBEBUILDER_ASSETS already names is used as it is.
+# With --kind it builds the other programs of a cluster node beside them, for
+# hack/kind/node-image.sh.
 set -euo pipefail
 cd "$(dirname "$0")/controlplane"
 export GOWORK=off CGO_ENABLED=0
 
 say() { echo "controlplane: $*" >&2; }
 fail() { echo "error: $*" >&2; exit 1; }
-complete() { [ -x "$1/kube-apiserver" ] && [ -x "$1/etcd" ]; }
+# complete FOLDER PROGRAM...
+complete() {
+	local dir=$1 name
+	shift
+	for name in "$@"; do [ -x "$dir/$name" ] || return 1; done
+}
 version() { (cd "$1" && go list -m -f '{{.Version}}' "$2"); }
 
-if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
-	complete "$KUBEBUILDER_ASSETS" || fail "kube-apiserver and etcd are not both in KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS"
+programs=(kube-apiserver)
+if [ "${1:-}" = --kind ]; then
+	programs+=(kubelet kube-controller-manager kubectl kubeadm kube-proxy kube-scheduler)
+elif [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
+	complete "$KUBEBUILDER_ASSETS" etcd "${programs[@]}" || fail "kube-apiserver and etcd are not both in KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS"
 	echo "$KUBEBUILDER_ASSETS"
 	exit
 fi
@@ -22,7 +32,7 @@ kubernetes=$(version kubernetes k8s.io/kubernetes)
 etcd=$(version etcd go.etcd.io/etcd/server/v3)
 # Both versions are in the name, so that a newer one of either is built anew.
 dir=${XDG_CACHE_HOME:-$HOME/.cache}/patchbay/kubernetes-$kubernetes-etcd-$etcd
-if complete "$dir"; then
+if complete "$dir" etcd "${programs[@]}"; then
 	echo "$dir"
 	exit
 fi
@@ -59,13 +69,19 @@ mkdir -p "$dir"
 exec 9>"$dir/.lock"
 flock -n 9 || { say "another run is building; waiting for it"; flock 9; }
 trap 'rm -f "$dir"/.building.*' EXIT
-if ! complete "$dir"; then
+if ! complete "$dir" etcd "${programs[@]}"; then
+	missing=0
+	# Core minutes from nothing: the first program compiles what the others share.
+	for name in "${programs[@]}"; do [ -x "$dir/$name" ] || missing=$((missing + 2)); done
+	complete "$dir" kube-apiserver || missing=$((missing + 12))
 	cores=$(nproc)
-	say "building etcd $etcd and kube-apiserver $kubernetes into $dir; about $(((14 + cores - 1) / cores)) minutes on $cores cores, once per machine"
+	say "building etcd $etcd and Kubernetes $kubernetes (${programs[*]}) into $dir; about $(((missing + cores - 1) / cores)) minutes on $cores cores, once per machine"
 	minor=${kubernetes#v1.}
 	v=k8s.io/component-base/version
 	build etcd go.etcd.io/etcd/server/v3 etcd ""
-	build kubernetes k8s.io/kubernetes/cmd/kube-apiserver kube-apiserver \
-		"-X $v.gitVersion=$kubernetes -X $v.gitMajor=1 -X $v.gitMinor=${minor%%.*} -X $v.gitTreeState=clean"
+	for name in "${programs[@]}"; do
+		build kubernetes "k8s.io/kubernetes/cmd/$name" "$name" \
+			"-X $v.gitVersion=$kubernetes -X $v.gitMajor=1 -X $v.gitMinor=${minor%%.*} -X $v.gitTreeState=clean"
+	done
 fi
 echo "$dir"
