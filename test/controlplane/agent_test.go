@@ -17,8 +17,8 @@ import (
 
 // The controller is played here: these tests are of the agent alone.
 
-// lab is a network, two attachments and a publish, each under its test's name.
-type lab struct {
+// rig is a network, two attachments and a publish, each under its test's name.
+type rig struct {
 	t        *testing.T
 	network  *v1alpha1.BridgeNetwork
 	one, two *v1alpha1.NamespaceAttachment
@@ -26,8 +26,8 @@ type lab struct {
 	bridge   *v1alpha1.NodeBridge
 }
 
-func newLab(t *testing.T, name, node string) *lab {
-	l := &lab{t: t}
+func newRig(t *testing.T, name, node string) *rig {
+	l := &rig{t: t}
 	ns := metav1.NamespaceDefault
 	l.network = create(t, &v1alpha1.BridgeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.BridgeNetworkSpec{Subnets: []v1alpha1.Subnet{"10.68.0.0/24"}}})
 	attach := func(suffix string) *v1alpha1.NamespaceAttachment {
@@ -47,7 +47,7 @@ func newLab(t *testing.T, name, node string) *lab {
 	return l
 }
 
-func (l *lab) untyped(o client.Object) *unstructured.Unstructured {
+func (l *rig) untyped(o client.Object) *unstructured.Unstructured {
 	l.t.Helper()
 	kinds, _, err := api.Scheme().ObjectKinds(o)
 	if err != nil {
@@ -56,7 +56,7 @@ func (l *lab) untyped(o client.Object) *unstructured.Unstructured {
 	return untyped(kinds[0].Kind, o)
 }
 
-func (l *lab) refresh(o client.Object) {
+func (l *rig) refresh(o client.Object) {
 	l.t.Helper()
 	if err := api.Get(testContext(l.t), client.ObjectKeyFromObject(o), o); err != nil {
 		l.t.Fatal(err)
@@ -64,18 +64,18 @@ func (l *lab) refresh(o client.Object) {
 }
 
 // accept writes the controller's verdict on the object's current generation.
-func (l *lab) accept(o client.Object, status metav1.ConditionStatus) {
+func (l *rig) accept(o client.Object, status metav1.ConditionStatus) {
 	l.t.Helper()
 	l.judge(o, status, nil)
 }
 
 // bind accepts an object on a node.
-func (l *lab) bind(o client.Object, node string) {
+func (l *rig) bind(o client.Object, node string) {
 	l.t.Helper()
 	l.judge(o, metav1.ConditionTrue, map[string]any{"nodeName": node})
 }
 
-func (l *lab) judge(o client.Object, status metav1.ConditionStatus, fields map[string]any) {
+func (l *rig) judge(o client.Object, status metav1.ConditionStatus, fields map[string]any) {
 	l.t.Helper()
 	l.refresh(o)
 	c := condition("Accepted", string(status), "Judged")
@@ -88,12 +88,12 @@ func (l *lab) judge(o client.Object, status metav1.ConditionStatus, fields map[s
 }
 
 // ready waits until the agent says so of the object's current generation.
-func (l *lab) ready(o client.Object) {
+func (l *rig) ready(o client.Object) {
 	l.t.Helper()
 	l.waitFor(o, metav1.ConditionTrue, v1alpha1.ReasonProgrammed)
 }
 
-func (l *lab) waitFor(o client.Object, status metav1.ConditionStatus, reason string) {
+func (l *rig) waitFor(o client.Object, status metav1.ConditionStatus, reason string) {
 	l.t.Helper()
 	eventually(l.t, o.GetName()+" "+reason, func() error {
 		l.refresh(o)
@@ -125,7 +125,7 @@ func readyOf(t *testing.T, o client.Object) metav1.Condition {
 	return metav1.Condition{}
 }
 
-func (l *lab) allReady() {
+func (l *rig) allReady() {
 	l.t.Helper()
 	for _, o := range []client.Object{l.bridge, l.one, l.two, l.publish} {
 		l.ready(o)
@@ -140,7 +140,7 @@ func address(a *v1alpha1.NamespaceAttachment) string {
 	return ip
 }
 
-func (l *lab) ping(h *host) {
+func (l *rig) ping(h *host) {
 	l.t.Helper()
 	h.run("ip", "netns", "exec", l.one.Name, "ping", "-c", "1", "-W", "2", address(l.two))
 }
@@ -181,7 +181,7 @@ func (h *host) clean() {
 func TestAgentBuilds(t *testing.T) {
 	h := newHost(t, "builds-1")
 	h.agent()
-	l := newLab(t, "builds", h.name)
+	l := newRig(t, "builds", h.name)
 	l.allReady()
 	l.ping(h)
 	if l.publish.Status.Summary != "*:8001/TCP->"+address(l.one)+":8001" || l.bridge.Status.Bridge != "br-builds" || l.one.Status.NodeName != h.name {
@@ -200,7 +200,7 @@ func TestAgentBuilds(t *testing.T) {
 func TestAgentRestart(t *testing.T) {
 	h := newHost(t, "restart-1")
 	first := h.agent()
-	l := newLab(t, "restart", h.name)
+	l := newRig(t, "restart", h.name)
 	l.allReady()
 	first.stop()
 	versions := l.versions()
@@ -223,7 +223,7 @@ func TestAgentRestart(t *testing.T) {
 	}
 }
 
-func (l *lab) versions() string {
+func (l *rig) versions() string {
 	var all []string
 	for _, o := range []client.Object{l.bridge, l.one, l.two} {
 		l.refresh(o)
@@ -237,7 +237,7 @@ func (l *lab) versions() string {
 func TestAgentKeepsWhatWasJudged(t *testing.T) {
 	h := newHost(t, "lag-1")
 	first := h.agent()
-	l := newLab(t, "lag", h.name)
+	l := newRig(t, "lag", h.name)
 	l.allReady()
 	l.edit(l.publish, func() { l.publish.Spec.Ports[0].HostPort = 8002 })
 	l.edit(l.two, func() { l.two.Spec.Routes = []v1alpha1.RouteSpec{{To: "10.99.0.0/16", Via: "10.68.0.1"}} })
@@ -263,7 +263,7 @@ func TestAgentKeepsWhatWasJudged(t *testing.T) {
 	}
 }
 
-func (l *lab) unchanged(h *host) {
+func (l *rig) unchanged(h *host) {
 	l.t.Helper()
 	l.ping(h)
 	if !h.publishes("8001") || h.publishes("8002") {
@@ -271,7 +271,7 @@ func (l *lab) unchanged(h *host) {
 	}
 }
 
-func (l *lab) edit(o client.Object, change func()) {
+func (l *rig) edit(o client.Object, change func()) {
 	l.t.Helper()
 	eventually(l.t, "edit "+o.GetName(), func() error {
 		l.refresh(o)
@@ -290,7 +290,7 @@ func TestAgentRebinding(t *testing.T) {
 	h1, h2 := newHost(t, "rebind-1"), newHost(t, "rebind-2")
 	h1.agent()
 	h2.agent()
-	l := newLab(t, "rebind", h1.name)
+	l := newRig(t, "rebind", h1.name)
 	l.allReady()
 	create(t, &v1alpha1.NodeBridge{ObjectMeta: metav1.ObjectMeta{Name: "rebind." + h2.name}, Spec: v1alpha1.NodeBridgeSpec{Network: "rebind", NodeName: h2.name}})
 	for _, o := range []client.Object{l.one, l.two, l.publish} {
@@ -310,7 +310,7 @@ func TestAgentRebinding(t *testing.T) {
 }
 
 // rebind is the controller's one write for it.
-func (l *lab) rebind(o client.Object, node string) {
+func (l *rig) rebind(o client.Object, node string) {
 	l.t.Helper()
 	eventually(l.t, "rebind "+o.GetName(), func() error {
 		l.refresh(o)
@@ -334,7 +334,7 @@ func (l *lab) rebind(o client.Object, node string) {
 func TestAgentLeavesNodeNotReady(t *testing.T) {
 	h := newHost(t, "notready-1")
 	first := h.agent()
-	l := newLab(t, "notready", h.name)
+	l := newRig(t, "notready", h.name)
 	l.allReady()
 	l.say(l.one, v1alpha1.ReasonNodeNotReady)
 	// Drift that is repaired makes the agent look at its status again.
@@ -360,7 +360,7 @@ func TestAgentLeavesNodeNotReady(t *testing.T) {
 }
 
 // say writes Ready=Unknown as the controller does.
-func (l *lab) say(o *v1alpha1.NamespaceAttachment, reason string) {
+func (l *rig) say(o *v1alpha1.NamespaceAttachment, reason string) {
 	l.t.Helper()
 	eventually(l.t, reason+" on "+o.Name, func() error {
 		l.refresh(o)
@@ -375,7 +375,7 @@ func (l *lab) say(o *v1alpha1.NamespaceAttachment, reason string) {
 func TestAgentWithoutAPIServer(t *testing.T) {
 	h := newHost(t, "away-1")
 	h.agent()
-	l := newLab(t, "away", h.name)
+	l := newRig(t, "away", h.name)
 	l.allReady()
 	h.disconnect()
 	h.run("ip", "link", "delete", "br-away")
