@@ -50,7 +50,7 @@ func do(ctx context.Context, args []string) error {
 			if err != nil {
 				return err
 			}
-			return cluster.Forward(port)
+			return cluster.Forward(ctx, port)
 		}
 	}
 	return fmt.Errorf("unknown command %q: it is one of up, down, image, env", what)

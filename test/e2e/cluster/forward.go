@@ -67,8 +67,8 @@ func readPort() (int, error) {
 }
 
 // Forward is the forwarder's process: it takes connections on the port, a free
-// one if it is 0, until it is killed.
-func Forward(port int) error {
+// one if it is 0, until the context ends.
+func Forward(ctx context.Context, port int) error {
 	path, err := ownNetns()
 	if err != nil {
 		return err
@@ -81,6 +81,7 @@ func Forward(port int) error {
 	if err != nil {
 		return err
 	}
+	context.AfterFunc(ctx, func() { listener.Close() })
 	_, chosen, _ := strings.Cut(listener.Addr().String(), ":")
 	for file, content := range map[string]string{forwardPID: strconv.Itoa(os.Getpid()), forwardPort: chosen} {
 		if err := writeWhole(file, content); err != nil {
@@ -89,6 +90,9 @@ func Forward(port int) error {
 	}
 	for {
 		client, err := listener.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
