@@ -199,16 +199,6 @@ func (c *Cluster) giveKubectl(ctx context.Context) error {
 	return os.Rename(part, c.KubectlPath())
 }
 
-// WaitReady waits until the nodes are Ready, two minutes at most.
-func (c *Cluster) WaitReady(ctx context.Context, nodes ...string) error {
-	args := []string{"wait", "--for=condition=Ready", "--timeout=120s"}
-	for _, node := range nodes {
-		args = append(args, "node/"+node)
-	}
-	_, err := c.Kubectl(ctx, nil, args...)
-	return err
-}
-
 // Kubectl runs kubectl against the cluster and returns what it prints.
 // The error holds its standard error; see ExitError.
 func (c *Cluster) Kubectl(ctx context.Context, stdin []byte, args ...string) (string, error) {

@@ -81,12 +81,14 @@ func Forward(ctx context.Context, port int) error {
 	if err != nil {
 		return err
 	}
-	context.AfterFunc(ctx, func() { listener.Close() })
+	context.AfterFunc(ctx, func() { _ = listener.Close() })
 	_, chosen, _ := strings.Cut(listener.Addr().String(), ":")
-	for file, content := range map[string]string{forwardPID: strconv.Itoa(os.Getpid()), forwardPort: chosen} {
-		if err := writeWhole(file, content); err != nil {
-			return err
-		}
+	if err := writeWhole(forwardPID, strconv.Itoa(os.Getpid())); err != nil {
+		return err
+	}
+	// Whoever has started this process waits for the port.
+	if err := writeWhole(forwardPort, chosen); err != nil {
+		return err
 	}
 	for {
 		client, err := listener.Accept()
@@ -96,17 +98,23 @@ func Forward(ctx context.Context, port int) error {
 		if err != nil {
 			return err
 		}
-		go func() {
-			defer client.Close()
-			server, err := dialInside(netns, "127.0.0.1:"+chosen)
-			if err != nil {
-				return
-			}
-			defer server.Close()
-			go pass(client.(*net.TCPConn), server)
-			pass(server, client.(*net.TCPConn))
-		}()
+		go serve(client.(*net.TCPConn), netns, "127.0.0.1:"+chosen)
 	}
+}
+
+// serve leads one connection to the address inside the network namespace.
+func serve(client *net.TCPConn, netns *os.File, address string) {
+	if server, err := dialInside(netns, address); err == nil {
+		done := make(chan struct{})
+		go func() {
+			pass(client, server)
+			close(done)
+		}()
+		pass(server, client)
+		<-done
+		_ = server.Close()
+	}
+	_ = client.Close()
 }
 
 // writeWhole writes a file that is never seen half written.

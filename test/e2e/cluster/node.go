@@ -34,38 +34,56 @@ func (c *Cluster) WriteFile(ctx context.Context, node, file string, content []by
 	return err
 }
 
-// Restart restarts a node as a reboot would, and returns when its kubelet has
-// reported Ready since.
+// Restart restarts a node as a reboot would, and returns when it is Ready again.
 func (c *Cluster) Restart(ctx context.Context, node string) error {
-	return c.begin(ctx, "restart", node)
+	if err := c.engine.do(ctx, "restart", node); err != nil {
+		return err
+	}
+	return c.WaitReady(ctx, node)
 }
 
-// Start switches a node on, and returns when its kubelet has reported Ready since.
-func (c *Cluster) Start(ctx context.Context, node string) error { return c.begin(ctx, "start", node) }
+// Start switches a node on, and returns when it is Ready.
+func (c *Cluster) Start(ctx context.Context, node string) error {
+	if err := c.engine.do(ctx, "start", node); err != nil {
+		return err
+	}
+	return c.WaitReady(ctx, node)
+}
 
-// begin waits for a report of now: the API server goes on calling a node Ready
-// for 40 seconds after it is gone.
-func (c *Cluster) begin(ctx context.Context, how, node string) error {
-	since, err := c.lastReport(ctx, node)
-	if err != nil && node != ControlPlane {
-		return err
-	}
-	if err := c.engine.do(ctx, how, node); err != nil {
-		return err
-	}
-	return until(ctx, 2*time.Minute, func() error {
-		report, err := c.lastReport(ctx, node)
-		if err == nil && (report == since || !strings.HasPrefix(report, "True ")) {
-			err = fmt.Errorf("node %s has not reported Ready after its %s", node, how)
+// WaitReady waits until each of the nodes has reported Ready since it was
+// started, two minutes at most.
+func (c *Cluster) WaitReady(ctx context.Context, nodes ...string) error {
+	for _, node := range nodes {
+		if err := until(ctx, 2*time.Minute, func() error { return c.ready(ctx, node) }); err != nil {
+			return err
 		}
-		return err
-	})
+	}
+	return nil
 }
 
-// lastReport returns whether a node is Ready and when its kubelet said so.
-func (c *Cluster) lastReport(ctx context.Context, node string) (string, error) {
-	const ready = `{range .status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{end}`
-	return c.Kubectl(ctx, nil, "get", "node", node, "--request-timeout=5s", "-o", "jsonpath="+ready)
+// ready compares the report with the start of the node, since the API server
+// goes on calling a node Ready for a while after it is gone.
+func (c *Cluster) ready(ctx context.Context, node string) error {
+	text, err := c.engine.docker(ctx, "inspect", "--format", "{{.State.StartedAt}}", node)
+	if err != nil {
+		return err
+	}
+	started, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(text))
+	if err != nil {
+		return err
+	}
+	const condition = `{range .status.conditions[?(@.type=="Ready")]}{.status} {.lastHeartbeatTime}{end}`
+	report, err := c.Kubectl(ctx, nil, "get", "node", node, "--request-timeout=5s", "-o", "jsonpath="+condition)
+	if err != nil {
+		return err
+	}
+	status, at, _ := strings.Cut(report, " ")
+	reported, err := time.Parse(time.RFC3339, at)
+	// Reports bear whole seconds.
+	if err != nil || status != "True" || reported.Before(started.Truncate(time.Second)) {
+		return fmt.Errorf("node %s, started at %s, has not reported Ready: its last report is %q", node, started.Format(time.TimeOnly), report)
+	}
+	return nil
 }
 
 // Stop switches a node off.
@@ -103,7 +121,7 @@ func (c *Cluster) LoadImage(ctx context.Context, image string) error {
 	}
 	c.progress("loading image %s into %s", image, strings.Join(missing, ", "))
 	archive := c.engine.state("image.tar")
-	defer os.Remove(archive)
+	defer func() { _ = os.Remove(archive) }()
 	if err := c.engine.do(ctx, "save", "-o", archive, image); err != nil {
 		return err
 	}
