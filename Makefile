@@ -18,9 +18,12 @@ build: ## Build bin/patchbay, a static binary.
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) .
 
 .PHONY: demo
-demo: deps build ## Show the main scenario in throwaway namespaces.
-	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/httpd ./hack/httpd
+demo: deps build bin/httpd ## Show the main scenario in throwaway namespaces.
 	@hack/demo.sh
+
+.PHONY: bin/httpd
+bin/httpd:
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./hack/httpd
 
 .PHONY: test
 test: deps verify lint controlplane ## Everything below a cluster: checks, unit tests, scenarios on the real kernel, CRDs on a real API server.
@@ -52,7 +55,7 @@ kind-down: ## Delete that cluster, and stop the Docker engine if it was started 
 	@$(GO) run ./hack/kind down
 
 .PHONY: test-e2e
-test-e2e: deps build ## Tests on the kind cluster, which is brought up if need be and left running.
+test-e2e: deps build bin/httpd ## Tests on the kind cluster, which is brought up if need be and left running.
 	$(GO) test -tags e2e -timeout 60m -v ./test/e2e/...
 
 .PHONY: generate

@@ -11,6 +11,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Bridge",type=string,JSONPath=`.spec.bridge.name`,priority=1
 // +kubebuilder:printcolumn:name="Subnets",type=string,JSONPath=`.spec.subnets`
 // +kubebuilder:printcolumn:name="Gateway",type=string,JSONPath=`.spec.gateway.mode`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes.ready`
 // +kubebuilder:printcolumn:name="Selected",type=integer,JSONPath=`.status.nodes.selected`
@@ -28,7 +29,7 @@ type BridgeNetwork struct {
 	// +kubebuilder:default={bridge: {lifecycle: "Managed"}, gateway: {mode: "Bridge"}, egress: {}, isolation: {ports: false, ingress: "PublishedOnly"}}
 	Spec BridgeNetworkSpec `json:"spec,omitempty"`
 	// Status sums up what the nodes hold.
-	// +kubebuilder:default={conditions: {{type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}, {type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
 	Status BridgeNetworkStatus `json:"status,omitempty"`
 }
 
@@ -266,7 +267,8 @@ type BridgeNetworkStatus struct {
 	// +listMapKey=node
 	// +kubebuilder:validation:MaxItems=10
 	FailingNodes []FailingNode `json:"failingNodes,omitempty"`
-	// Conditions are Accepted and Ready.
+	// Conditions are Accepted and Ready, and InUse while the network is being
+	// deleted.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -9,6 +9,9 @@ const (
 	// ConditionReady says that the kernel holds all of the object. Written by
 	// the node's agent; for BridgeNetworks by the controller.
 	ConditionReady = "Ready"
+	// ConditionInUse says, on a BridgeNetwork that is being deleted, which
+	// attachments keep it. Written by the controller.
+	ConditionInUse = "InUse"
 )
 
 // Field managers of status writes.
@@ -45,6 +48,7 @@ const (
 	ReasonForwardBlocked       = "ForwardBlocked"
 	ReasonNodeNotReady         = "NodeNotReady"
 	ReasonKernelError          = "KernelError"
+	ReasonInUse                = "InUse"
 )
 
 // Reason describes one reason a user can meet.
@@ -86,4 +90,5 @@ var Reasons = []Reason{
 	{ReasonForwardBlocked, ConditionReady, "agent", "Let the firewall table that the message names accept forwarded traffic of the bridge."},
 	{ReasonNodeNotReady, ConditionReady, "controller", "Bring the node back; what is bound to it is not known to work."},
 	{ReasonKernelError, ConditionReady, "agent", "Read the message; the agent tries again with growing pauses."},
+	{ReasonInUse, ConditionInUse, "controller", "Delete the attachments that the message names; the network goes with the last of them."},
 }

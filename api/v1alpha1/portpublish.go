@@ -9,9 +9,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:resource:scope=Namespaced,shortName=pp,categories=patchbay
 // +kubebuilder:selectablefield:JSONPath=`.status.nodeName`
 // +kubebuilder:printcolumn:name="Attachment",type=string,JSONPath=`.spec.attachment`
-// +kubebuilder:printcolumn:name="Host-Ports",type=string,JSONPath=`.spec.ports[*].hostPort`
-// +kubebuilder:printcolumn:name="Targets",type=string,JSONPath=`.status.published[*].target`
+// +kubebuilder:printcolumn:name="Published",type=string,JSONPath=`.status.summary`
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -98,6 +98,11 @@ type PortPublishStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=2048
 	Published []PublishedStatus `json:"published,omitempty"`
+	// Summary is Published in one line, for kubectl get: a table prints only the
+	// first of several values.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Summary string `json:"summary,omitempty"`
 	// Conditions are Accepted and Ready.
 	// +optional
 	// +listType=map

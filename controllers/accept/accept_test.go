@@ -2,6 +2,7 @@ package accept
 
 import (
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -146,6 +147,25 @@ func TestAttachment(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			expect(t, Attachment(attach(t, c.spec), cluster(network(t, c.network))), c.reason, c.message)
+		})
+	}
+}
+
+// TestDeletedNetwork: it keeps what it accepted, of whatever generation, and
+// takes nothing new.
+func TestDeletedNetwork(t *testing.T) {
+	n := network(t, open)
+	n.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+	for _, c := range []struct{ name, conditions, reason, message string }{
+		{"new", `[]`, "NetworkNotFound", "BridgeNetwork red is being deleted; name another in spec.network, or create it anew when it is gone"},
+		{"refused before", `[{type: Accepted, status: "False", observedGeneration: 3}]`, "NetworkNotFound",
+			"BridgeNetwork red is being deleted; name another in spec.network, or create it anew when it is gone"},
+		{"accepted", `[{type: Accepted, status: "True", observedGeneration: 3}]`, accepted, "bound to node w1"},
+		{"accepted, then edited", `[{type: Accepted, status: "True", observedGeneration: 2}]`, accepted, "bound to node w1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := object[v1alpha1.NamespaceAttachment](t, "{metadata: {name: net1, namespace: lab, generation: 3}, spec: "+on+"}, status: {conditions: "+c.conditions+"}}")
+			expect(t, Attachment(a, cluster(n)), c.reason, c.message)
 		})
 	}
 }

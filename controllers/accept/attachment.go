@@ -3,6 +3,7 @@ package accept
 import (
 	"net/netip"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -25,6 +26,7 @@ func attachment(a *v1alpha1.NamespaceAttachment, w World) *refusal {
 		return refuse(v1alpha1.ReasonNetworkNotFound, "BridgeNetwork %s does not exist; create it or correct spec.network", a.Spec.Network)
 	}
 	return first(
+		func() *refusal { return staying(a, n) },
 		func() *refusal { return networkAccepted(n, w) },
 		func() *refusal { return selected(a, n, w) },
 		func() *refusal { return allowed(a, n, w) },
@@ -55,6 +57,16 @@ func networkAccepted(n *v1alpha1.BridgeNetwork, w World) *refusal {
 		return refuse(v1alpha1.ReasonNetworkNotFound, "BridgeNetwork %s is not accepted: %s", n.Name, c.Message)
 	}
 	return nil
+}
+
+// staying: a network that is being deleted keeps its attachments until they go,
+// and takes no new ones.
+func staying(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refusal {
+	if n.DeletionTimestamp.IsZero() || meta.IsStatusConditionTrue(a.Status.Conditions, v1alpha1.ConditionAccepted) {
+		return nil
+	}
+	return refuse(v1alpha1.ReasonNetworkNotFound,
+		"BridgeNetwork %s is being deleted; name another in spec.network, or create it anew when it is gone", n.Name)
 }
 
 func selected(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork, w World) *refusal {

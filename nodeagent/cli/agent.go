@@ -9,51 +9,116 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
+	"github.com/patchbay-dev/patchbay/nodeagent/source/kube"
 )
 
 type agentFlags struct {
-	manifests string
-	metrics   string
-	resync    time.Duration
-	brake     time.Duration
+	manifests   string
+	kubeconfig  string
+	metrics     string
+	health      string
+	resync      time.Duration
+	brake       time.Duration
+	startJitter time.Duration
 }
 
 func agentCommand(f *flags) *cobra.Command {
 	a := agentFlags{}
 	cmd := &cobra.Command{
-		Use:   "agent --manifests DIR",
-		Short: "Keep this node as a folder of manifests describes it",
+		Use:   "agent [--manifests DIR]",
+		Short: "Keep this node as its cluster, or a folder of manifests, describes it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.agent(cmd, a)
+			log, err := f.logger(cmd.ErrOrStderr(), slog.LevelInfo)
+			if err != nil {
+				return err
+			}
+			if a.manifests == "" {
+				return f.clusterAgent(cmd.Context(), a, log)
+			}
+			return f.folderAgent(cmd.Context(), a, log)
 		},
 	}
-	cmd.Flags().StringVar(&a.manifests, "manifests", "", "folder of manifests that is the desired state of this node")
-	cmd.Flags().StringVar(&a.metrics, "metrics-bind-address", "", "address such as 127.0.0.1:9464 for /metrics and /healthz; empty for none")
-	cmd.Flags().DurationVar(&a.resync, "resync", 10*time.Minute, "mean time between two looks at everything, beside events")
-	cmd.Flags().DurationVar(&a.brake, "sweep-delay", 5*time.Minute, "how long to wait before removing more than half of ten or more resources at once")
+	p := cmd.Flags()
+	p.StringVar(&a.manifests, "manifests", "", "folder of manifests that is the desired state of this node, which then needs no cluster")
+	p.StringVar(&a.kubeconfig, "kubeconfig", "", "file with the way to the API server (default: the pod's service account)")
+	p.StringVar(&a.metrics, "metrics-bind-address", "", "address such as 127.0.0.1:9464 for /metrics; empty for none")
+	p.StringVar(&a.health, "health-probe-bind-address", "0", "address such as 127.0.0.1:9465 for /healthz and /readyz of a cluster's agent; 0 for none")
+	p.DurationVar(&a.resync, "resync", 10*time.Minute, "mean time between two looks at everything, beside events")
+	p.DurationVar(&a.brake, "sweep-delay", 5*time.Minute, "how long to wait before removing more than half of ten or more resources that are gone without anybody having deleted them")
+	p.DurationVar(&a.startJitter, "start-jitter", 2*time.Second, "longest random pause before a cluster's objects are listed")
 	return cmd
 }
 
-func (f *flags) agent(cmd *cobra.Command, a agentFlags) error {
-	if a.manifests == "" {
-		return errors.New("--manifests DIR is needed: this version runs without a cluster only")
-	}
-	log, err := f.logger(cmd.ErrOrStderr(), slog.LevelInfo)
+// clusterAgent runs the engine on what the API server binds to this node.
+func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger) error {
+	config, err := restConfig(a.kubeconfig)
 	if err != nil {
 		return err
 	}
+	l, err := f.await(ctx, clusterLock, agentPrefix+"of a cluster ")
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	n, err := f.open(netstate.SourceCluster, log, func(o *engine.Options) { o.Resync, o.SweepDelay = a.resync, a.brake })
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if err := n.serveMetrics(ctx, a.metrics, log); err != nil {
+		return err
+	}
+	ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
+	source, err := kube.Open(kube.Options{Config: config, NodeName: n.name, HealthAddress: a.health, StartJitter: a.startJitter}, n.engine, n.cluster.Seen)
+	if err != nil {
+		return err
+	}
+	n.cluster.API = source
+	log.Info("agent started", "node", n.name, "apiServer", config.Host, "backend", n.nat.Name())
+	if err := source.Run(ctx, n.cluster.Run, n.engine.Run); err != nil {
+		return err
+	}
+	log.Info("agent stopped; what it built stays")
+	return nil
+}
+
+// restConfig is the way to the API server. There is no limit on the client's
+// side: the API server has its own (API priority and fairness), and client-go's
+// default of 5 requests a second would hold up hundreds of attachments.
+func restConfig(kubeconfig string) (config *rest.Config, err error) {
+	if kubeconfig == "" {
+		config, err = rest.InClusterConfig()
+	} else {
+		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	switch {
+	case errors.Is(err, rest.ErrNotInCluster):
+		return nil, errors.New("this is no pod of a cluster: name the API server's --kubeconfig FILE, or run without a cluster with --manifests DIR")
+	case err != nil:
+		return nil, fmt.Errorf("find the API server: %w", err)
+	}
+	config.QPS = -1
+	return config, nil
+}
+
+// folderAgent runs the engine on a folder.
+func (f *flags) folderAgent(ctx context.Context, a agentFlags, log *slog.Logger) error {
 	v, err := dir.NewValidator()
 	if err != nil {
 		return err
 	}
-	l, err := f.acquire(cmd.Context(), agentPrefix+"--manifests "+a.manifests+" ")
+	l, err := f.acquire(ctx, localLock, agentPrefix+"--manifests "+a.manifests+" ")
 	if err != nil {
 		return err
 	}
@@ -63,10 +128,10 @@ func (f *flags) agent(cmd *cobra.Command, a agentFlags) error {
 		return err
 	}
 	defer n.close()
-	if err := n.serveMetrics(cmd.Context(), a.metrics, log); err != nil {
+	if err := n.serveMetrics(ctx, a.metrics, log); err != nil {
 		return err
 	}
-	return n.follow(cmd.Context(), a.manifests, v, log)
+	return n.follow(ctx, a.manifests, v, log)
 }
 
 // follow runs the engine on a folder until the context ends.

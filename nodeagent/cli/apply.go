@@ -45,7 +45,7 @@ func (f *flags) apply(cmd *cobra.Command, file string, timeout time.Duration) er
 	if err != nil {
 		return err
 	}
-	l, err := f.acquire(cmd.Context(), "apply ")
+	l, err := f.acquire(cmd.Context(), localLock, "apply ")
 	if err != nil {
 		return err
 	}

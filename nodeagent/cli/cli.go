@@ -80,8 +80,8 @@ resources describe them: BridgeNetwork, NamespaceAttachment, PortPublish.`,
 	p.StringVar(&f.runDir, "run-dir", "/run", "where network namespaces (netns/) and records (patchbay/) are")
 	p.StringVar(&f.nodeName, "node-name", "", "name of this node (default: the host's name)")
 	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: auto or nftables")
-	p.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info for agent, warn otherwise)")
-	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f))
+	p.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info for agent and controller, warn otherwise)")
+	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f), controllerCommand(f))
 	return root
 }
 

@@ -26,7 +26,7 @@ func deleteCommand(f *flags) *cobra.Command {
 			if all && file != "" {
 				return errors.New("-f and --all exclude each other")
 			}
-			l, err := f.acquire(cmd.Context(), "delete ")
+			l, err := f.acquire(cmd.Context(), localLock, "delete ")
 			if err != nil {
 				return err
 			}
@@ -145,6 +145,11 @@ func inUse(docs []dir.Document, staying []dir.Object) error {
 }
 
 func (f *flags) deleteAll(cmd *cobra.Command, timeout time.Duration) error {
+	l, err := f.acquire(cmd.Context(), clusterLock, "delete --all ")
+	if err != nil {
+		return err
+	}
+	defer l.release()
 	for _, s := range []netstate.Source{netstate.SourceLocal, netstate.SourceCluster} {
 		if err := f.sweepAll(cmd, s, timeout); err != nil {
 			return err

@@ -12,19 +12,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock is the right to change this host; one process at a time has it.
+// lock is the right to change what one source wants of this host; one process
+// at a time has it.
 type lock struct{ file *os.File }
+
+// Files of the locks, by source.
+const (
+	localLock   = "lock"
+	clusterLock = "lock.cluster"
+)
 
 const agentPrefix = "agent "
 
-// acquire takes the host's lock for a purpose that is written into it. A
-// standalone agent has it for good, so others are refused; anything else is
-// waited for.
-func (f *flags) acquire(ctx context.Context, purpose string) (*lock, error) {
+// acquire takes a lock for a purpose that is written into it. An agent has it
+// for good, so others are refused; anything else is waited for.
+func (f *flags) acquire(ctx context.Context, name, purpose string) (*lock, error) {
+	return f.lock(ctx, name, purpose, func(l *lock) error {
+		if holder := l.holder(); strings.HasPrefix(holder, agentPrefix) {
+			return fmt.Errorf("this node is managed by a running %s: %s", holder, insteadOf[name])
+		}
+		return nil
+	})
+}
+
+// insteadOf says what to do where an agent has a lock.
+var insteadOf = map[string]string{
+	localLock:   "change its manifests, or stop it first",
+	clusterLock: "take it off the node first (kubectl delete daemonset, or label and select)",
+}
+
+// await takes a lock from whoever has it as soon as it is given back.
+func (f *flags) await(ctx context.Context, name, purpose string) (*lock, error) {
+	return f.lock(ctx, name, purpose, func(*lock) error { return nil })
+}
+
+func (f *flags) lock(ctx context.Context, name, purpose string, held func(*lock) error) (*lock, error) {
 	if err := privileged(); err != nil {
 		return nil, err
 	}
-	name := filepath.Join(f.runDir, "patchbay", "lock")
+	name = filepath.Join(f.runDir, "patchbay", name)
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return nil, fmt.Errorf("make the lock's folder: %w", err)
 	}
@@ -33,15 +59,15 @@ func (f *flags) acquire(ctx context.Context, purpose string) (*lock, error) {
 		return nil, fmt.Errorf("open the lock: %w", err)
 	}
 	l := &lock{file}
-	if err := l.wait(ctx); err != nil {
+	if err := l.wait(ctx, held); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return l, l.write(purpose)
 }
 
-// wait tries until the lock is free, an agent has it, or the context ends: a
+// wait tries until the lock is free, held has an error, or the context ends: a
 // blocking flock could not be interrupted, and its holder not be asked again.
-func (l *lock) wait(ctx context.Context) error {
+func (l *lock) wait(ctx context.Context, held func(*lock) error) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -52,8 +78,8 @@ func (l *lock) wait(ctx context.Context) error {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return fmt.Errorf("take the lock %s: %w", l.file.Name(), err)
 		}
-		if holder := l.holder(); strings.HasPrefix(holder, agentPrefix) {
-			return fmt.Errorf("this node is managed by a running %s: change its manifests, or stop it first", holder)
+		if err := held(l); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():

@@ -23,11 +23,13 @@ import (
 
 // node is this machine as the commands use it.
 type node struct {
-	name     string
-	kernel   *kernel.Kernel
-	nat      nat.Backend
-	store    *report.Store
-	reporter *report.Local
+	name    string
+	kernel  *kernel.Kernel
+	nat     nat.Backend
+	store   *report.Store
+	metrics *report.Metrics
+	// cluster is the reporter of a cluster's agent.
+	cluster  *report.Cluster
 	registry *prometheus.Registry
 	engine   *engine.Engine
 }
@@ -52,8 +54,14 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	if n.nat, err = nat.New(f.backend, nat.Options{Source: source, Step: f.step}); err != nil {
 		return nil, errors.Join(err, n.kernel.Close())
 	}
-	n.reporter = &report.Local{Store: n.store, Metrics: report.NewMetrics(n.registry), Log: log}
-	o := engine.Options{Source: source, Kernel: n.kernel, NAT: n.nat, Reporter: n.reporter, Log: log}
+	n.metrics = report.NewMetrics(n.registry)
+	o := engine.Options{Source: source, Kernel: n.kernel, NAT: n.nat, Log: log}
+	if source == netstate.SourceLocal {
+		o.Reporter = &report.Local{Store: n.store, Metrics: n.metrics, Log: log}
+	} else {
+		n.cluster = report.NewCluster(n.metrics, log)
+		o.Reporter = n.cluster
+	}
 	if tune != nil {
 		tune(&o)
 	}

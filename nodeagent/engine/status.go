@@ -152,7 +152,8 @@ func (e *Engine) status(u *unit) Status {
 		s.Attachment = e.attachmentStatus(u)
 		s.Attachment.ObservedGeneration = generation
 	case u.in.Publish != nil:
-		s.Publish = &v1alpha1.PortPublishStatus{ObservedGeneration: generation, Published: u.published()}
+		published := u.published()
+		s.Publish = &v1alpha1.PortPublishStatus{ObservedGeneration: generation, Published: published, Summary: summary(published)}
 	}
 	return s
 }
@@ -277,6 +278,30 @@ func (u *unit) published() []v1alpha1.PublishedStatus {
 		out = append(out, s)
 	}
 	return out
+}
+
+// maxSummary is what a column of a table can bear; the CRD allows twice that.
+const maxSummary = 128
+
+// summary is what is published in one line: "*:8001/TCP->10.68.0.101:80, +3".
+func summary(published []v1alpha1.PublishedStatus) string {
+	var out strings.Builder
+	for i, s := range published {
+		host := "*"
+		if a, err := netip.ParseAddr(string(s.Address)); err == nil {
+			host = strings.TrimSuffix(netip.AddrPortFrom(a, 0).String(), ":0")
+		}
+		text := fmt.Sprintf("%s:%d/%s->%s", host, s.HostPort, s.Protocol, s.Target)
+		if i > 0 && out.Len()+len(text) > maxSummary {
+			fmt.Fprintf(&out, ", +%d", len(published)-i)
+			break
+		}
+		if i > 0 {
+			out.WriteString(", ")
+		}
+		out.WriteString(text)
+	}
+	return out.String()
 }
 
 func toSubnets(in []netip.Prefix) []v1alpha1.Subnet {

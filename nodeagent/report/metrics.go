@@ -14,6 +14,7 @@ import (
 type Metrics struct {
 	changes *prometheus.CounterVec
 	brakes  prometheus.Counter
+	writes  *prometheus.CounterVec
 	state   *prometheus.GaugeVec
 
 	mu     sync.Mutex
@@ -31,13 +32,17 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "patchbay_sweeps_braked_total",
 			Help: "Sweeps that waited because they would have removed more than half of ten or more resources.",
 		}),
+		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "patchbay_status_writes_total",
+			Help: "Status writes to the API server, by kind.",
+		}, []string{"kind"}),
 		state: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "patchbay_resources",
 			Help: "Resources on this node, by kind and by whether they are Ready.",
 		}, []string{"kind", "ready"}),
 		owners: map[netstate.Owner]bool{},
 	}
-	r.MustRegister(m.changes, m.brakes, m.state)
+	r.MustRegister(m.changes, m.brakes, m.writes, m.state)
 	return m
 }
 
@@ -48,6 +53,8 @@ func (m *Metrics) changed(l plan.Line, drift bool) {
 	}
 	m.changes.WithLabelValues(l.Key.Kind.String(), cause).Inc()
 }
+
+func (m *Metrics) statusWrite(o netstate.Owner) { m.writes.WithLabelValues(o.Kind).Inc() }
 
 func (m *Metrics) braked() { m.brakes.Inc() }
 

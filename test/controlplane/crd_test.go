@@ -114,16 +114,15 @@ func TestColumns(t *testing.T) {
 	want := map[string]map[string]any{
 		"bridgenetworks": {
 			"Name": "columns", "Bridge": "br-columns", "Subnets": `["10.68.0.0/24","fd00::/64"]`, "Gateway": "Bridge",
-			"Ready": "True", "Nodes": 2.0, "Selected": 3.0, "Reason": "Programmed",
+			"Accepted": "True", "Ready": "True", "Nodes": 2.0, "Selected": 3.0, "Reason": "Programmed",
 		},
 		"namespaceattachments": {
 			"Name": "columns", "Netns": "ns1", "Network": "red", "Interface": "eth0", "Addresses": `["10.68.0.101/24","fd00::65/64"]`,
-			"Host-Interface": "veth1", "Node": "w1", "Ready": "True", "Reason": "Programmed",
+			"Host-Interface": "veth1", "Node": "w1", "Accepted": "True", "Ready": "True", "Reason": "Programmed",
 		},
 		"portpublishes": {
-			// Of several values the API server prints the first.
-			"Name": "columns", "Attachment": "net1", "Host-Ports": "8001", "Targets": "10.68.0.101:80",
-			"Node": "w1", "Ready": "True", "Reason": "Programmed",
+			"Name": "columns", "Attachment": "net1", "Published": "*:8001/TCP->10.68.0.101:80, +1",
+			"Node": "w1", "Accepted": "True", "Ready": "True", "Reason": "Programmed",
 		},
 		"nodebridges": {
 			"Name": "columns.w1", "Network": "columns", "Node": "w1", "Bridge": "br-columns", "MTU": 1500.0,

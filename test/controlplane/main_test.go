@@ -38,6 +38,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if code, played := play(); played {
+		os.Exit(code)
+	}
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -172,7 +175,7 @@ func removeAfter(t *testing.T, obj client.Object) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), deadline)
 		defer cancel()
-		if err := api.Delete(ctx, obj); err != nil {
+		if err := client.IgnoreNotFound(api.Delete(ctx, obj)); err != nil {
 			t.Errorf("delete %s: %v", obj.GetName(), err)
 		}
 	})

@@ -25,7 +25,7 @@ func minimal(kind string) map[string]any {
 }
 
 var firstConditions = map[string]map[string]string{
-	"BridgeNetwork":       {"Ready": "Unknown Pending"},
+	"BridgeNetwork":       {"Accepted": "Unknown Pending", "Ready": "Unknown Pending"},
 	"NamespaceAttachment": {"Accepted": "Unknown Pending", "Ready": "Unknown Pending"},
 	"PortPublish":         {"Accepted": "Unknown Pending", "Ready": "Unknown Pending"},
 	"NodeBridge":          {"Ready": "Unknown Pending"},
@@ -184,6 +184,7 @@ func fullObjects() []*unstructured.Unstructured {
 					{Address: "192.0.2.1", Protocol: v1alpha1.TCP, HostPort: 8001, Target: "10.68.0.101:80"},
 					{Address: "192.0.2.1", Protocol: v1alpha1.TCP, HostPort: 8002, Target: "10.68.0.101:8002"},
 				},
+				Summary:    "*:8001/TCP->10.68.0.101:80, +1",
 				Conditions: conditions("Accepted", "Ready"),
 			},
 		}),

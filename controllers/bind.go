@@ -1,0 +1,121 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// verdict is what acceptance says of an object as it is now.
+type verdict struct {
+	accepted metav1.Condition
+	// node is where an accepted object belongs.
+	node string
+	// early: something that the object refers to is not there, or not yet.
+	early bool
+}
+
+func (v verdict) binds() bool { return v.accepted.Status == metav1.ConditionTrue && v.node != "" }
+
+// subject is an attachment or a publish: what is bound to a node.
+type subject struct {
+	object     client.Object
+	nodeName   *string
+	conditions *[]metav1.Condition
+	// forget clears what the agent wrote, conditions aside.
+	forget func()
+}
+
+func attachmentSubject(a *v1alpha1.NamespaceAttachment) subject {
+	s := &a.Status
+	return subject{a, &s.NodeName, &s.Conditions, func() {
+		*s = v1alpha1.NamespaceAttachmentStatus{NodeName: s.NodeName, Conditions: s.Conditions}
+	}}
+}
+
+func publishSubject(p *v1alpha1.PortPublish) subject {
+	s := &p.Status
+	return subject{p, &s.NodeName, &s.Conditions, func() {
+		*s = v1alpha1.PortPublishStatus{NodeName: s.NodeName, Conditions: s.Conditions}
+	}}
+}
+
+// boundStatus is the controller's part of a subject's status.
+type boundStatus struct {
+	NodeName   string             `json:"nodeName,omitempty"`
+	Conditions []metav1.Condition `json:"conditions"`
+}
+
+// settle brings the controller's part of a status in line with a verdict, by
+// one write at most: each write comes back as an event.
+func (c *cluster) settle(ctx context.Context, s subject, v verdict) (reconcile.Result, error) {
+	now := time.Now()
+	if wait := patience(s, v, now, c.options.ReferenceGrace); wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
+	before := s.object.DeepCopyObject().(client.Object)
+	former := *s.nodeName
+	if rebind(s, v) {
+		log.FromContext(ctx).Info("rebound", "old", former, "new", v.node)
+		c.metrics.bindings.Inc()
+		return c.patchStatus(ctx, s.object, before)
+	}
+	if !judge(s, v) {
+		return c.watchNode(ctx, nodeSubject{s.object, former, s.conditions})
+	}
+	log.FromContext(ctx).Info("judged", "accepted", v.accepted.Status, "reason", v.accepted.Reason, "message", v.accepted.Message, "node", *s.nodeName)
+	if former == "" && *s.nodeName != "" {
+		c.metrics.bindings.Inc()
+	}
+	accepted := meta.FindStatusCondition(*s.conditions, v1alpha1.ConditionAccepted)
+	return c.applyStatus(ctx, s.object, boundStatus{NodeName: *s.nodeName, Conditions: []metav1.Condition{*accepted}})
+}
+
+// patience is how long to wait before a new object is refused for what it
+// refers to: whoever applies several objects at once cannot choose which is
+// seen first.
+func patience(s subject, v verdict, now time.Time, grace time.Duration) time.Duration {
+	old := meta.FindStatusCondition(*s.conditions, v1alpha1.ConditionAccepted)
+	judged := old != nil && old.Status != metav1.ConditionUnknown
+	if !v.early || judged || v.accepted.Status == metav1.ConditionTrue {
+		return 0
+	}
+	// A clock behind the API server's must not make it wait for long.
+	return min(grace-now.Sub(s.object.GetCreationTimestamp().Time), grace)
+}
+
+// rebind moves a subject that is bound elsewhere than it should be, and takes
+// over Ready, since the former node's agent no longer sees the object. It says
+// whether it did.
+func rebind(s subject, v verdict) bool {
+	if !v.binds() || *s.nodeName == "" || *s.nodeName == v.node {
+		return false
+	}
+	s.forget()
+	meta.SetStatusCondition(s.conditions, v.accepted)
+	meta.SetStatusCondition(s.conditions, metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionUnknown, ObservedGeneration: s.object.GetGeneration(),
+		Reason:  v1alpha1.ReasonRebinding,
+		Message: fmt.Sprintf("moved from node %s to node %s; waiting for its agent", *s.nodeName, v.node),
+	})
+	*s.nodeName = v.node
+	return true
+}
+
+// judge sets Accepted, and the node of what is accepted and not yet bound. What
+// is bound stays so. It says whether anything changed its meaning.
+func judge(s subject, v verdict) bool {
+	changed := meta.SetStatusCondition(s.conditions, v.accepted)
+	if v.binds() && *s.nodeName == "" {
+		*s.nodeName, changed = v.node, true
+	}
+	return changed
+}

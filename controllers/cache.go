@@ -1,0 +1,121 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// ManagerOptions are those that Setup relies on: the scheme, what of objects is
+// cached, and reads that wait for own writes. The caller adds addresses and
+// leader election.
+func ManagerOptions() manager.Options {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, corev1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			panic(err) // two Go types for one kind
+		}
+	}
+	consistent := true
+	return manager.Options{
+		Scheme: scheme,
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.Node{}:      {Transform: slimNode},
+				&corev1.Namespace{}: {Transform: slimNamespace},
+			},
+		},
+		Client: client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: &consistent}},
+	}
+}
+
+// slimNode keeps of a node what is asked for here: labels and the Ready
+// condition. Image lists alone are some 10 kB per node.
+func slimNode(in any) (any, error) {
+	node, ok := in.(*corev1.Node)
+	if !ok {
+		return in, nil
+	}
+	slim := &corev1.Node{ObjectMeta: slimMeta(node.ObjectMeta)}
+	if ready := readyOf(node); ready != nil {
+		slim.Status.Conditions = []corev1.NodeCondition{*ready}
+	}
+	return slim, nil
+}
+
+func slimNamespace(in any) (any, error) {
+	namespace, ok := in.(*corev1.Namespace)
+	if !ok {
+		return in, nil
+	}
+	return &corev1.Namespace{ObjectMeta: slimMeta(namespace.ObjectMeta)}, nil
+}
+
+func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, Labels: m.Labels,
+		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp,
+	}
+}
+
+// Indexes of the cache.
+const (
+	// byNode finds what is bound to a node or wants to be: attachments,
+	// publishes, NodeBridges.
+	byNode = "node"
+	// byNetwork finds attachments and NodeBridges.
+	byNetwork = "network"
+	// byAttachment finds publishes, within a namespace.
+	byAttachment = "attachment"
+)
+
+// startCaches has a replica that stands by hold all that it needs to lead.
+func (c *cluster) startCaches(mgr manager.Manager) error {
+	ctx := context.Background()
+	for _, o := range []client.Object{&v1alpha1.BridgeNetwork{}, &corev1.Node{}, &corev1.Namespace{}} {
+		if _, err := mgr.GetCache().GetInformer(ctx, o); err != nil {
+			return fmt.Errorf("watch %T: %w", o, err)
+		}
+	}
+	for _, i := range []struct {
+		object client.Object
+		name   string
+		values func(client.Object) []string
+	}{
+		{&v1alpha1.NamespaceAttachment{}, byNode, func(o client.Object) []string { return nodesOf(o.(*v1alpha1.NamespaceAttachment)) }},
+		{&v1alpha1.NamespaceAttachment{}, byNetwork, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.NamespaceAttachment).Spec.Network) }},
+		{&v1alpha1.PortPublish{}, byNode, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.PortPublish).Status.NodeName) }},
+		{&v1alpha1.PortPublish{}, byAttachment, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.PortPublish).Spec.Attachment) }},
+		{&v1alpha1.NodeBridge{}, byNode, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.NodeBridge).Spec.NodeName) }},
+		{&v1alpha1.NodeBridge{}, byNetwork, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.NodeBridge).Spec.Network) }},
+	} {
+		if err := mgr.GetFieldIndexer().IndexField(ctx, i.object, i.name, i.values); err != nil {
+			return fmt.Errorf("index %T by %s: %w", i.object, i.name, err)
+		}
+	}
+	return nil
+}
+
+func nodesOf(a *v1alpha1.NamespaceAttachment) []string {
+	list := unlessEmpty(a.Status.NodeName)
+	if t := a.Spec.Target.Netns; t != nil && t.NodeName != a.Status.NodeName {
+		list = append(list, unlessEmpty(t.NodeName)...)
+	}
+	return list
+}
+
+func unlessEmpty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}

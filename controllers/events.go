@@ -1,0 +1,110 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// noteLimit is the API's, in bytes.
+const noteLimit = 1024
+
+// addEvents tells of conditions' transitions, once this replica leads. They are
+// seen as changes of cached objects, whoever wrote them: the agents may not
+// create Events, and a restart or resync changes nothing.
+func addEvents(mgr manager.Manager) error {
+	recorder := mgr.GetEventRecorder(v1alpha1.FieldManagerController)
+	handler := toolscache.ResourceEventHandlerFuncs{UpdateFunc: func(old, now any) {
+		o := now.(client.Object)
+		for _, t := range transitions(conditionsOf(old), conditionsOf(now)) {
+			t.record(recorder, o)
+		}
+	}}
+	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		for _, o := range []client.Object{&v1alpha1.BridgeNetwork{}, &v1alpha1.NodeBridge{}, &v1alpha1.NamespaceAttachment{}, &v1alpha1.PortPublish{}} {
+			if err := follow(ctx, mgr.GetCache(), o, handler); err != nil {
+				return fmt.Errorf("watch %T for events: %w", o, err)
+			}
+		}
+		<-ctx.Done()
+		return nil
+	}))
+}
+
+func follow(ctx context.Context, c cache.Cache, o client.Object, h toolscache.ResourceEventHandler) error {
+	informer, err := c.GetInformer(ctx, o)
+	if err != nil {
+		return err
+	}
+	_, err = informer.AddEventHandler(h)
+	return err
+}
+
+func conditionsOf(o any) []metav1.Condition {
+	switch o := o.(type) {
+	case *v1alpha1.BridgeNetwork:
+		return o.Status.Conditions
+	case *v1alpha1.NodeBridge:
+		return o.Status.Conditions
+	case *v1alpha1.NamespaceAttachment:
+		return o.Status.Conditions
+	case *v1alpha1.PortPublish:
+		return o.Status.Conditions
+	}
+	return nil
+}
+
+// transition is news of one condition.
+type transition struct {
+	eventType string
+	condition metav1.Condition
+}
+
+func (t transition) record(r events.EventRecorder, o client.Object) {
+	action := t.condition.Type + "Changed"
+	r.Eventf(o, nil, t.eventType, t.condition.Reason, action, "%s", truncate(t.condition.Message, noteLimit))
+}
+
+// transitions are the changes of status or reason that are worth an Event: good
+// news where it was bad before or for the first time Ready, bad news always. To
+// wait is none, nor is the first acceptance, which Ready follows: an Event costs
+// the API server as much as the status itself.
+func transitions(old, now []metav1.Condition) []transition {
+	var out []transition
+	for _, c := range now {
+		was := metav1.Condition{Status: metav1.ConditionUnknown}
+		if o := meta.FindStatusCondition(old, c.Type); o != nil {
+			was = *o
+		}
+		if was.Status == c.Status && (was.Reason == c.Reason || c.Status == metav1.ConditionTrue) {
+			continue
+		}
+		switch {
+		case bad(c):
+			out = append(out, transition{corev1.EventTypeWarning, c})
+		case c.Status == metav1.ConditionTrue && (c.Type == v1alpha1.ConditionReady || was.Status == metav1.ConditionFalse):
+			out = append(out, transition{corev1.EventTypeNormal, c})
+		}
+	}
+	return out
+}
+
+func bad(c metav1.Condition) bool {
+	switch c.Status {
+	case metav1.ConditionFalse:
+		return c.Reason != v1alpha1.ReasonPending
+	case metav1.ConditionTrue:
+		return c.Type == v1alpha1.ConditionInUse
+	}
+	return c.Reason == v1alpha1.ReasonNodeNotReady
+}

@@ -1,0 +1,114 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// health is whether what a node's agent says can be relied on.
+type health struct {
+	// lost says why not; empty means that it can.
+	lost string
+	// recheck is when that changes by itself; 0 means never.
+	recheck time.Duration
+}
+
+// nodeHealth judges a node, nil for one that is gone.
+func nodeHealth(name string, node *corev1.Node, now time.Time, grace time.Duration) health {
+	if node == nil {
+		return health{lost: fmt.Sprintf("node %s was deleted", name)}
+	}
+	ready := readyOf(node)
+	if ready != nil && ready.Status == corev1.ConditionTrue {
+		return health{}
+	}
+	since := notReadySince(node, ready)
+	if left := grace - now.Sub(since); left > 0 {
+		return health{recheck: left}
+	}
+	return health{lost: fmt.Sprintf("node %s has not been Ready since %s; bring it back, or delete it", name, since.UTC().Format(time.RFC3339))}
+}
+
+// notReadySince: a kubelet that is silent has been so since its last heartbeat
+// at the latest; node-lifecycle-controller finds out, and sets Unknown, later.
+func notReadySince(node *corev1.Node, ready *corev1.NodeCondition) time.Time {
+	switch {
+	case ready == nil:
+		return node.CreationTimestamp.Time
+	case ready.Status == corev1.ConditionUnknown && !ready.LastHeartbeatTime.IsZero():
+		return ready.LastHeartbeatTime.Time
+	}
+	return ready.LastTransitionTime.Time
+}
+
+func readyOf(node *corev1.Node) *corev1.NodeCondition {
+	for i := range node.Status.Conditions {
+		if node.Status.Conditions[i].Type == corev1.NodeReady {
+			return &node.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// nodeSubject is anything whose Ready condition a node's agent writes.
+type nodeSubject struct {
+	object     client.Object
+	nodeName   string
+	conditions *[]metav1.Condition
+}
+
+// watchNode is the one exception to one writer per condition: it answers for an
+// agent whose node is lost, and withdraws that when the node is back. A late
+// write of the agent is overruled. It is a merge patch, since the controller's
+// next server-side apply would give the condition up and so remove it.
+func (c *cluster) watchNode(ctx context.Context, s nodeSubject) (reconcile.Result, error) {
+	if s.nodeName == "" {
+		return reconcile.Result{}, nil
+	}
+	node := &corev1.Node{}
+	if err := c.cache.Get(ctx, types.NamespacedName{Name: s.nodeName}, node); err != nil {
+		if !apierrors.IsNotFound(err) {
+			return reconcile.Result{}, fmt.Errorf("get node %s from the cache: %w", s.nodeName, err)
+		}
+		node = nil
+	}
+	h := nodeHealth(s.nodeName, node, time.Now(), c.options.NodeGrace)
+	before := s.object.DeepCopyObject().(client.Object)
+	if !answerFor(s, h) {
+		return reconcile.Result{RequeueAfter: h.recheck}, nil
+	}
+	log.FromContext(ctx).Info("answered for the agent", "node", s.nodeName, "lost", h.lost)
+	return c.patchStatus(ctx, s.object, before)
+}
+
+// answerFor sets Ready to what the node's health demands and says whether that
+// changed anything.
+func answerFor(s nodeSubject, h health) bool {
+	ready := metav1.Condition{Type: v1alpha1.ConditionReady}
+	if c := meta.FindStatusCondition(*s.conditions, v1alpha1.ConditionReady); c != nil {
+		ready = *c
+	}
+	switch {
+	case h.lost != "":
+		ready.Reason, ready.Message = v1alpha1.ReasonNodeNotReady, h.lost
+	case ready.Reason == v1alpha1.ReasonNodeNotReady:
+		ready.Reason, ready.Message = v1alpha1.ReasonPending, fmt.Sprintf("node %s is back; waiting for its agent", s.nodeName)
+	default:
+		return false
+	}
+	ready.Status = metav1.ConditionUnknown
+	ready.LastTransitionTime = metav1.Time{} // now, if the status changes
+	return meta.SetStatusCondition(s.conditions, ready)
+}

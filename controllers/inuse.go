@@ -1,0 +1,41 @@
+package controllers
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// InUseFinalizer keeps a BridgeNetwork while accepted attachments use it.
+const InUseFinalizer = "patchbay.dev/in-use"
+
+// named bounds how many objects a message or a list names.
+const named = 10
+
+// usersOf are the accepted ones among a network's attachments, by name.
+func usersOf(list []v1alpha1.NamespaceAttachment) []string {
+	var out []string
+	for _, a := range list {
+		if meta.IsStatusConditionTrue(a.Status.Conditions, v1alpha1.ConditionAccepted) {
+			out = append(out, a.Namespace+"/"+a.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func inUse(n *v1alpha1.BridgeNetwork, users []string) metav1.Condition {
+	text := strings.Join(users[:min(len(users), named)], ", ")
+	if more := len(users) - named; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
+	}
+	return metav1.Condition{
+		Type: v1alpha1.ConditionInUse, Status: metav1.ConditionTrue, ObservedGeneration: n.Generation,
+		Reason: v1alpha1.ReasonInUse, Message: "stays until these attachments are deleted or moved: " + text,
+	}
+}

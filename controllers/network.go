@@ -1,0 +1,202 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
+)
+
+// networks accepts BridgeNetworks, sums up their NodeBridges and keeps them
+// while they are in use.
+type networks struct {
+	*cluster
+	paces *paces
+}
+
+func (r networks) add(mgr manager.Manager) error {
+	delay := r.options.RollupDelay
+	return builder.ControllerManagedBy(mgr).
+		For(&v1alpha1.BridgeNetwork{}, builder.WithPredicates(networkChanged)).
+		Watches(&v1alpha1.NodeBridge{}, after(delay, ofNodeBridge), builder.WithPredicates(bridgeChanged)).
+		Watches(&corev1.Node{}, after(delay, r.ofNode), builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		Watches(&v1alpha1.NamespaceAttachment{}, handler.EnqueueRequestsFromMapFunc(r.ofAttachment), builder.WithPredicates(attachmentChanged)).
+		WithOptions(parallel()).
+		Complete(r)
+}
+
+// Reconcile writes one network's status, or its finalizer.
+func (r networks) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	n := &v1alpha1.BridgeNetwork{}
+	if err := r.Get(ctx, req.NamespacedName, n); err != nil {
+		if client.IgnoreNotFound(err) == nil {
+			r.paces.forget(req.Name)
+		}
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	users, err := r.users(ctx, n)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	before := n.DeepCopy()
+	if protect(n, users) {
+		log.FromContext(ctx).Info("finalizers changed", "old", before.Finalizers, "new", n.Finalizers)
+		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+		return written(r.Patch(ctx, n, patch, client.FieldOwner(v1alpha1.FieldManagerController)), "write finalizers of BridgeNetwork %s", n.Name)
+	}
+	sum, err := r.rollup(ctx, n)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	want := networkStatus(n, accept.Network(n, accept.World{}), sum, users)
+	return r.write(ctx, n, want)
+}
+
+// write holds back what only sums up.
+func (r networks) write(ctx context.Context, n *v1alpha1.BridgeNetwork, want v1alpha1.BridgeNetworkStatus) (reconcile.Result, error) {
+	now := time.Now()
+	switch {
+	case equality.Semantic.DeepEqual(n.Status, want):
+		r.paces.settled(n.Name)
+		return reconcile.Result{}, nil
+	case urgent(n.Status, want):
+		r.paces.settled(n.Name)
+	default:
+		waiting := meta.IsStatusConditionPresentAndEqual(want.Conditions, v1alpha1.ConditionReady, metav1.ConditionUnknown)
+		if wait := r.paces.wait(n.Name, now, waiting, r.options.RollupInterval); wait > 0 {
+			return reconcile.Result{RequeueAfter: wait}, nil
+		}
+		r.paces.wrote(n.Name, now)
+	}
+	for _, c := range want.Conditions {
+		if old := meta.FindStatusCondition(n.Status.Conditions, c.Type); old == nil || old.Status != c.Status || old.Reason != c.Reason {
+			log.FromContext(ctx).Info("condition changed", "type", c.Type, "status", c.Status, "reason", c.Reason, "message", c.Message)
+		}
+	}
+	return r.applyStatus(ctx, n, want)
+}
+
+// urgent is a change of Accepted, which agents wait for, or the news that a
+// deletion has to wait.
+func urgent(have, want v1alpha1.BridgeNetworkStatus) bool {
+	inUse := v1alpha1.ConditionInUse
+	return conditionChanged(have.Conditions, want.Conditions, v1alpha1.ConditionAccepted) ||
+		(meta.FindStatusCondition(have.Conditions, inUse) == nil) != (meta.FindStatusCondition(want.Conditions, inUse) == nil)
+}
+
+// networkStatus is the whole of a network's status, all of it the controller's.
+func networkStatus(n *v1alpha1.BridgeNetwork, accepted metav1.Condition, sum rollup, users []string) v1alpha1.BridgeNetworkStatus {
+	s := v1alpha1.BridgeNetworkStatus{
+		ObservedGeneration: n.Generation,
+		Nodes:              sum.nodes,
+		FailingNodes:       sum.failing,
+		Conditions:         n.DeepCopy().Status.Conditions,
+	}
+	ready := sum.ready
+	if accepted.Status != metav1.ConditionTrue {
+		ready = metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending, Message: "not accepted: " + accepted.Message}
+	}
+	ready.Type, ready.ObservedGeneration = v1alpha1.ConditionReady, n.Generation
+	meta.SetStatusCondition(&s.Conditions, accepted)
+	meta.SetStatusCondition(&s.Conditions, ready)
+	if len(users) > 0 {
+		meta.SetStatusCondition(&s.Conditions, inUse(n, users))
+	}
+	return s
+}
+
+// rollup reads the network's nodes and NodeBridges from the cache.
+func (r networks) rollup(ctx context.Context, n *v1alpha1.BridgeNetwork) (rollup, error) {
+	var nodes corev1.NodeList
+	if err := r.list(ctx, &nodes); err != nil {
+		return rollup{}, err
+	}
+	var bridges v1alpha1.NodeBridgeList
+	if err := r.list(ctx, &bridges, client.MatchingFields{byNetwork: n.Name}); err != nil {
+		return rollup{}, err
+	}
+	return rollUp(n.Generation, selected(n, nodes.Items), bridges.Items), nil
+}
+
+func selected(n *v1alpha1.BridgeNetwork, nodes []corev1.Node) []string {
+	var out []string
+	for i := range nodes {
+		if accept.Selects(n, nodes[i].Name, alone(&nodes[i])) {
+			out = append(out, nodes[i].Name)
+		}
+	}
+	return out
+}
+
+// alone is a world of one node.
+func alone(node *corev1.Node) accept.World {
+	return accept.World{NodeLabels: func(string) (map[string]string, bool) { return node.Labels, true }}
+}
+
+func ofNodeBridge(_ context.Context, o client.Object) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: o.(*v1alpha1.NodeBridge).Spec.Network}}}
+}
+
+// ofNode: the networks that select the node. Of an update, both versions are
+// asked.
+func (r networks) ofNode(ctx context.Context, o client.Object) []reconcile.Request {
+	node := o.(*corev1.Node)
+	var list v1alpha1.BridgeNetworkList
+	if err := r.list(ctx, &list); err != nil {
+		log.FromContext(ctx).Error(err, "find a node's networks")
+	}
+	var out []reconcile.Request
+	for i := range list.Items {
+		if accept.Selects(&list.Items[i], node.Name, alone(node)) {
+			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		}
+	}
+	return out
+}
+
+// ofAttachment: only a network that is being deleted cares who uses it.
+func (r networks) ofAttachment(ctx context.Context, o client.Object) []reconcile.Request {
+	name := types.NamespacedName{Name: o.(*v1alpha1.NamespaceAttachment).Spec.Network}
+	n := &v1alpha1.BridgeNetwork{}
+	if err := r.cache.Get(ctx, name, n); err != nil || n.DeletionTimestamp.IsZero() {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: name}}
+}
+
+// users are the accepted attachments of a network that is being deleted.
+func (r networks) users(ctx context.Context, n *v1alpha1.BridgeNetwork) ([]string, error) {
+	if n.DeletionTimestamp.IsZero() {
+		return nil, nil
+	}
+	var list v1alpha1.NamespaceAttachmentList
+	if err := r.List(ctx, &list, client.MatchingFields{byNetwork: n.Name}); err != nil {
+		return nil, fmt.Errorf("list the attachments of BridgeNetwork %s: %w", n.Name, err)
+	}
+	return usersOf(list.Items), nil
+}
+
+// protect adds the finalizer to a network, and removes it from one that is
+// being deleted and that nobody uses. It says whether it did either.
+func protect(n *v1alpha1.BridgeNetwork, users []string) bool {
+	if n.DeletionTimestamp.IsZero() {
+		return controllerutil.AddFinalizer(n, InUseFinalizer)
+	}
+	return len(users) == 0 && controllerutil.RemoveFinalizer(n, InUseFinalizer)
+}

@@ -1,0 +1,126 @@
+package controllers
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
+)
+
+// nodeBridges keeps one NodeBridge for each network and node that it selects.
+type nodeBridges struct{ *cluster }
+
+// place is one network on one node: what a NodeBridge is about.
+type place struct{ network, node string }
+
+// name of the place's NodeBridge. Node names may be as long as any name.
+func (p place) name() string {
+	name := p.network + "." + p.node
+	if len(name) > validation.DNS1123SubdomainMaxLength {
+		return fmt.Sprintf("%s.%x", p.network, sha256.Sum256([]byte(p.node)))
+	}
+	return name
+}
+
+func (r nodeBridges) add(mgr manager.Manager) error {
+	places := func(of func(context.Context, client.Object) []place) handler.TypedEventHandler[client.Object, place] {
+		return handler.TypedEnqueueRequestsFromMapFunc(of)
+	}
+	return builder.TypedControllerManagedBy[place](mgr).
+		Named("nodebridge").
+		Watches(&v1alpha1.NodeBridge{}, places(ofBridge)).
+		Watches(&v1alpha1.BridgeNetwork{}, places(r.ofNetwork), builder.WithPredicates(networkChanged)).
+		Watches(&corev1.Node{}, places(r.ofNode), builder.WithPredicates(nodeChanged)).
+		WithOptions(controller.TypedOptions[place]{MaxConcurrentReconciles: workers}).
+		Complete(r)
+}
+
+// Reconcile makes or deletes the NodeBridge of one place.
+func (r nodeBridges) Reconcile(ctx context.Context, p place) (reconcile.Result, error) {
+	w := r.world(ctx)
+	want := bridgeOf(w.Network(p.network), p.node, w.World)
+	if w.err != nil {
+		return reconcile.Result{}, w.err
+	}
+	have := &v1alpha1.NodeBridge{}
+	err := r.Get(ctx, types.NamespacedName{Name: p.name()}, have)
+	switch {
+	case client.IgnoreNotFound(err) != nil:
+		return reconcile.Result{}, err
+	case err != nil && want == nil, !have.DeletionTimestamp.IsZero():
+		return reconcile.Result{}, nil
+	case err != nil:
+		log.FromContext(ctx).Info("create NodeBridge", "name", want.Name)
+		return written(r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldManagerController)), "create NodeBridge %s", want.Name)
+	case want == nil || !same(have, want):
+		log.FromContext(ctx).Info("delete NodeBridge", "name", have.Name)
+		return written(r.Delete(ctx, have, client.Preconditions{UID: &have.UID}), "delete NodeBridge %s", have.Name)
+	}
+	return r.watchNode(ctx, nodeSubject{have, have.Spec.NodeName, &have.Status.Conditions})
+}
+
+// same is false for a NodeBridge of a namesake of the network, and for one that
+// somebody wrote by hand.
+func same(have, want *v1alpha1.NodeBridge) bool {
+	owner := metav1.GetControllerOfNoCopy(have)
+	return have.Spec == want.Spec && owner != nil && owner.UID == want.OwnerReferences[0].UID
+}
+
+// bridgeOf is the NodeBridge of a network on a node, nil where none belongs. A
+// network that is deleted keeps its own while it is in use.
+func bridgeOf(n *v1alpha1.BridgeNetwork, node string, w accept.World) *v1alpha1.NodeBridge {
+	if n == nil || !n.DeletionTimestamp.IsZero() && !controllerutil.ContainsFinalizer(n, InUseFinalizer) || !accept.Selects(n, node, w) {
+		return nil
+	}
+	owner := metav1.NewControllerRef(n, v1alpha1.GroupVersion.WithKind("BridgeNetwork"))
+	// Deletion in the foreground must not take it from a network in use.
+	owner.BlockOwnerDeletion = nil
+	return &v1alpha1.NodeBridge{
+		ObjectMeta: metav1.ObjectMeta{Name: place{n.Name, node}.name(), OwnerReferences: []metav1.OwnerReference{*owner}},
+		Spec:       v1alpha1.NodeBridgeSpec{Network: n.Name, NodeName: node},
+	}
+}
+
+func ofBridge(_ context.Context, o client.Object) []place {
+	b := o.(*v1alpha1.NodeBridge)
+	return []place{{b.Spec.Network, b.Spec.NodeName}}
+}
+
+// ofNetwork: all nodes, and those that are gone but for their NodeBridge.
+func (r nodeBridges) ofNetwork(ctx context.Context, network client.Object) []place {
+	var out []place
+	for _, node := range requests(ctx, r.cluster, &corev1.NodeList{}) {
+		out = append(out, place{network.GetName(), node.Name})
+	}
+	var bridges v1alpha1.NodeBridgeList
+	if err := r.list(ctx, &bridges, client.MatchingFields{byNetwork: network.GetName()}); err != nil {
+		log.FromContext(ctx).Error(err, "find a network's NodeBridges")
+	}
+	for _, b := range bridges.Items {
+		out = append(out, place{b.Spec.Network, b.Spec.NodeName})
+	}
+	return out
+}
+
+func (r nodeBridges) ofNode(ctx context.Context, node client.Object) []place {
+	var out []place
+	for _, network := range requests(ctx, r.cluster, &v1alpha1.BridgeNetworkList{}) {
+		out = append(out, place{network.Name, node.GetName()})
+	}
+	return out
+}

@@ -1,0 +1,65 @@
+package controllers
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
+)
+
+// publishes accepts PortPublishes and binds them to the nodes of their
+// attachments.
+type publishes struct{ *cluster }
+
+func (r publishes) add(mgr manager.Manager) error {
+	return builder.ControllerManagedBy(mgr).
+		For(&v1alpha1.PortPublish{}).
+		Watches(&v1alpha1.NamespaceAttachment{}, handler.EnqueueRequestsFromMapFunc(r.ofAttachment), builder.WithPredicates(attachmentChanged)).
+		Watches(&v1alpha1.BridgeNetwork{}, handler.EnqueueRequestsFromMapFunc(r.ofNetwork), builder.WithPredicates(networkChanged)).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.ofNode), builder.WithPredicates(nodeChanged)).
+		WithOptions(parallel()).
+		Complete(r)
+}
+
+// Reconcile judges one publish. Its attachment is judged along with it, and not
+// read from the attachment's status, so that a chain settles in one go.
+func (r publishes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	p := &v1alpha1.PortPublish{}
+	if err := r.Get(ctx, req.NamespacedName, p); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	w := r.world(ctx)
+	v := verdict{accepted: accept.Publish(p, w.World), early: w.missed}
+	if a := w.Attachment(types.NamespacedName{Namespace: p.Namespace, Name: p.Spec.Attachment}); a != nil {
+		v.node = accept.NodeOf(a, w.World)
+	}
+	if w.err != nil {
+		return reconcile.Result{}, w.err
+	}
+	return r.settle(ctx, publishSubject(p), v)
+}
+
+func (r publishes) ofAttachment(ctx context.Context, a client.Object) []reconcile.Request {
+	return requests(ctx, r.cluster, &v1alpha1.PortPublishList{}, client.InNamespace(a.GetNamespace()), client.MatchingFields{byAttachment: a.GetName()})
+}
+
+// ofNetwork: whether the host reaches an attachment depends on its network.
+func (r publishes) ofNetwork(ctx context.Context, network client.Object) []reconcile.Request {
+	var out []reconcile.Request
+	for _, a := range (attachments{r.cluster}).ofNetwork(ctx, network) {
+		out = append(out, requests(ctx, r.cluster, &v1alpha1.PortPublishList{}, client.InNamespace(a.Namespace), client.MatchingFields{byAttachment: a.Name})...)
+	}
+	return out
+}
+
+func (r publishes) ofNode(ctx context.Context, node client.Object) []reconcile.Request {
+	return requests(ctx, r.cluster, &v1alpha1.PortPublishList{}, client.MatchingFields{byNode: node.GetName()})
+}

@@ -1,0 +1,137 @@
+package controllers
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// rollup is what a network's NodeBridges say in sum.
+type rollup struct {
+	nodes   v1alpha1.NodeCounts
+	failing []v1alpha1.FailingNode
+	// ready lacks type and generation.
+	ready metav1.Condition
+}
+
+// rollUp sums up one generation of a network on the nodes that it selects. A
+// node whose NodeBridge is missing, Pending, or Ready for an older generation is
+// waited for; that of a lost node says NodeNotReady by itself.
+func rollUp(generation int64, selected []string, bridges []v1alpha1.NodeBridge) rollup {
+	states := map[string]metav1.Condition{}
+	for _, b := range bridges {
+		if ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
+			states[b.Spec.NodeName] = *ready
+			if ready.Status == metav1.ConditionTrue && b.Status.ObservedGeneration != generation {
+				delete(states, b.Spec.NodeName)
+			}
+		}
+	}
+	slices.Sort(selected)
+	var failing []v1alpha1.FailingNode
+	var waiting []string
+	for _, node := range selected {
+		switch c, ok := states[node]; {
+		case !ok, c.Reason == v1alpha1.ReasonPending:
+			waiting = append(waiting, node)
+		case c.Status != metav1.ConditionTrue:
+			failing = append(failing, v1alpha1.FailingNode{Node: node, Reason: truncate(c.Reason, 64), Message: truncate(c.Message, 1024)})
+		}
+	}
+	all := len(selected)
+	r := rollup{nodes: v1alpha1.NodeCounts{Selected: int32(all), Ready: int32(all - len(failing) - len(waiting))}}
+	r.failing = failing[:min(len(failing), named)]
+	r.ready = sumUp(r.nodes, failing, waiting)
+	return r
+}
+
+// sumUp says what is most worth knowing: why a node fails before which is
+// waited for.
+func sumUp(nodes v1alpha1.NodeCounts, failing []v1alpha1.FailingNode, waiting []string) metav1.Condition {
+	counts := fmt.Sprintf("on %d of %d nodes", nodes.Ready, nodes.Selected)
+	switch {
+	case nodes.Selected == 0:
+		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending,
+			Message: "the network selects no node; label a node or change spec.nodeSelector"}
+	case len(failing) > 0:
+		return metav1.Condition{Status: metav1.ConditionFalse, Reason: failing[0].Reason,
+			Message: fmt.Sprintf("%s, failing on %d; %s: %s", counts, len(failing), failing[0].Node, failing[0].Message)}
+	case len(waiting) > 0:
+		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending,
+			Message: fmt.Sprintf("%s, waiting for %d; the first is %s", counts, len(waiting), waiting[0])}
+	}
+	return metav1.Condition{Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed,
+		Message: fmt.Sprintf("on all %d nodes", nodes.Selected)}
+}
+
+// truncate cuts text to a number of bytes, at a whole character.
+func truncate(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	const mark = "..."
+	cut := limit - len(mark)
+	for cut > 0 && s[cut]&0xC0 == 0x80 {
+		cut--
+	}
+	return s[:cut] + mark
+}
+
+// paces is when each network's rollup was written, and since when it differs
+// from what is written.
+type paces struct {
+	mutex sync.Mutex
+	of    map[string]pace
+}
+
+type pace struct{ wrote, differs time.Time }
+
+func newPaces() *paces { return &paces{of: map[string]pace{}} }
+
+// wait is how long the next write has to wait: until an interval after the
+// last, and while the nodes are merely waited for, an interval from when that
+// began, for it will end by itself.
+func (p *paces) wait(network string, now time.Time, waiting bool, interval time.Duration) time.Duration {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	c := p.of[network]
+	if c.differs.IsZero() {
+		c.differs = now
+		p.of[network] = c
+	}
+	left := interval - now.Sub(c.wrote)
+	if waiting {
+		left = max(left, interval-now.Sub(c.differs))
+	}
+	return left
+}
+
+func (p *paces) wrote(network string, now time.Time) { p.set(network, pace{wrote: now}) }
+
+// settled: what is written is what should be.
+func (p *paces) settled(network string) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	if c, ok := p.of[network]; ok {
+		c.differs = time.Time{}
+		p.of[network] = c
+	}
+}
+
+func (p *paces) set(network string, c pace) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	p.of[network] = c
+}
+
+func (p *paces) forget(network string) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	delete(p.of, network)
+}

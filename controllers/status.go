@@ -1,0 +1,69 @@
+package controllers
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// conflictDelay lets the event of the write that we lost against arrive.
+const conflictDelay = 50 * time.Millisecond
+
+// applyStatus writes the controller's part of a status by server-side apply:
+// what is not in status is given up, what the agent owns stays. The object's
+// UID keeps the verdict on one object from its namesake. The request is typed,
+// since reads wait for writes of their own representation only.
+func (c *cluster) applyStatus(ctx context.Context, obj client.Object, status any) (reconcile.Result, error) {
+	gvk, err := apiutil.GVKForObject(obj, c.Scheme())
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": gvk.GroupVersion().String(),
+		"kind":       gvk.Kind,
+		"metadata":   map[string]any{"name": obj.GetName(), "namespace": obj.GetNamespace(), "uid": obj.GetUID()},
+		"status":     status,
+	})
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("marshal status: %w", err)
+	}
+	return c.writeStatus(ctx, obj, client.RawPatch(types.ApplyPatchType, body), client.ForceOwnership)
+}
+
+// patchStatus writes what differs between two versions of an object, and only
+// onto the version that was read: a merge patch replaces the whole list of
+// conditions.
+func (c *cluster) patchStatus(ctx context.Context, obj, before client.Object) (reconcile.Result, error) {
+	return c.writeStatus(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+}
+
+func (c *cluster) writeStatus(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) (reconcile.Result, error) {
+	gvk, err := apiutil.GVKForObject(obj, c.Scheme())
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	c.metrics.statusWrites.WithLabelValues(gvk.Kind).Inc()
+	opts = append(opts, client.FieldOwner(v1alpha1.FieldManagerController))
+	return written(c.Status().Patch(ctx, obj, patch, opts...), "write status of %s %s", gvk.Kind, client.ObjectKeyFromObject(obj))
+}
+
+// written is the result of a write: what is gone needs none, and what has
+// changed meanwhile is looked at again.
+func written(err error, format string, args ...any) (reconcile.Result, error) {
+	switch {
+	case apierrors.IsConflict(err):
+		return reconcile.Result{RequeueAfter: conflictDelay}, nil
+	case client.IgnoreNotFound(err) == nil:
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{}, fmt.Errorf(format+": %w", append(args, err)...)
+}

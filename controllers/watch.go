@@ -1,0 +1,91 @@
+package controllers
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// requests are the objects of a list in the cache.
+func requests(ctx context.Context, c *cluster, list client.ObjectList, opts ...client.ListOption) []reconcile.Request {
+	if err := c.list(ctx, list, opts...); err != nil {
+		log.FromContext(ctx).Error(err, "find what an event concerns")
+		return nil
+	}
+	var out []reconcile.Request
+	_ = meta.EachListItem(list, func(o runtime.Object) error {
+		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o.(client.Object))})
+		return nil
+	})
+	return out
+}
+
+// networkChanged: a network's status is no news to anybody here.
+var networkChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+		e.ObjectOld.GetDeletionTimestamp().IsZero() != e.ObjectNew.GetDeletionTimestamp().IsZero() ||
+		!slices.Equal(e.ObjectOld.GetFinalizers(), e.ObjectNew.GetFinalizers())
+}}
+
+// nodeChanged leaves out heartbeats.
+var nodeChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	return predicate.LabelChangedPredicate{}.Update(e) || readyChanged(e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node))
+}}
+
+func readyChanged(old, now *corev1.Node) bool {
+	a, b := readyOf(old), readyOf(now)
+	if a == nil || b == nil {
+		return a != b
+	}
+	return a.Status != b.Status || !a.LastTransitionTime.Equal(&b.LastTransitionTime)
+}
+
+// attachmentChanged leaves out what the agent writes.
+var attachmentChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	old, now := e.ObjectOld.(*v1alpha1.NamespaceAttachment), e.ObjectNew.(*v1alpha1.NamespaceAttachment)
+	return old.Generation != now.Generation ||
+		conditionChanged(old.Status.Conditions, now.Status.Conditions, v1alpha1.ConditionAccepted)
+}}
+
+// bridgeChanged is what a rollup sees of a NodeBridge.
+var bridgeChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	old, now := e.ObjectOld.(*v1alpha1.NodeBridge), e.ObjectNew.(*v1alpha1.NodeBridge)
+	return old.Status.ObservedGeneration != now.Status.ObservedGeneration ||
+		conditionChanged(old.Status.Conditions, now.Status.Conditions, v1alpha1.ConditionReady)
+}}
+
+func conditionChanged(old, now []metav1.Condition, kind string) bool {
+	return !equality.Semantic.DeepEqual(meta.FindStatusCondition(old, kind), meta.FindStatusCondition(now, kind))
+}
+
+// after enqueues requests with a delay, so that many events make one request.
+func after(delay time.Duration, requests handler.MapFunc) handler.EventHandler {
+	add := func(ctx context.Context, q workqueue.TypedRateLimitingInterface[reconcile.Request], objects ...client.Object) {
+		for _, o := range objects {
+			for _, r := range requests(ctx, o) {
+				q.AddAfter(r, delay)
+			}
+		}
+	}
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { add(ctx, q, e.Object) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) { add(ctx, q, e.ObjectOld, e.ObjectNew) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { add(ctx, q, e.Object) },
+	}
+}

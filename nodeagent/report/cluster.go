@@ -1,0 +1,216 @@
+package report
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// API is what a Cluster reporter needs of an API server.
+type API interface {
+	// Current returns the object that bears an owner's status, as the watch
+	// shows it: for a network this node's NodeBridge. Nil where there is none.
+	Current(netstate.Owner) metav1.Object
+	// Apply writes the agent's part of an object's status by server-side apply.
+	// It is no error that the object is gone, or another of the same name.
+	Apply(ctx context.Context, o metav1.Object, status map[string]any) error
+}
+
+// Cluster reports into an API server. A status is written when it differs from
+// what the watch shows, by several workers, and never over NodeNotReady: the
+// controller takes that back itself.
+type Cluster struct {
+	API     API
+	Metrics *Metrics
+	Log     *slog.Logger
+
+	queue workqueue.TypedRateLimitingInterface[netstate.Owner]
+
+	mu     sync.Mutex
+	wanted map[netstate.Owner]engine.Status
+}
+
+const (
+	writers = 8
+	// settleTime is how long a status that is not Ready waits for a better one:
+	// what is built in several passes, or repaired at once, is one write.
+	settleTime = 500 * time.Millisecond
+)
+
+// NewCluster makes a reporter; it writes while Run runs.
+func NewCluster(m *Metrics, log *slog.Logger) *Cluster {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[netstate.Owner](50*time.Millisecond, time.Minute)
+	return &Cluster{
+		Metrics: m, Log: log,
+		queue:  workqueue.NewTypedRateLimitingQueue(limiter),
+		wanted: map[netstate.Owner]engine.Status{},
+	}
+}
+
+// Run writes until the context ends.
+func (c *Cluster) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	for range writers {
+		group.Go(func() {
+			for c.next(ctx) {
+			}
+		})
+	}
+	<-ctx.Done()
+	c.queue.ShutDown()
+	group.Wait()
+	return nil
+}
+
+func (c *Cluster) next(ctx context.Context) bool {
+	o, shutdown := c.queue.Get()
+	if shutdown {
+		return false
+	}
+	defer c.queue.Done(o)
+	if err := c.write(ctx, o); err != nil && ctx.Err() == nil {
+		c.Log.Warn("write status; trying again", "owner", o.String(), "err", err)
+		c.queue.AddRateLimited(o)
+		return true
+	}
+	c.queue.Forget(o)
+	return true
+}
+
+// Report takes a status to write.
+func (c *Cluster) Report(s engine.Status) {
+	c.Metrics.ready(s.Owner, s.Ready.Status == metav1.ConditionTrue)
+	c.mu.Lock()
+	old, known := c.wanted[s.Owner]
+	c.wanted[s.Owner] = s
+	c.mu.Unlock()
+	if known && sameStatus(old, s) {
+		return
+	}
+	if s.Ready.Status == metav1.ConditionTrue {
+		c.queue.Add(s.Owner)
+		return
+	}
+	c.queue.AddAfter(s.Owner, settleTime)
+}
+
+// Seen says that the watch brought an object's change.
+func (c *Cluster) Seen(o netstate.Owner) { c.queue.Add(o) }
+
+// Removed forgets what was to be written.
+func (c *Cluster) Removed(o netstate.Owner) {
+	c.Metrics.removed(o)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.wanted, o)
+}
+
+// Changed counts.
+func (c *Cluster) Changed(_ netstate.Owner, line plan.Line, drift bool) {
+	c.Metrics.changed(line, drift)
+}
+
+// Braked counts. An agent may not create Events, and where the API server has
+// lost its objects there is nothing to hang one on.
+func (c *Cluster) Braked(int, int, time.Time) { c.Metrics.braked() }
+
+func (c *Cluster) write(ctx context.Context, o netstate.Owner) error {
+	now := c.API.Current(o)
+	c.mu.Lock()
+	s, ok := c.wanted[o]
+	c.mu.Unlock()
+	if !ok || now == nil || recreated(s, now) {
+		return nil
+	}
+	have, held := agentPart(now)
+	if held.Reason == v1alpha1.ReasonNodeNotReady {
+		return nil
+	}
+	want := statusOf(s, held)
+	if equality.Semantic.DeepEqual(have, want) {
+		return nil
+	}
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(want)
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	c.Metrics.statusWrite(o)
+	return c.API.Apply(ctx, now, fields)
+}
+
+// sameStatus says that a status brings nothing new: what the watch shows may
+// not have caught up with what was written of the former.
+func sameStatus(a, b engine.Status) bool {
+	return a.Ready == b.Ready && a.Input.Object().GetUID() == b.Input.Object().GetUID() &&
+		equality.Semantic.DeepEqual([]any{a.Bridge, a.Attachment, a.Publish}, []any{b.Bridge, b.Attachment, b.Publish})
+}
+
+// recreated says that the status is of another object of the same name. The
+// NodeBridge of a network goes with it.
+func recreated(s engine.Status, now metav1.Object) bool {
+	return s.Input.Network == nil && s.Input.Object().GetUID() != now.GetUID()
+}
+
+// agentPart is what of an object's status the agent writes, and its Ready
+// condition.
+func agentPart(o metav1.Object) (status any, ready metav1.Condition) {
+	only := func(list []metav1.Condition) []metav1.Condition {
+		if c := meta.FindStatusCondition(list, v1alpha1.ConditionReady); c != nil {
+			ready = *c
+			return []metav1.Condition{ready}
+		}
+		return nil
+	}
+	switch o := o.(type) {
+	case *v1alpha1.NodeBridge:
+		s := o.Status
+		s.Conditions = only(s.Conditions)
+		return &s, ready
+	case *v1alpha1.NamespaceAttachment:
+		s := o.Status
+		s.NodeName, s.Conditions = "", only(s.Conditions)
+		return &s, ready
+	case *v1alpha1.PortPublish:
+		s := o.Status
+		s.NodeName, s.Conditions = "", only(s.Conditions)
+		return &s, ready
+	}
+	return nil, ready
+}
+
+// statusOf is what the agent writes of a status. The condition keeps its
+// transition time while its status stays.
+func statusOf(s engine.Status, before metav1.Condition) any {
+	ready := []metav1.Condition{before}
+	if before.Type == "" {
+		ready = nil
+	}
+	meta.SetStatusCondition(&ready, s.Ready)
+	switch {
+	case s.Bridge != nil:
+		out := *s.Bridge
+		out.Conditions = ready
+		return &out
+	case s.Attachment != nil:
+		out := *s.Attachment
+		out.NodeName, out.Conditions = "", ready
+		return &out
+	default:
+		out := *s.Publish
+		out.NodeName, out.Conditions = "", ready
+		return &out
+	}
+}

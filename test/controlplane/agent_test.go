@@ -1,0 +1,395 @@
+package controlplane
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// The controller is played here: these tests are of the agent alone.
+
+// rig is a network, two attachments and a publish, each under its test's name.
+type rig struct {
+	t        *testing.T
+	network  *v1alpha1.BridgeNetwork
+	one, two *v1alpha1.NamespaceAttachment
+	publish  *v1alpha1.PortPublish
+	bridge   *v1alpha1.NodeBridge
+}
+
+func newRig(t *testing.T, name, node string) *rig {
+	l := &rig{t: t}
+	ns := metav1.NamespaceDefault
+	l.network = create(t, &v1alpha1.BridgeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.BridgeNetworkSpec{Subnets: []v1alpha1.Subnet{"10.68.0.0/24"}}})
+	attach := func(suffix string) *v1alpha1.NamespaceAttachment {
+		return create(t, &v1alpha1.NamespaceAttachment{ObjectMeta: metav1.ObjectMeta{Name: name + suffix, Namespace: ns}, Spec: v1alpha1.NamespaceAttachmentSpec{
+			Network: name, Target: v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: v1alpha1.NetnsName(name + suffix), NodeName: node}},
+		}})
+	}
+	l.one, l.two = attach("-1"), attach("-2")
+	l.publish = create(t, &v1alpha1.PortPublish{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: ns}, Spec: v1alpha1.PortPublishSpec{
+		Attachment: l.one.Name, Ports: []v1alpha1.PublishedPort{{HostPort: 8001}},
+	}})
+	l.accept(l.network, metav1.ConditionTrue)
+	l.bridge = create(t, &v1alpha1.NodeBridge{ObjectMeta: metav1.ObjectMeta{Name: name + "." + node}, Spec: v1alpha1.NodeBridgeSpec{Network: name, NodeName: node}})
+	for _, o := range []client.Object{l.one, l.two, l.publish} {
+		l.bind(o, node)
+	}
+	return l
+}
+
+func (l *rig) untyped(o client.Object) *unstructured.Unstructured {
+	l.t.Helper()
+	kinds, _, err := api.Scheme().ObjectKinds(o)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return untyped(kinds[0].Kind, o)
+}
+
+func (l *rig) refresh(o client.Object) {
+	l.t.Helper()
+	if err := api.Get(testContext(l.t), client.ObjectKeyFromObject(o), o); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// accept writes the controller's verdict on the object's current generation.
+func (l *rig) accept(o client.Object, status metav1.ConditionStatus) {
+	l.t.Helper()
+	l.judge(o, status, nil)
+}
+
+// bind accepts an object on a node.
+func (l *rig) bind(o client.Object, node string) {
+	l.t.Helper()
+	l.judge(o, metav1.ConditionTrue, map[string]any{"nodeName": node})
+}
+
+func (l *rig) judge(o client.Object, status metav1.ConditionStatus, fields map[string]any) {
+	l.t.Helper()
+	l.refresh(o)
+	c := condition("Accepted", string(status), "Judged")
+	c["observedGeneration"] = o.GetGeneration()
+	all := map[string]any{"conditions": []any{c}}
+	for k, v := range fields {
+		all[k] = v
+	}
+	applyStatus(l.t, l.untyped(o), v1alpha1.FieldManagerController, all)
+}
+
+// ready waits until the agent says so of the object's current generation.
+func (l *rig) ready(o client.Object) {
+	l.t.Helper()
+	l.waitFor(o, metav1.ConditionTrue, v1alpha1.ReasonProgrammed)
+}
+
+func (l *rig) waitFor(o client.Object, status metav1.ConditionStatus, reason string) {
+	l.t.Helper()
+	eventually(l.t, o.GetName()+" "+reason, func() error {
+		l.refresh(o)
+		c := readyOf(l.t, o)
+		if c.Status != status || c.Reason != reason {
+			return fmt.Errorf("Ready=%s %s: %s", c.Status, c.Reason, c.Message)
+		}
+		if _, is := o.(*v1alpha1.NodeBridge); !is && c.ObservedGeneration != o.GetGeneration() {
+			return fmt.Errorf("of generation %d, not %d", c.ObservedGeneration, o.GetGeneration())
+		}
+		return nil
+	})
+}
+
+func readyOf(t *testing.T, o client.Object) metav1.Condition {
+	t.Helper()
+	var list []metav1.Condition
+	switch o := o.(type) {
+	case *v1alpha1.NodeBridge:
+		list = o.Status.Conditions
+	case *v1alpha1.NamespaceAttachment:
+		list = o.Status.Conditions
+	case *v1alpha1.PortPublish:
+		list = o.Status.Conditions
+	}
+	if c := meta.FindStatusCondition(list, v1alpha1.ConditionReady); c != nil {
+		return *c
+	}
+	return metav1.Condition{}
+}
+
+func (l *rig) allReady() {
+	l.t.Helper()
+	for _, o := range []client.Object{l.bridge, l.one, l.two, l.publish} {
+		l.ready(o)
+	}
+}
+
+func address(a *v1alpha1.NamespaceAttachment) string {
+	if len(a.Status.Addresses) == 0 {
+		return ""
+	}
+	ip, _, _ := strings.Cut(string(a.Status.Addresses[0]), "/")
+	return ip
+}
+
+func (l *rig) ping(h *host) {
+	l.t.Helper()
+	h.run("ip", "netns", "exec", l.one.Name, "ping", "-c", "1", "-W", "2", address(l.two))
+}
+
+// publishes says whether a host port leads anywhere.
+func (h *host) publishes(port string) bool {
+	h.t.Helper()
+	return strings.Contains(h.run("nft", "list", "ruleset"), "tcp . "+port+" comment")
+}
+
+// closed waits until it does not.
+func (h *host) closed(port string) {
+	h.t.Helper()
+	eventually(h.t, "port "+port+" closed", func() error {
+		if h.publishes(port) {
+			return errors.New("still published")
+		}
+		return nil
+	})
+}
+
+// clean waits until nothing of ours is on the host.
+func (h *host) clean() {
+	h.t.Helper()
+	eventually(h.t, h.name+" clean", func() error {
+		links, _ := h.try("ip", "-br", "link")
+		netns, _ := h.try("ip", "netns", "list")
+		rules, _ := h.try("nft", "list", "ruleset")
+		if left := strings.TrimSpace(links); strings.Count(left, "\n") > 0 || netns != "" || strings.Contains(rules, "cluster") {
+			return fmt.Errorf("left:\n%s\n%s\n%s", links, netns, rules)
+		}
+		return nil
+	})
+}
+
+// TestAgentBuilds: what is bound to a node is built there, said so in one write
+// each, and is gone when its objects are.
+func TestAgentBuilds(t *testing.T) {
+	h := newHost(t, "builds-1")
+	h.agent()
+	l := newRig(t, "builds", h.name)
+	l.allReady()
+	l.ping(h)
+	if l.publish.Status.Summary != "*:8001/TCP->"+address(l.one)+":8001" || l.bridge.Status.Bridge != "br-builds" || l.one.Status.NodeName != h.name {
+		t.Errorf("status: %+v\n%+v\n%+v", l.publish.Status, l.bridge.Status, l.one.Status)
+	}
+	for _, o := range []client.Object{l.publish, l.two, l.one, l.bridge} {
+		if err := api.Delete(testContext(t), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.clean()
+}
+
+// TestAgentRestart: an agent that starts anew writes nothing to the API server,
+// and knows what was deleted and made meanwhile.
+func TestAgentRestart(t *testing.T) {
+	h := newHost(t, "restart-1")
+	first := h.agent()
+	l := newRig(t, "restart", h.name)
+	l.allReady()
+	first.stop()
+	versions := l.versions()
+	if err := api.Delete(testContext(t), l.publish); err != nil {
+		t.Fatal(err)
+	}
+	third := create(t, &v1alpha1.NamespaceAttachment{ObjectMeta: metav1.ObjectMeta{Name: "restart-3", Namespace: metav1.NamespaceDefault}, Spec: v1alpha1.NamespaceAttachmentSpec{
+		Network: l.network.Name, Target: v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: "restart-3", NodeName: h.name}},
+	}})
+	l.bind(third, h.name)
+	l.ping(h)
+	h.agent()
+	l.ready(third)
+	if got := address(third); got == address(l.one) || got == address(l.two) || got == "" {
+		t.Errorf("the new attachment has %s beside %s and %s", got, address(l.one), address(l.two))
+	}
+	h.closed("8001")
+	if now := l.versions(); now != versions {
+		t.Errorf("resource versions were %s, and are %s after a restart", versions, now)
+	}
+}
+
+func (l *rig) versions() string {
+	var all []string
+	for _, o := range []client.Object{l.bridge, l.one, l.two} {
+		l.refresh(o)
+		all = append(all, o.GetName()+"="+o.GetResourceVersion())
+	}
+	return strings.Join(all, " ")
+}
+
+// TestAgentKeepsWhatWasJudged: while the verdict on an edit is out, the state of
+// the last one stays, also over a restart; refused, it goes.
+func TestAgentKeepsWhatWasJudged(t *testing.T) {
+	h := newHost(t, "lag-1")
+	first := h.agent()
+	l := newRig(t, "lag", h.name)
+	l.allReady()
+	l.edit(l.publish, func() { l.publish.Spec.Ports[0].HostPort = 8002 })
+	l.edit(l.two, func() { l.two.Spec.Routes = []v1alpha1.RouteSpec{{To: "10.99.0.0/16", Via: "10.68.0.1"}} })
+	l.edit(l.one, func() { l.one.Spec.Routes = []v1alpha1.RouteSpec{{To: "10.98.0.0/16", Via: "10.68.0.1"}} })
+	l.bind(l.one, h.name)
+	l.ready(l.one)
+	l.unchanged(h)
+	first.stop()
+	h.agent()
+	// A verdict on another object shows that the agent is at work.
+	l.edit(l.one, func() { l.one.Spec.Routes = nil })
+	l.bind(l.one, h.name)
+	l.ready(l.one)
+	l.unchanged(h)
+	l.judge(l.publish, metav1.ConditionFalse, map[string]any{"nodeName": h.name})
+	l.waitFor(l.publish, metav1.ConditionFalse, v1alpha1.ReasonPending)
+	l.bind(l.two, h.name)
+	h.closed("8001")
+	l.bind(l.publish, h.name)
+	l.allReady()
+	if routes := h.run("ip", "netns", "exec", "lag-2", "ip", "route"); !strings.Contains(routes, "10.99.0.0/16 via 10.68.0.1") {
+		t.Errorf("accepted, and not there: %s", routes)
+	}
+}
+
+func (l *rig) unchanged(h *host) {
+	l.t.Helper()
+	l.ping(h)
+	if !h.publishes("8001") || h.publishes("8002") {
+		l.t.Errorf("an edit that nobody judged changed the rules")
+	}
+}
+
+func (l *rig) edit(o client.Object, change func()) {
+	l.t.Helper()
+	eventually(l.t, "edit "+o.GetName(), func() error {
+		l.refresh(o)
+		change()
+		err := api.Update(testContext(l.t), o)
+		if err != nil && !apierrors.IsConflict(err) {
+			l.t.Fatal(err)
+		}
+		return err
+	})
+}
+
+// TestAgentRebinding: an object that is bound to another node is gone from the
+// first, and nothing of the first is left in its status.
+func TestAgentRebinding(t *testing.T) {
+	h1, h2 := newHost(t, "rebind-1"), newHost(t, "rebind-2")
+	h1.agent()
+	h2.agent()
+	l := newRig(t, "rebind", h1.name)
+	l.allReady()
+	create(t, &v1alpha1.NodeBridge{ObjectMeta: metav1.ObjectMeta{Name: "rebind." + h2.name}, Spec: v1alpha1.NodeBridgeSpec{Network: "rebind", NodeName: h2.name}})
+	for _, o := range []client.Object{l.one, l.two, l.publish} {
+		l.rebind(o, h2.name)
+	}
+	if err := api.Delete(testContext(t), l.bridge); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []client.Object{l.one, l.two, l.publish} {
+		l.ready(o)
+	}
+	l.ping(h2)
+	h1.clean()
+	if l.one.Status.NodeName != h2.name {
+		t.Errorf("bound to %s", l.one.Status.NodeName)
+	}
+}
+
+// rebind is the controller's one write for it.
+func (l *rig) rebind(o client.Object, node string) {
+	l.t.Helper()
+	eventually(l.t, "rebind "+o.GetName(), func() error {
+		l.refresh(o)
+		before, _ := o.DeepCopyObject().(client.Object)
+		conditions := []metav1.Condition{
+			{Type: "Accepted", Status: "True", Reason: "Accepted", ObservedGeneration: o.GetGeneration(), LastTransitionTime: metav1.Now()},
+			{Type: "Ready", Status: "Unknown", Reason: v1alpha1.ReasonRebinding, ObservedGeneration: o.GetGeneration(), LastTransitionTime: metav1.Now()},
+		}
+		switch o := o.(type) {
+		case *v1alpha1.NamespaceAttachment:
+			o.Status = v1alpha1.NamespaceAttachmentStatus{NodeName: node, Conditions: conditions}
+		case *v1alpha1.PortPublish:
+			o.Status = v1alpha1.PortPublishStatus{NodeName: node, Conditions: conditions}
+		}
+		return api.Status().Patch(testContext(l.t), o, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(v1alpha1.FieldManagerController))
+	})
+}
+
+// TestAgentLeavesNodeNotReady: what the controller says of a node that is not
+// Ready stands until the controller takes it back.
+func TestAgentLeavesNodeNotReady(t *testing.T) {
+	h := newHost(t, "notready-1")
+	first := h.agent()
+	l := newRig(t, "notready", h.name)
+	l.allReady()
+	l.say(l.one, v1alpha1.ReasonNodeNotReady)
+	// Drift that is repaired makes the agent look at its status again.
+	h.run("ip", "netns", "exec", "notready-1", "ip", "route", "del", "default")
+	eventually(t, "drift repaired", func() error {
+		out, err := h.try("ip", "netns", "exec", "notready-1", "ip", "route", "get", "192.0.2.1")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	first.stop()
+	h.agent()
+	l.edit(l.two, func() { l.two.Spec.Routes = []v1alpha1.RouteSpec{{To: "10.99.0.0/16", Via: "10.68.0.1"}} })
+	l.bind(l.two, h.name)
+	l.ready(l.two)
+	l.refresh(l.one)
+	if c := readyOf(t, l.one); c.Reason != v1alpha1.ReasonNodeNotReady {
+		t.Errorf("the agent wrote %s over NodeNotReady", c.Reason)
+	}
+	l.say(l.one, v1alpha1.ReasonPending)
+	l.ready(l.one)
+}
+
+// say writes Ready=Unknown as the controller does.
+func (l *rig) say(o *v1alpha1.NamespaceAttachment, reason string) {
+	l.t.Helper()
+	eventually(l.t, reason+" on "+o.Name, func() error {
+		l.refresh(o)
+		before := o.DeepCopy()
+		meta.SetStatusCondition(&o.Status.Conditions, metav1.Condition{Type: "Ready", Status: "Unknown", Reason: reason, ObservedGeneration: o.Generation})
+		return api.Status().Patch(testContext(l.t), o, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(v1alpha1.FieldManagerController))
+	})
+}
+
+// TestAgentWithoutAPIServer: drift is repaired while the API server is away; what
+// happened meanwhile is caught up with.
+func TestAgentWithoutAPIServer(t *testing.T) {
+	h := newHost(t, "away-1")
+	h.agent()
+	l := newRig(t, "away", h.name)
+	l.allReady()
+	h.disconnect()
+	h.run("ip", "link", "delete", "br-away")
+	eventually(t, "bridge repaired", func() error {
+		_, err := h.try("ip", "netns", "exec", "away-1", "ping", "-c", "1", "-W", "1", address(l.two))
+		return err
+	})
+	l.edit(l.two, func() { l.two.Spec.Routes = []v1alpha1.RouteSpec{{To: "10.99.0.0/16", Via: "10.68.0.1"}} })
+	l.bind(l.two, h.name)
+	if err := api.Delete(testContext(t), l.publish); err != nil {
+		t.Fatal(err)
+	}
+	h.connect()
+	l.ready(l.two)
+	h.closed("8001")
+	l.ready(l.one)
+}
