@@ -152,7 +152,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 		if egress {
 			b.r.Note = b.c.blocked()
 			b.r.add(linkSysctl("", link, "ipv4", "forwarding", "1"))
-			b.r.add(forwarding(b.c.Node, netstate.FamilyOf(p.Addr()))...)
+			b.r.add(forwarding(b.c, netstate.FamilyOf(p.Addr()))...)
 		}
 	}
 	b.view.Reachable = true

@@ -142,24 +142,41 @@ func linkSysctl(netns, link, family, name, value string) netstate.Sysctl {
 // Patchbay does, traffic between two foreign interfaces stays dropped, and
 // interfaces that learn routes from router advertisements go on doing so
 // (Documentation/networking/ip-sysctl: accept_ra 2).
-func forwarding(node netstate.Node, f netstate.Family) []netstate.Object {
-	if node.Forwarding[f] {
+//
+// A node of a cluster has to route between its pods and the world in any case,
+// and its network plugin may switch that on after us, which nobody can see: so
+// there it is left on, and nothing of others is dropped
+// (https://kubernetes.io/docs/setup/production-environment/container-runtimes/#prerequisite-ipv4-forwarding-optional).
+func forwarding(c Context, f netstate.Family) []netstate.Object {
+	cluster := c.Source == netstate.SourceCluster
+	if c.Node.Forwarding[f] && !cluster {
 		return nil
 	}
+	on := netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1", Restore: !cluster}
+	if f == netstate.IPv6 {
+		on.Path = "net/ipv6/conf/all/forwarding"
+	}
+	objects := []netstate.Object{on}
+	if f == netstate.IPv6 && !c.Node.Forwarding[f] {
+		for _, l := range c.Node.RALinks {
+			s := linkSysctl("", l, "ipv6", "accept_ra", "2")
+			s.Restore = !cluster
+			objects = append(objects, s)
+		}
+	}
+	if cluster {
+		return objects
+	}
+	return append(objects, guard(c.Node, f)...)
+}
+
+// guard drops what would be forwarded between two foreign interfaces.
+func guard(node netstate.Node, f netstate.Family) []netstate.Object {
 	objects := []netstate.Object{netstate.ForwardGuard{Family: f}}
 	for name, l := range node.Links {
 		if l.Type == netstate.Bridge && !l.Ours && node.BridgeNF[f] && netstate.LinkName.MatchString(name) {
 			objects = append(objects, netstate.ForeignBridge{Link: name})
 		}
-	}
-	if f == netstate.IPv4 {
-		return append(objects, netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1", Restore: true})
-	}
-	objects = append(objects, netstate.Sysctl{Path: "net/ipv6/conf/all/forwarding", Value: "1", Restore: true})
-	for _, l := range node.RALinks {
-		s := linkSysctl("", l, "ipv6", "accept_ra", "2")
-		s.Restore = true
-		objects = append(objects, s)
 	}
 	return objects
 }

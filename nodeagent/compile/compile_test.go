@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,6 +43,28 @@ func TestNames(t *testing.T) {
 	}
 	if len(seen) != 1000 {
 		t.Errorf("%d names for 1000 attachments", len(seen))
+	}
+}
+
+// TestForwardingInACluster: other software may need it without being able to say
+// so, whoever switched it on; without a cluster Patchbay undoes and guards what
+// it switched on.
+func TestForwardingInACluster(t *testing.T) {
+	for _, test := range []struct {
+		source  netstate.Source
+		already bool
+		want    []netstate.Object
+	}{
+		{netstate.SourceLocal, true, nil},
+		{netstate.SourceLocal, false, []netstate.Object{netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1", Restore: true}, netstate.ForwardGuard{Family: netstate.IPv4}}},
+		{netstate.SourceCluster, true, []netstate.Object{netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1"}}},
+		{netstate.SourceCluster, false, []netstate.Object{netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1"}}},
+	} {
+		c := on(netstate.Node{Forwarding: map[netstate.Family]bool{netstate.IPv4: test.already}})
+		c.Source = test.source
+		if got := forwarding(c, netstate.IPv4); !slices.Equal(got, test.want) {
+			t.Errorf("%s, already %v: %v, want %v", test.source, test.already, got, test.want)
+		}
 	}
 }
 

@@ -211,7 +211,7 @@ func addGateway(r *Result, v NetworkView, c Context) {
 				continue
 			}
 			r.add(netstate.Address{Link: v.Bridge, Prefix: netip.PrefixFrom(gw, s.Bits())})
-			r.add(forwarding(c.Node, netstate.FamilyOf(gw))...)
+			r.add(forwarding(c, netstate.FamilyOf(gw))...)
 			r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets"})
 		}
 	}

@@ -26,7 +26,7 @@ func Publish(p *v1alpha1.PortPublish, target AttachmentView, c Context) (Result,
 				addPorts(&r, p, h, to, target)
 			}
 		}
-		r.add(forwarding(c.Node, netstate.FamilyOf(to))...)
+		r.add(forwarding(c, netstate.FamilyOf(to))...)
 		addHairpin(&r, target, netstate.FamilyOf(to), c.Node)
 	}
 	return r, nil
