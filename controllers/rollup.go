@@ -21,16 +21,14 @@ type rollup struct {
 }
 
 // rollUp sums up one generation of a network on the nodes that it selects. A
-// node whose NodeBridge is missing, Pending, or Ready for an older generation is
-// waited for; that of a lost node says NodeNotReady by itself.
+// node whose NodeBridge is missing, Pending, or speaks of another generation is
+// waited for, unless the node is lost.
 func rollUp(generation int64, selected []string, bridges []v1alpha1.NodeBridge) rollup {
 	states := map[string]metav1.Condition{}
 	for _, b := range bridges {
-		if ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
+		ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady)
+		if ready != nil && (b.Status.ObservedGeneration == generation || ready.Reason == v1alpha1.ReasonNodeNotReady) {
 			states[b.Spec.NodeName] = *ready
-			if ready.Status == metav1.ConditionTrue && b.Status.ObservedGeneration != generation {
-				delete(states, b.Spec.NodeName)
-			}
 		}
 	}
 	slices.Sort(selected)
