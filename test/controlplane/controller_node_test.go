@@ -91,7 +91,7 @@ func TestControllerSilentNode(t *testing.T) {
 		return gocmp.Diff("node silent-w1 was deleted", message(a, "Ready"))
 	})
 	l.wants(a, "Accepted", "False NodeNotFound")
-	w1 = l.node("w1")
+	l.node("w1")
 	l.wants(a, "Accepted", "True Accepted")
 	l.wants(a, "Ready", "Unknown Pending")
 }
