@@ -79,8 +79,10 @@ func startController(t *testing.T, options controllers.Options) (w *writes, stop
 	t.Helper()
 	ctrllog.SetLogger(logr.Discard()) // for what has no logger of its own
 	w = &writes{}
+	grantController(t)
 	c := rest.CopyConfig(config)
 	c.QPS = -1
+	c.Impersonate = controllerUser
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return &counter{w, next} })
 	o := controllers.ManagerOptions()
 	o.Metrics.BindAddress = "0"
@@ -106,6 +108,23 @@ func startController(t *testing.T, options controllers.Options) (w *writes, stop
 	})
 	t.Cleanup(stop)
 	return w, stop
+}
+
+const systemNamespace = "patchbay-system"
+
+// controllerUser is the service account of the controller: it has the rights
+// of its roles and no others here, as everywhere.
+var controllerUser = rest.ImpersonationConfig{
+	UserName: "system:serviceaccount:" + systemNamespace + ":patchbay-controller",
+	Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + systemNamespace, "system:authenticated"},
+}
+
+func grantController(t *testing.T) {
+	t.Helper()
+	ensureNamespace(t, systemNamespace)
+	for _, u := range documents(t, "../../config/rbac/controller.yaml") {
+		apply(t, u)
+	}
 }
 
 // writes are the requests of a controller that change something.
