@@ -48,7 +48,8 @@ func TestPatience(t *testing.T) {
 	}{
 		{"new", unjudged, refused(true), 500 * time.Millisecond, 1500 * time.Millisecond},
 		{"too old", unjudged, refused(true), 2 * time.Second, 0},
-		{"our clock is behind", unjudged, refused(true), -time.Hour, 2 * time.Second},
+		{"our clock is behind", unjudged, refused(true), -time.Second, 3 * time.Second},
+		{"our clock is wrong", unjudged, refused(true), -time.Hour, 0},
 		{"refused for another reason", unjudged, refused(false), 0, 0},
 		{"accepted", unjudged, acceptedOn("w1"), 0, 0},
 		{"judged before", condition("Accepted", "True", "Accepted", "", 2), refused(true), 0, 0},

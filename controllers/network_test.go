@@ -87,6 +87,11 @@ func TestNetworkStatus(t *testing.T) {
 	if len(refused.Conditions) != 3 || refused.Conditions[2].Type != "InUse" {
 		t.Errorf("conditions in use: %+v", refused.Conditions)
 	}
+	n.Status = refused
+	if free := networkStatus(n, accept.Network(n, accept.World{}), sum, nil); len(free.Conditions) != 2 {
+		t.Errorf("conditions when unused: %+v", free.Conditions)
+	}
+	n.Status = first
 	if !urgent(n.Status, refused) || urgent(n.Status, first) {
 		t.Error("what is urgent is not, or what is not is")
 	}

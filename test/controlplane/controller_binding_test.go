@@ -105,6 +105,8 @@ func TestControllerManyAtOnce(t *testing.T) {
 // they come and go, and what is bound stays bound.
 func TestControllerJudgesAgain(t *testing.T) {
 	l := newLab(t, "judges")
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.name}}
+	l.edit(namespace, func() { delete(namespace.Labels, "team") })
 	w1 := l.node("w1")
 	a := l.attachment("net1", w1.Name, "judges-red")
 	p := l.publish("web", "net1")
@@ -114,7 +116,6 @@ func TestControllerJudgesAgain(t *testing.T) {
 	n.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{From: v1alpha1.FromSelector, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "a"}}}
 	l.make(n)
 	l.wants(a, "Accepted", "False NamespaceNotAllowed")
-	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.name}}
 	l.edit(namespace, func() { metav1.SetMetaDataLabel(&namespace.ObjectMeta, "team", "a") })
 	l.bound(a, w1.Name)
 	l.bound(p, w1.Name)

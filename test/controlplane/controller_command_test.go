@@ -41,7 +41,7 @@ func (l *lab) replica(name string) *replica {
 		l.Fatal(err)
 	}
 	l.Cleanup(func() {
-		_ = r.cmd.Process.Kill()
+		_ = r.cmd.Process.Signal(syscall.SIGTERM) // so that it gives the Lease back
 		_ = r.cmd.Wait()
 		if text, _ := os.ReadFile(r.log); l.Failed() {
 			l.Logf("log of replica %s:\n%s", name, text)

@@ -208,6 +208,7 @@ func TestControllerInUse(t *testing.T) {
 		return gocmp.Diff([]string{"foregroundDeletion"}, n.Finalizers)
 	})
 	l.builtOn(n)
+	l.wants(n, "InUse", "")
 	l.edit(n, func() { n.Finalizers = nil })
 	l.builtOn(other, w1)
 	l.until("Event", func() string {
