@@ -88,8 +88,11 @@ func patience(s subject, v verdict, now time.Time, grace time.Duration) time.Dur
 	if !v.early || judged || v.accepted.Status == metav1.ConditionTrue {
 		return 0
 	}
-	// A clock behind the API server's must not make it wait for long.
-	return min(grace-now.Sub(s.object.GetCreationTimestamp().Time), grace)
+	age := now.Sub(s.object.GetCreationTimestamp().Time)
+	if age < -grace { // a clock far behind the API server's is not waited for
+		return 0
+	}
+	return grace - age
 }
 
 // rebind moves a subject that is bound elsewhere than it should be, and takes

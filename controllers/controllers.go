@@ -10,6 +10,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -92,7 +93,7 @@ func Setup(mgr manager.Manager, o Options) error {
 		{"caches", c.startCaches},
 		{"probes", addProbes},
 		{"events", addEvents},
-		{"BridgeNetworks", networks{c, newPaces()}.add},
+		{"BridgeNetworks", networks{c, &sync.Map{}}.add},
 		{"NodeBridges", nodeBridges{c}.add},
 		{"NamespaceAttachments", attachments{c}.add},
 		{"PortPublishes", publishes{c}.add},

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,7 +28,13 @@ import (
 // while they are in use.
 type networks struct {
 	*cluster
-	paces *paces
+	// paces are by name; one name is in the hands of one worker at a time.
+	paces *sync.Map
+}
+
+func (r networks) pace(name string) *pace {
+	p, _ := r.paces.LoadOrStore(name, &pace{})
+	return p.(*pace)
 }
 
 func (r networks) add(mgr manager.Manager) error {
@@ -46,7 +53,7 @@ func (r networks) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	n := &v1alpha1.BridgeNetwork{}
 	if err := r.Get(ctx, req.NamespacedName, n); err != nil {
 		if client.IgnoreNotFound(err) == nil {
-			r.paces.forget(req.Name)
+			r.paces.Delete(req.Name)
 		}
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
@@ -70,19 +77,19 @@ func (r networks) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 
 // write holds back what only sums up.
 func (r networks) write(ctx context.Context, n *v1alpha1.BridgeNetwork, want v1alpha1.BridgeNetworkStatus) (reconcile.Result, error) {
-	now := time.Now()
+	now, p := time.Now(), r.pace(n.Name)
 	switch {
 	case equality.Semantic.DeepEqual(n.Status, want):
-		r.paces.settled(n.Name)
+		p.settled()
 		return reconcile.Result{}, nil
 	case urgent(n.Status, want):
-		r.paces.settled(n.Name)
+		p.settled()
 	default:
 		waiting := meta.IsStatusConditionPresentAndEqual(want.Conditions, v1alpha1.ConditionReady, metav1.ConditionUnknown)
-		if wait := r.paces.wait(n.Name, now, waiting, r.options.RollupInterval); wait > 0 {
+		if wait := p.wait(now, waiting, r.options.RollupInterval); wait > 0 {
 			return reconcile.Result{RequeueAfter: wait}, nil
 		}
-		r.paces.wrote(n.Name, now)
+		p.written(now)
 	}
 	for _, c := range want.Conditions {
 		if old := meta.FindStatusCondition(n.Status.Conditions, c.Type); old == nil || old.Status != c.Status || old.Reason != c.Reason {
@@ -117,6 +124,8 @@ func networkStatus(n *v1alpha1.BridgeNetwork, accepted metav1.Condition, sum rol
 	meta.SetStatusCondition(&s.Conditions, ready)
 	if len(users) > 0 {
 		meta.SetStatusCondition(&s.Conditions, inUse(n, users))
+	} else {
+		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionInUse)
 	}
 	return s
 }

@@ -52,6 +52,7 @@ func (r nodeBridges) add(mgr manager.Manager) error {
 
 // Reconcile makes or deletes the NodeBridge of one place.
 func (r nodeBridges) Reconcile(ctx context.Context, p place) (reconcile.Result, error) {
+	ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("NodeBridge", p.name()))
 	w := r.world(ctx)
 	want := bridgeOf(w.Network(p.network), p.node, w.World)
 	if w.err != nil {
@@ -65,10 +66,10 @@ func (r nodeBridges) Reconcile(ctx context.Context, p place) (reconcile.Result, 
 	case err != nil && want == nil, !have.DeletionTimestamp.IsZero():
 		return reconcile.Result{}, nil
 	case err != nil:
-		log.FromContext(ctx).Info("create NodeBridge", "name", want.Name)
+		log.FromContext(ctx).Info("create")
 		return written(r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldManagerController)), "create NodeBridge %s", want.Name)
 	case want == nil || !same(have, want):
-		log.FromContext(ctx).Info("delete NodeBridge", "name", have.Name)
+		log.FromContext(ctx).Info("delete")
 		return written(r.Delete(ctx, have, client.Preconditions{UID: &have.UID}), "delete NodeBridge %s", have.Name)
 	}
 	return r.watchNode(ctx, nodeSubject{have, have.Spec.NodeName, &have.Status.Conditions})

@@ -54,7 +54,7 @@ func (r publishes) ofAttachment(ctx context.Context, a client.Object) []reconcil
 // ofNetwork: whether the host reaches an attachment depends on its network.
 func (r publishes) ofNetwork(ctx context.Context, network client.Object) []reconcile.Request {
 	var out []reconcile.Request
-	for _, a := range (attachments{r.cluster}).ofNetwork(ctx, network) {
+	for _, a := range attachments(r).ofNetwork(ctx, network) {
 		out = append(out, requests(ctx, r.cluster, &v1alpha1.PortPublishList{}, client.InNamespace(a.Namespace), client.MatchingFields{byAttachment: a.Name})...)
 	}
 	return out

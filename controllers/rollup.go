@@ -3,7 +3,6 @@ package controllers
 import (
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -21,16 +20,14 @@ type rollup struct {
 }
 
 // rollUp sums up one generation of a network on the nodes that it selects. A
-// node whose NodeBridge is missing, Pending, or Ready for an older generation is
-// waited for; that of a lost node says NodeNotReady by itself.
+// node whose NodeBridge is missing, Pending, or speaks of another generation is
+// waited for, unless the node is lost.
 func rollUp(generation int64, selected []string, bridges []v1alpha1.NodeBridge) rollup {
 	states := map[string]metav1.Condition{}
 	for _, b := range bridges {
-		if ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
+		ready := meta.FindStatusCondition(b.Status.Conditions, v1alpha1.ConditionReady)
+		if ready != nil && (b.Status.ObservedGeneration == generation || ready.Reason == v1alpha1.ReasonNodeNotReady) {
 			states[b.Spec.NodeName] = *ready
-			if ready.Status == metav1.ConditionTrue && b.Status.ObservedGeneration != generation {
-				delete(states, b.Spec.NodeName)
-			}
 		}
 	}
 	slices.Sort(selected)
@@ -83,55 +80,26 @@ func truncate(s string, limit int) string {
 	return s[:cut] + mark
 }
 
-// paces is when each network's rollup was written, and since when it differs
-// from what is written.
-type paces struct {
-	mutex sync.Mutex
-	of    map[string]pace
-}
-
+// pace is when a network's rollup was written, and since when it differs from
+// what is written.
 type pace struct{ wrote, differs time.Time }
-
-func newPaces() *paces { return &paces{of: map[string]pace{}} }
 
 // wait is how long the next write has to wait: until an interval after the
 // last, and while the nodes are merely waited for, an interval from when that
 // began, for it will end by itself.
-func (p *paces) wait(network string, now time.Time, waiting bool, interval time.Duration) time.Duration {
-	p.mutex.Lock()
-	defer p.mutex.Unlock()
-	c := p.of[network]
-	if c.differs.IsZero() {
-		c.differs = now
-		p.of[network] = c
+func (p *pace) wait(now time.Time, waiting bool, interval time.Duration) time.Duration {
+	if p.differs.IsZero() {
+		p.differs = now
 	}
-	left := interval - now.Sub(c.wrote)
+	left := interval - now.Sub(p.wrote)
 	if waiting {
-		left = max(left, interval-now.Sub(c.differs))
+		left = max(left, interval-now.Sub(p.differs))
 	}
 	return left
 }
 
-func (p *paces) wrote(network string, now time.Time) { p.set(network, pace{wrote: now}) }
+// written: what is in the cluster is what should be, by a write of ours.
+func (p *pace) written(now time.Time) { *p = pace{wrote: now} }
 
-// settled: what is written is what should be.
-func (p *paces) settled(network string) {
-	p.mutex.Lock()
-	defer p.mutex.Unlock()
-	if c, ok := p.of[network]; ok {
-		c.differs = time.Time{}
-		p.of[network] = c
-	}
-}
-
-func (p *paces) set(network string, c pace) {
-	p.mutex.Lock()
-	defer p.mutex.Unlock()
-	p.of[network] = c
-}
-
-func (p *paces) forget(network string) {
-	p.mutex.Lock()
-	defer p.mutex.Unlock()
-	delete(p.of, network)
-}
+// settled: it is so without one that counts.
+func (p *pace) settled() { p.differs = time.Time{} }

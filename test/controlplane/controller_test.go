@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -42,30 +43,46 @@ type lab struct {
 	client.Client
 	name   string
 	writes *writes
+	stop   func()
 }
 
 // newLab starts a controller. At the end, all that the test made is gone before
 // the controller is.
-func newLab(t *testing.T, name string) *lab {
+func newLab(t *testing.T, name string, tune ...func(*controllers.Options)) *lab {
 	t.Helper()
+	o := quick
+	for _, f := range tune {
+		f(&o)
+	}
 	admin, err := client.New(config, client.Options{Scheme: controllers.ManagerOptions().Scheme})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := &lab{T: t, Client: admin, name: name}
-	l.writes, _ = startController(t)
+	l.writes, l.stop = startController(t, o)
 	t.Cleanup(l.clear)
 	ensureNamespace(t, name)
 	return l
 }
 
+// restart replaces the controller by another.
+func (l *lab) restart() {
+	l.Helper()
+	l.stop()
+	l.writes, l.stop = startController(l.T, quick)
+	l.Cleanup(l.clear)
+}
+
 // startController runs a controller until the end of the test or the call of
 // stop.
-func startController(t *testing.T) (w *writes, stop func()) {
+func startController(t *testing.T, options controllers.Options) (w *writes, stop func()) {
 	t.Helper()
+	ctrllog.SetLogger(logr.Discard()) // for what has no logger of its own
 	w = &writes{}
+	grantController(t)
 	c := rest.CopyConfig(config)
 	c.QPS = -1
+	c.Impersonate = controllerUser
 	c.Wrap(func(next http.RoundTripper) http.RoundTripper { return &counter{w, next} })
 	o := controllers.ManagerOptions()
 	o.Metrics.BindAddress = "0"
@@ -76,7 +93,6 @@ func startController(t *testing.T) (w *writes, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := quick
 	options.Metrics = prometheus.NewRegistry()
 	if err := controllers.Setup(mgr, options); err != nil {
 		t.Fatal(err)
@@ -92,6 +108,23 @@ func startController(t *testing.T) (w *writes, stop func()) {
 	})
 	t.Cleanup(stop)
 	return w, stop
+}
+
+const systemNamespace = "patchbay-system"
+
+// controllerUser is the service account of the controller: it has the rights
+// of its roles and no others here, as everywhere.
+var controllerUser = rest.ImpersonationConfig{
+	UserName: "system:serviceaccount:" + systemNamespace + ":patchbay-controller",
+	Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + systemNamespace, "system:authenticated"},
+}
+
+func grantController(t *testing.T) {
+	t.Helper()
+	ensureNamespace(t, systemNamespace)
+	for _, u := range documents(t, "../../config/rbac/controller.yaml") {
+		apply(t, u)
+	}
 }
 
 // writes are the requests of a controller that change something.
@@ -115,12 +148,16 @@ func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
 	return c.next.RoundTrip(r)
 }
 
-// of are the writes whose path contains a text; Events do not count.
-func (w *writes) of(part string) []string {
+func (w *writes) all() []string {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
+	return slices.Clone(w.list)
+}
+
+// of are the writes whose path contains a text; Events do not count.
+func (w *writes) of(part string) []string {
 	var out []string
-	for _, entry := range w.list {
+	for _, entry := range w.all() {
 		if strings.Contains(entry, part) && !strings.Contains(entry, "events.k8s.io") {
 			out = append(out, entry)
 		}
@@ -363,6 +400,16 @@ func (l *lab) bound(o client.Object, node string) {
 	l.wants(o, "Accepted", "True Accepted")
 	if got := nodeNameOf(o); got != node {
 		l.Fatalf("%s is bound to %q, want %q", o.GetName(), got, node)
+	}
+}
+
+// wroteOnce checks that each path was written by one request.
+func (l *lab) wroteOnce(parts ...string) {
+	l.Helper()
+	for _, part := range parts {
+		if got := l.writes.of(part); len(got) != 1 {
+			l.Errorf("%s: %d writes, want one: %v", part, len(got), got)
+		}
 	}
 }
 
