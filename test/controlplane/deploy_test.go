@@ -38,7 +38,9 @@ func deploy(t *testing.T) {
 	ensureNamespace(t, tenantNamespace)
 	tenant := user(t, tenantNamespace, "patchbay-editor")
 	agent := serviceAccount(t, "patchbay-agent", nil)
-	bridge := create(t, object("NodeBridge", "", "probe", minimal("NodeBridge")))
+	bridge := object("NodeBridge", "", "", minimal("NodeBridge"))
+	bridge.SetGenerateName("probe-")
+	create(t, bridge)
 	for policy, probe := range map[string]func() error{
 		"patchbay-tenancy-attachments": func() error { return tryCreate(t, tenant, "NamespaceAttachment", minimal("NamespaceAttachment")) },
 		"patchbay-tenancy-publishes":   func() error { return tryCreate(t, tenant, "PortPublish", minimal("PortPublish")) },

@@ -101,28 +101,33 @@ func TestTenantsChange(t *testing.T) {
 	checkAccepted(t, tenant.Delete(testContext(t), given.DeepCopy(), client.DryRunAll))
 }
 
-// TestTenantsRange: the range is read anew, and while there is none that can be
-// understood, nothing is published.
-func TestTenantsRange(t *testing.T) {
+// TestTenantsAfterReinstall: what was uninstalled and installed again is in force
+// again, with another range as well. A range in a ConfigMap would not be.
+func TestTenantsAfterReinstall(t *testing.T) {
 	deploy(t)
 	tenant := user(t, tenantNamespace, "patchbay-editor")
 	publish := func(port int64) error {
 		return tryCreate(t, tenant, "PortPublish", map[string]any{"spec": map[string]any{"attachment": "net1", "ports": []any{map[string]any{"hostPort": port}}}})
 	}
-	change := func(data map[string]any) {
-		apply(t, other("v1", "ConfigMap", systemNamespace, "patchbay-tenancy", map[string]any{"data": data}))
+	checkRefused(t, publish(80), toPublish)
+	for _, o := range documents(t, "../../config/policy/tenancy.yaml") {
+		checkAccepted(t, api.Delete(testContext(t), o))
 	}
-	defer func() {
-		apply(t, documents(t, "../../config/default/tenancy.yaml")[0])
-		until(t, "the range is back", func() bool { return publish(20000) == nil })
-	}()
-	checkRefused(t, publish(31000), "20000 to 29999")
-	change(map[string]any{"hostPortMin": "31000", "hostPortMax": "31000"})
+	until(t, "the policy is gone", func() bool { return publish(80) == nil })
+	deploy(t)
+	checkRefused(t, publish(80), toPublish)
+	checkAccepted(t, publish(20000))
+	setRange := func(low, high string) {
+		p := documents(t, "../../config/policy/tenancy.yaml")[2]
+		variables, _, _ := unstructured.NestedSlice(p.Object, "spec", "variables")
+		variables[0] = map[string]any{"name": "hostPortMin", "expression": low}
+		variables[1] = map[string]any{"name": "hostPortMax", "expression": high}
+		checkAccepted(t, unstructured.SetNestedSlice(p.Object, variables, "spec", "variables"))
+		apply(t, p)
+	}
+	setRange("31000", "31000")
 	until(t, "the new range holds", func() bool { return publish(31000) == nil })
-	checkRefused(t, publish(20000), "spec.ports hostPort 20000", "31000 to 31000")
-	change(map[string]any{"hostPortMin": "many", "hostPortMax": "31000"})
-	until(t, "a range without sense is seen", func() bool { return publish(31000) != nil })
-	checkRefused(t, publish(31000), "ConfigMap patchbay-tenancy in namespace patchbay-system must have hostPortMin and hostPortMax")
-	checkAccepted(t, api.Delete(testContext(t), other("v1", "ConfigMap", systemNamespace, "patchbay-tenancy", nil)))
-	until(t, "no range is seen", func() bool { return contains(publish(31000), "no params found") })
+	checkRefused(t, publish(20000), "spec.ports hostPort 20000", "or use host ports 31000 to 31000")
+	setRange("20000", "29999")
+	until(t, "the old range holds", func() bool { return publish(20000) == nil })
 }
