@@ -8,10 +8,11 @@ export PATH := $(PATH):/usr/sbin:/sbin
 GO ?= go
 BIN := bin/patchbay
 TOOLS := $(GO) tool -modfile=hack/tools/go.mod
+KUSTOMIZE := $(GO) tool -modfile=hack/tools/kustomize/go.mod kustomize
 
 .PHONY: help
 help: ## List the targets.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9.-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/patchbay, a static binary.
@@ -63,12 +64,23 @@ generate: ## Generate CRDs, deep copies and reference pages from the code.
 	hack/generate.sh
 
 .PHONY: verify
-verify: ## Check that generated files are up to date.
+verify: ## Check that generated files are up to date, and that Helm and kustomize install the same.
 	hack/verify-generated.sh
+	hack/verify-manifests.sh
 
 .PHONY: lint
 lint: ## Check style and the dependency rules of ARCHITECTURE.md.
 	$(TOOLS) golangci-lint run ./...
+
+.PHONY: install.yaml
+install.yaml: ## Write install.yaml: CRDs, controller and agents in one file for kubectl apply.
+	@{ echo "# Deleting what is in this file deletes every network: the CRDs are in it."; \
+	  $(KUSTOMIZE) build config/crd && echo --- && $(KUSTOMIZE) build config/default; } >$@.new
+	@mv $@.new $@
+
+.PHONY: uninstall-all
+uninstall-all: ## Remove Patchbay and all its networks from kubectl's cluster, and leave the nodes clean.
+	@hack/uninstall-all.sh
 
 .PHONY: deps
 deps: ## Install missing packages (iproute2, nftables, ...); root or sudo only then.
@@ -76,4 +88,4 @@ deps: ## Install missing packages (iproute2, nftables, ...); root or sudo only t
 
 .PHONY: clean
 clean: ## Remove what was built.
-	rm -rf bin
+	rm -rf bin install.yaml

@@ -1,3 +1,3 @@
-// Package controlplane tests the CRDs on a real API server: a kube-apiserver
-// and an etcd that hack/controlplane.sh builds and envtest starts.
+// Package controlplane tests CRDs, roles and policies on a real API server: a
+// kube-apiserver and an etcd that hack/controlplane.sh builds and envtest starts.
 package controlplane

@@ -223,12 +223,16 @@ func write(t *testing.T, o *unstructured.Unstructured) {
 // applyStatus writes a status as controller and agent do.
 func applyStatus(t *testing.T, o *unstructured.Unstructured, manager string, status map[string]any) {
 	t.Helper()
-	u := object(o.GetKind(), o.GetNamespace(), o.GetName(), map[string]any{"status": runtime.DeepCopyJSON(status)})
-	err := client.WithFieldValidation(api, metav1.FieldValidationStrict).Status().
-		Apply(testContext(t), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(manager), client.ForceOwnership)
-	if err != nil {
-		t.Fatalf("apply status of %s/%s as %s: %v", u.GetKind(), u.GetName(), manager, err)
+	if err := tryApplyStatus(t, api, o, manager, status); err != nil {
+		t.Fatalf("apply status of %s/%s as %s: %v", o.GetKind(), o.GetName(), manager, err)
 	}
+}
+
+func tryApplyStatus(t *testing.T, c client.Client, o *unstructured.Unstructured, manager string, status map[string]any) error {
+	t.Helper()
+	u := object(o.GetKind(), o.GetNamespace(), o.GetName(), map[string]any{"status": runtime.DeepCopyJSON(status)})
+	return client.WithFieldValidation(c, metav1.FieldValidationStrict).Status().
+		Apply(testContext(t), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(manager), client.ForceOwnership)
 }
 
 func condition(name, status, reason string) map[string]any {
