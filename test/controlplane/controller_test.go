@@ -110,8 +110,6 @@ func startController(t *testing.T, options controllers.Options) (w *writes, stop
 	return w, stop
 }
 
-const systemNamespace = "patchbay-system"
-
 // controllerUser is the service account of the controller: it has the rights
 // of its roles and no others here, as everywhere.
 var controllerUser = rest.ImpersonationConfig{
