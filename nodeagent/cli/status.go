@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,27 +41,39 @@ func (f *flags) status(cmd *cobra.Command, output string) error {
 	if err != nil {
 		return err
 	}
-	n, err := f.open(netstate.SourceLocal, log, func(o *engine.Options) { o.SweepDelay = -1 })
+	planned, err := f.observe(cmd.Context(), netstate.SourceLocal, log)
 	if err != nil {
 		return err
 	}
-	defer n.close()
-	records, err := n.records()
+	clusters, err := f.observe(cmd.Context(), netstate.SourceCluster, log)
 	if err != nil {
 		return err
 	}
-	for _, in := range dir.Inputs(records, n.name) {
-		n.engine.Set(in)
-	}
-	n.engine.Synced(true)
-	planned, err := n.engine.Plan(cmd.Context())
-	if err != nil {
-		return err
-	}
-	return show(cmd.OutOrStdout(), output, planned)
+	return show(cmd.OutOrStdout(), output, planned, clusters)
 }
 
-func show(w io.Writer, output string, planned []engine.Planned) error {
+// observe compares what a source has on this node with its records. A cluster's
+// are in the cluster: all that it has here is without a record.
+func (f *flags) observe(ctx context.Context, s netstate.Source, log *slog.Logger) ([]engine.Planned, error) {
+	n, err := f.open(s, log, func(o *engine.Options) { o.SweepDelay = -1 })
+	if err != nil {
+		return nil, err
+	}
+	defer n.close()
+	if s == netstate.SourceLocal {
+		records, err := n.records()
+		if err != nil {
+			return nil, err
+		}
+		for _, in := range dir.Inputs(records, n.name) {
+			n.engine.Set(in)
+		}
+	}
+	n.engine.Synced(true)
+	return n.engine.Plan(ctx)
+}
+
+func show(w io.Writer, output string, planned, clusters []engine.Planned) error {
 	var objects []metav1.Object
 	var unowned []plan.Group
 	for _, p := range planned {
@@ -74,11 +88,11 @@ func show(w io.Writer, output string, planned []engine.Planned) error {
 	if output != "table" {
 		return encode(w, output, objects)
 	}
-	return table(w, objects, unowned)
+	return table(w, objects, unowned, clusters)
 }
 
-func table(w io.Writer, objects []metav1.Object, unowned []plan.Group) error {
-	if len(objects)+len(unowned) == 0 {
+func table(w io.Writer, objects []metav1.Object, unowned []plan.Group, clusters []engine.Planned) error {
+	if len(objects)+len(unowned)+len(clusters) == 0 {
 		fmt.Fprintln(w, "Nothing of Patchbay is on this node.")
 		return nil
 	}
@@ -91,7 +105,24 @@ func table(w io.Writer, objects []metav1.Object, unowned []plan.Group) error {
 			fmt.Fprintf(w, "  %s %s\n", l.Key.Kind, plan.Describe(l.Key))
 		}
 	}
-	return nil
+	return clusterTable(w, clusters)
+}
+
+// clusterTable names what a cluster has built here.
+func clusterTable(w io.Writer, clusters []engine.Planned) error {
+	if len(clusters) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "Built for a cluster, which knows how it stands (kubectl get bnet,nbr,nsa,pp -A):")
+	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, p := range clusters {
+		title := p.Title
+		if p.Owner == (netstate.Owner{}) {
+			title = "namespaces and firewall"
+		}
+		fmt.Fprintf(tab, "  %s\t%d objects\n", title, len(plan.Lines(p.Steps)))
+	}
+	return tab.Flush()
 }
 
 func encode(w io.Writer, output string, objects []metav1.Object) error {

@@ -393,3 +393,28 @@ func TestAgentWithoutAPIServer(t *testing.T) {
 	h.closed("8001")
 	l.ready(l.one)
 }
+
+// TestStatusAndDeleteAll: on a node whose cluster is gone, status says what the
+// cluster has left, and delete --all takes it away; while the agent runs, it
+// refuses.
+func TestStatusAndDeleteAll(t *testing.T) {
+	h := newHost(t, "gone-1")
+	a := h.agent()
+	l := newRig(t, "gone", h.name)
+	l.allReady()
+	if out, err := h.patchbay("delete", "--all"); err == nil || !strings.Contains(out, "managed by a running agent of a cluster") {
+		t.Errorf("beside the agent: %v, %s", err, out)
+	}
+	a.stop()
+	out, err := h.patchbay("status")
+	if err != nil || !strings.Contains(out, "NamespaceAttachment default/gone-1") || strings.Contains(out, "Nothing of Patchbay") {
+		t.Errorf("status: %v\n%s", err, out)
+	}
+	if out, err := h.patchbay("delete", "--all"); err != nil {
+		t.Errorf("delete --all: %v\n%s", err, out)
+	}
+	h.clean()
+	if out, err := h.patchbay("status"); err != nil || !strings.Contains(out, "Nothing of Patchbay is on this node.") {
+		t.Errorf("status: %v\n%s", err, out)
+	}
+}

@@ -225,6 +225,14 @@ func (h *host) run(name string, args ...string) string {
 	return out
 }
 
+// patchbay runs a command of the binary on the host.
+func (h *host) patchbay(args ...string) (string, error) {
+	cmd := h.command(os.Args[0], args...)
+	cmd.Env = append(cmd.Env, asCommand+"=1")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // agent is a running node agent.
 type agent struct {
 	t   *testing.T
