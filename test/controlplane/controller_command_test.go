@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
@@ -109,6 +111,11 @@ func (r *replica) leads() bool {
 func TestControllerCommand(t *testing.T) {
 	l := newLab(t, "command")
 	l.stop()
+	lease := &unstructured.Unstructured{}
+	lease.SetGroupVersionKind(schema.GroupVersionKind{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease"})
+	lease.SetNamespace(systemNamespace)
+	lease.SetName("patchbay-controller")
+	removeAfter(t, lease)
 	first := l.replica("first")
 	l.until("the first leads", func() string {
 		if !first.leads() {
