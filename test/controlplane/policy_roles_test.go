@@ -96,8 +96,6 @@ func TestLeaderElection(t *testing.T) {
 		return other("coordination.k8s.io/v1", "Lease", systemNamespace, name, nil)
 	}
 	own := lease("patchbay-controller")
-	// A controller of another test may have left it.
-	checkAccepted(t, client.IgnoreNotFound(api.Delete(ctx, own.DeepCopy())))
 	checkAccepted(t, c.Create(ctx, own))
 	removeAfter(t, own.DeepCopy())
 	checkAccepted(t, c.Get(ctx, client.ObjectKeyFromObject(own), own))
