@@ -5,8 +5,7 @@
 # What is gone already is no error. Each wait ends after TIMEOUT seconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# An agent that is to remove most of what it has waits five minutes first.
-timeout=${TIMEOUT:-600}
+timeout=${TIMEOUT:-300}
 namespace=patchbay-system
 
 say() { echo "uninstall-all: $*"; }
