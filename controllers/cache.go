@@ -3,10 +3,13 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"net/http"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -26,7 +29,8 @@ func ManagerOptions() manager.Options {
 	}
 	consistent := true
 	return manager.Options{
-		Scheme: scheme,
+		Scheme:         scheme,
+		MapperProvider: mapper,
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
@@ -36,6 +40,14 @@ func ManagerOptions() manager.Options {
 		},
 		Client: client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: &consistent}},
 	}
+}
+
+// mapper knows the kinds of the scheme that are used here.
+func mapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
+	m := v1alpha1.NewRESTMapper()
+	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
+	return m, nil
 }
 
 // slimNode keeps of a node what is asked for here: labels and the Ready

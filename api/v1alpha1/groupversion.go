@@ -10,6 +10,7 @@
 package v1alpha1
 
 import (
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -34,4 +35,22 @@ func addKnownTypes(s *runtime.Scheme) error {
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
+}
+
+// NewRESTMapper maps this package's kinds to their resources, as the CRDs say,
+// without asking an API server: a process can start while that is away.
+func NewRESTMapper() *meta.DefaultRESTMapper {
+	m := meta.NewDefaultRESTMapper(nil)
+	for _, k := range []struct {
+		kind, singular, plural string
+		scope                  meta.RESTScope
+	}{
+		{"BridgeNetwork", "bridgenetwork", "bridgenetworks", meta.RESTScopeRoot},
+		{"NodeBridge", "nodebridge", "nodebridges", meta.RESTScopeRoot},
+		{"NamespaceAttachment", "namespaceattachment", "namespaceattachments", meta.RESTScopeNamespace},
+		{"PortPublish", "portpublish", "portpublishes", meta.RESTScopeNamespace},
+	} {
+		m.AddSpecific(GroupVersion.WithKind(k.kind), GroupVersion.WithResource(k.plural), GroupVersion.WithResource(k.singular), k.scope)
+	}
+	return m
 }

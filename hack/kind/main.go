@@ -11,7 +11,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -87,7 +86,6 @@ func printEnvironment(c *cluster.Cluster) {
 	for _, setting := range c.Environment() {
 		fmt.Println("export " + setting)
 	}
-	if _, err := exec.LookPath("kubectl"); err != nil {
-		fmt.Printf("export PATH=$PATH:%s\n", filepath.Dir(c.KubectlPath()))
-	}
+	// A machine's own kubectl may be years older than the cluster.
+	fmt.Printf("export PATH=%s:$PATH\n", filepath.Dir(c.KubectlPath()))
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
@@ -79,7 +80,7 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 	if err := n.serveMetrics(ctx, a.metrics, log); err != nil {
 		return err
 	}
-	ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
+	setLibraryLogs(log)
 	source, err := kube.Open(kube.Options{Config: config, NodeName: n.name, HealthAddress: a.health, StartJitter: a.startJitter}, n.engine, n.cluster.Seen)
 	if err != nil {
 		return err
@@ -104,12 +105,19 @@ func restConfig(kubeconfig string) (config *rest.Config, err error) {
 	}
 	switch {
 	case errors.Is(err, rest.ErrNotInCluster):
-		return nil, errors.New("this is no pod of a cluster: name the API server's --kubeconfig FILE, or run without a cluster with --manifests DIR")
+		return nil, errors.New("this is no pod of a cluster: name the way to the API server with --kubeconfig FILE; an agent runs without a cluster with --manifests DIR")
 	case err != nil:
 		return nil, fmt.Errorf("find the API server: %w", err)
 	}
 	config.QPS = -1
 	return config, nil
+}
+
+// setLibraryLogs has the Kubernetes libraries log as we do.
+func setLibraryLogs(log *slog.Logger) {
+	logger := logr.FromSlogHandler(log.Handler())
+	ctrllog.SetLogger(logger)
+	klog.SetLogger(logger)
 }
 
 // folderAgent runs the engine on a folder.

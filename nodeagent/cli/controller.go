@@ -1,15 +1,11 @@
 package cli
 
 import (
-	"flag"
 	"fmt"
 	"log/slog"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
-	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/client/config"
-	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/patchbay-dev/patchbay/controllers"
@@ -19,9 +15,9 @@ import (
 const leaseName = "patchbay-controller"
 
 type controllerFlags struct {
-	metrics, probes string
-	elect           bool
-	namespace       string
+	kubeconfig, metrics, probes string
+	elect                       bool
+	namespace                   string
 }
 
 func controllerCommand(f *flags) *cobra.Command {
@@ -34,7 +30,7 @@ func controllerCommand(f *flags) *cobra.Command {
 			return f.controller(cmd, c)
 		},
 	}
-	cmd.Flags().AddGoFlag(flag.Lookup(config.KubeconfigFlagName))
+	cmd.Flags().StringVar(&c.kubeconfig, "kubeconfig", "", "file with the way to the API server (default: the pod's service account)")
 	cmd.Flags().StringVar(&c.metrics, "metrics-bind-address", ":8080", "address for /metrics; 0 for none")
 	cmd.Flags().StringVar(&c.probes, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
 	cmd.Flags().BoolVar(&c.elect, "leader-elect", true, "act only while holding the Lease "+leaseName+", so that there may be several replicas")
@@ -54,11 +50,10 @@ func (f *flags) controller(cmd *cobra.Command, c controllerFlags) error {
 	// The process ends with the manager, so that another replica may lead at
 	// once.
 	o.LeaderElectionReleaseOnCancel = true
-	ctrllog.SetLogger(o.Logger)
-	klog.SetLogger(o.Logger)
-	cluster, err := config.GetConfig()
+	setLibraryLogs(log)
+	cluster, err := restConfig(c.kubeconfig)
 	if err != nil {
-		return fmt.Errorf("find the cluster (--kubeconfig names a file): %w", err)
+		return err
 	}
 	mgr, err := manager.New(cluster, o)
 	if err != nil {

@@ -418,3 +418,26 @@ func TestStatusAndDeleteAll(t *testing.T) {
 		t.Errorf("status: %v\n%s", err, out)
 	}
 }
+
+// TestAgentStartsBeforeTheAPIServer: an agent that comes up first waits, leaves
+// what is there alone, and begins when the API server is back.
+func TestAgentStartsBeforeTheAPIServer(t *testing.T) {
+	h := newHost(t, "early-1")
+	first := h.agent()
+	l := newRig(t, "early", h.name)
+	l.allReady()
+	first.stop()
+	h.disconnect()
+	second := h.agent()
+	eventually(t, "the agent tries", func() error {
+		if !strings.Contains(second.said(), "attempt=2") {
+			return errors.New("no second attempt in its log")
+		}
+		return nil
+	})
+	l.ping(h)
+	h.connect()
+	l.edit(l.one, func() { l.one.Spec.Routes = []v1alpha1.RouteSpec{{To: "10.99.0.0/16", Via: "10.68.0.1"}} })
+	l.bind(l.one, h.name)
+	l.ready(l.one)
+}

@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -237,26 +236,40 @@ func (h *host) patchbay(args ...string) (string, error) {
 type agent struct {
 	t   *testing.T
 	cmd *exec.Cmd
-	log *bytes.Buffer
+	log string
 }
 
 // agent starts the host's agent.
 func (h *host) agent(args ...string) *agent {
 	h.t.Helper()
 	args = append([]string{"agent", "--kubeconfig", h.kubeconfig, "--node-name", h.name, "--start-jitter", "0", "--log-level", "debug"}, args...)
-	a := &agent{t: h.t, cmd: h.command(os.Args[0], args...), log: &bytes.Buffer{}}
+	log, err := os.CreateTemp(h.t.TempDir(), "agent")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer log.Close()
+	a := &agent{t: h.t, cmd: h.command(os.Args[0], args...), log: log.Name()}
 	a.cmd.Env = append(a.cmd.Env, asCommand+"=1")
-	a.cmd.Stdout, a.cmd.Stderr = a.log, a.log
+	a.cmd.Stdout, a.cmd.Stderr = log, log
 	if err := a.cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(a.stop)
 	h.t.Cleanup(func() {
 		if h.t.Failed() {
-			h.t.Logf("agent of %s:\n%s", h.name, a.log)
+			h.t.Logf("agent of %s:\n%s", h.name, a.said())
 		}
 	})
 	return a
+}
+
+// said is the agent's log so far.
+func (a *agent) said() string {
+	text, err := os.ReadFile(a.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
 // stop ends the agent as a DaemonSet does, and waits for it.

@@ -80,6 +80,8 @@ func TestInUse(t *testing.T) {
 // TestBadObjects: what cannot be is refused with a sentence by the API server, or
 // not accepted with a reason; nothing crashes.
 func TestBadObjects(t *testing.T) {
+	const restarts = "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[*].restartCount} {end}"
+	before := kubectl(t, "-n", "patchbay-system", "get", "pods", "-o", restarts)
 	l := newLab(t, network("sound", "10.81.0.0/24", ""))
 	ready(t, "bnet/sound")
 	for _, refused := range []struct{ manifest, message string }{
@@ -105,7 +107,7 @@ func TestBadObjects(t *testing.T) {
 	}
 	l.add(network("twin", "10.81.0.0/25", ""))
 	expect(t, "bnet", "twin", v1alpha1.ConditionReady, "False SubnetOverlap")
-	if restarts := kubectl(t, "-n", "patchbay-system", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}"); strings.Trim(restarts, "0 ") != "" {
-		t.Errorf("pods were restarted: %s", restarts)
+	if after := kubectl(t, "-n", "patchbay-system", "get", "pods", "-o", restarts); after != before {
+		t.Errorf("pods were restarted: had %s, have %s", before, after)
 	}
 }

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -28,11 +27,7 @@ func TestScale(t *testing.T) {
 	cpu := agentCPU(t, cluster.Worker)
 	logged := auditLines(t)
 	start := time.Now()
-	t.Cleanup(func() {
-		if _, err := kind.Kubectl(context.Background(), []byte(all.String()), "delete", "--ignore-not-found", "--timeout=120s", "-f", "-"); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
-	})
+	t.Cleanup(func() { kubectl(t, "delete", "nsa,pp", "--all", "--wait=false") })
 	if _, err := kind.Kubectl(t.Context(), []byte(all.String()), "apply", "--server-side", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}

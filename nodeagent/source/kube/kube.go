@@ -10,6 +10,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
@@ -56,12 +57,13 @@ func Open(o Options, e Engine, seen func(netstate.Owner)) (*Source, error) {
 	}
 	m, err := manager.New(o.Config, manager.Options{
 		Scheme:                 scheme,
+		MapperProvider:         func(*rest.Config, *http.Client) (meta.RESTMapper, error) { return v1alpha1.NewRESTMapper(), nil },
 		Cache:                  cacheOptions(o.NodeName),
 		Metrics:                server.Options{BindAddress: "0"},
 		HealthProbeBindAddress: o.HealthAddress,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reach the API server: %w", err)
+		return nil, fmt.Errorf("prepare the agent: %w", err)
 	}
 	s := &Source{Options: o, manager: m, feed: NewFeed(e), seen: seen, ready: make(chan struct{})}
 	return s, errors.Join(m.AddHealthzCheck("ping", healthz.Ping), m.AddReadyzCheck("listed", s.listed))
