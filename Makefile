@@ -57,7 +57,7 @@ kind-down: ## Delete that cluster, and stop the Docker engine if it was started 
 
 .PHONY: test-e2e
 test-e2e: deps build bin/httpd ## Tests on the kind cluster, which is brought up if need be and left running.
-	$(GO) test -tags e2e -timeout 60m -v ./test/e2e/...
+	$(GO) test -tags e2e -timeout 60m -v ./test/e2e
 
 .PHONY: generate
 generate: ## Generate CRDs, deep copies and reference pages from the code.

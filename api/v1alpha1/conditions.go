@@ -72,7 +72,7 @@ var Reasons = []Reason{
 	{ReasonNodeNotFound, ConditionAccepted, "controller", "Name an existing node in spec.target.netns.nodeName; without a cluster leave it out, and spec.nodeSelector too."},
 	{ReasonPrivilegeRequired, ConditionAccepted, "controller", "Have somebody who may use-node-network create the object."},
 	{ReasonUnsupported, "Accepted, Ready", "controller, agent", "Change, set or leave out the field that the message names; as it is it cannot work here."},
-	{ReasonProgrammed, ConditionReady, "agent", "Nothing to do."},
+	{ReasonProgrammed, ConditionReady, "agent, controller", "Nothing to do."},
 	{ReasonPending, "Accepted, Ready", "controller, agent", "Wait; the message says for what."},
 	{ReasonRebinding, ConditionReady, "controller", "Wait; the new node's agent takes over."},
 	{ReasonNetnsNotFound, ConditionReady, "agent", "Create the namespace (ip netns add), or use lifecycle Managed."},
