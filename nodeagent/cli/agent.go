@@ -67,7 +67,7 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 	if err != nil {
 		return err
 	}
-	l, err := f.await(ctx, clusterLock, agentPrefix+"of a cluster ")
+	l, err := f.await(ctx, clusterLock, agentPrefix+"of a cluster ", log)
 	if err != nil {
 		return err
 	}

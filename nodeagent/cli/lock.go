@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,8 +44,12 @@ var insteadOf = map[string]string{
 }
 
 // await takes a lock from whoever has it as soon as it is given back.
-func (f *flags) await(ctx context.Context, name, purpose string) (*lock, error) {
-	return f.lock(ctx, name, purpose, func(*lock) error { return nil })
+func (f *flags) await(ctx context.Context, name, purpose string, log *slog.Logger) (*lock, error) {
+	var once sync.Once
+	return f.lock(ctx, name, purpose, func(l *lock) error {
+		once.Do(func() { log.Info("waiting for another process to end", "lock", l.file.Name(), "holder", l.holder()) })
+		return nil
+	})
 }
 
 func (f *flags) lock(ctx context.Context, name, purpose string, held func(*lock) error) (*lock, error) {

@@ -441,3 +441,23 @@ func TestAgentStartsBeforeTheAPIServer(t *testing.T) {
 	l.bind(l.one, h.name)
 	l.ready(l.one)
 }
+
+// TestSecondAgentWaits: of two agents on one node, say by two installations, one
+// works and the other says that it waits, until the first ends.
+func TestSecondAgentWaits(t *testing.T) {
+	h := newHost(t, "second-1")
+	first := h.agent()
+	l := newRig(t, "second", h.name)
+	l.allReady()
+	second := h.agent()
+	eventually(t, "the second waits", func() error {
+		if said := second.said(); !strings.Contains(said, "waiting for another process to end") {
+			return errors.New(said)
+		}
+		return nil
+	})
+	first.stop()
+	l.edit(l.one, func() { l.one.Spec.Routes = []v1alpha1.RouteSpec{{To: "10.99.0.0/16", Via: "10.68.0.1"}} })
+	l.bind(l.one, h.name)
+	l.ready(l.one)
+}
