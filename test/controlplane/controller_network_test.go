@@ -217,3 +217,26 @@ func TestControllerInUse(t *testing.T) {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// TestControllerDistrustsAgents: what one node's agent says of itself cannot
+// keep a network's status from being written.
+func TestControllerDistrustsAgents(t *testing.T) {
+	l := newLab(t, "distrust")
+	w1 := l.node("w1")
+	n := l.network("red")
+	b := l.builtOn(n, w1.Name)
+	l.wants(n, "Accepted", "True Accepted")
+	l.agent(b[w1.Name], map[string]any{"observedGeneration": int64(2)}, "False", strings.Repeat("A", 100))
+	l.edit(n, func() { n.Spec.IPAM = &v1alpha1.NetworkIPAM{Exclude: []v1alpha1.AddressRange{"10.68.1.0/24"}} })
+	l.until("judged", func() string {
+		if err := l.Get(testContext(t), client.ObjectKeyFromObject(n), n); err != nil {
+			return err.Error()
+		}
+		for _, c := range n.Status.Conditions {
+			if c.Type == "Accepted" && c.ObservedGeneration == n.Generation {
+				return ""
+			}
+		}
+		return fmt.Sprintf("generation %d: %+v", n.Generation, n.Status)
+	})
+}
