@@ -240,3 +240,21 @@ func TestControllerDistrustsAgents(t *testing.T) {
 		return fmt.Sprintf("generation %d: %+v", n.Generation, n.Status)
 	})
 }
+
+// TestControllerBadSelector: a verdict reads the same each time, however much of
+// a selector is wrong; else every write would ask for the next.
+func TestControllerBadSelector(t *testing.T) {
+	l := newLab(t, "selector")
+	w1 := l.node("w1").Name
+	n := l.newNetwork("red")
+	n.Spec.NodeSelector.MatchLabels = map[string]string{"a key": "x", "b key": "x", "c key": "x", "d key": "x"}
+	l.make(n)
+	a := l.attachment("net1", w1, n.Name)
+	l.wants(a, "Accepted", "False NetworkNotFound")
+	l.during(2*quick.RollupInterval, "no write asks for another", func() string {
+		if got := l.writes.of("namespaceattachments/net1"); len(got) != 1 {
+			return fmt.Sprint(got)
+		}
+		return ""
+	})
+}
