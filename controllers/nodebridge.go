@@ -75,11 +75,16 @@ func (r nodeBridges) Reconcile(ctx context.Context, p place) (reconcile.Result, 
 	return r.watchNode(ctx, nodeSubject{have, have.Spec.NodeName, &have.Status.Conditions})
 }
 
+// networkUID is the label of a NodeBridge that tells its network from a namesake.
+// It is not an owner reference: the garbage collector deletes the dependents of
+// what is deleted in the foreground, blocking or not, and so would take the
+// bridges from a network in use.
+const networkUID = "patchbay.dev/network-uid"
+
 // same is false for a NodeBridge of a namesake of the network, and for one that
 // somebody wrote by hand.
 func same(have, want *v1alpha1.NodeBridge) bool {
-	owner := metav1.GetControllerOfNoCopy(have)
-	return have.Spec == want.Spec && owner != nil && owner.UID == want.OwnerReferences[0].UID
+	return have.Spec == want.Spec && have.Labels[networkUID] == want.Labels[networkUID]
 }
 
 // bridgeOf is the NodeBridge of a network on a node, nil where none belongs. A
@@ -88,11 +93,8 @@ func bridgeOf(n *v1alpha1.BridgeNetwork, node string, w accept.World) *v1alpha1.
 	if n == nil || !n.DeletionTimestamp.IsZero() && !controllerutil.ContainsFinalizer(n, InUseFinalizer) || !accept.Selects(n, node, w) {
 		return nil
 	}
-	owner := metav1.NewControllerRef(n, v1alpha1.GroupVersion.WithKind("BridgeNetwork"))
-	// Deletion in the foreground must not take it from a network in use.
-	owner.BlockOwnerDeletion = nil
 	return &v1alpha1.NodeBridge{
-		ObjectMeta: metav1.ObjectMeta{Name: place{n.Name, node}.name(), OwnerReferences: []metav1.OwnerReference{*owner}},
+		ObjectMeta: metav1.ObjectMeta{Name: place{n.Name, node}.name(), Labels: map[string]string{networkUID: string(n.UID)}},
 		Spec:       v1alpha1.NodeBridgeSpec{Network: n.Name, NodeName: node},
 	}
 }

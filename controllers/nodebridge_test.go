@@ -39,12 +39,9 @@ func TestBridgeOf(t *testing.T) {
 			if (got != nil) != c.want {
 				t.Fatalf("got %v", got)
 			}
-			controller := true
 			want := &v1alpha1.NodeBridge{
-				ObjectMeta: metav1.ObjectMeta{Name: "red.w1", OwnerReferences: []metav1.OwnerReference{
-					{APIVersion: "patchbay.dev/v1alpha1", Kind: "BridgeNetwork", Name: "red", UID: "u", Controller: &controller},
-				}},
-				Spec: v1alpha1.NodeBridgeSpec{Network: "red", NodeName: "w1"},
+				ObjectMeta: metav1.ObjectMeta{Name: "red.w1", Labels: map[string]string{"patchbay.dev/network-uid": "u"}},
+				Spec:       v1alpha1.NodeBridgeSpec{Network: "red", NodeName: "w1"},
 			}
 			if diff := cmp.Diff(want, got); c.want && diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
@@ -59,8 +56,8 @@ func TestBridgeOf(t *testing.T) {
 func TestSame(t *testing.T) {
 	want := bridgeOf(network(), "w1", alone(node("True", 0, 0)))
 	namesake, byHand, elsewhere := want.DeepCopy(), want.DeepCopy(), want.DeepCopy()
-	namesake.OwnerReferences[0].UID = "v"
-	byHand.OwnerReferences = nil
+	namesake.Labels[networkUID] = "v"
+	byHand.Labels = nil
 	elsewhere.Spec.NodeName = "w2"
 	for _, have := range []*v1alpha1.NodeBridge{namesake, byHand, elsewhere} {
 		if same(have, want) {

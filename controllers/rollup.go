@@ -3,6 +3,7 @@ package controllers
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -38,7 +39,7 @@ func rollUp(generation int64, selected []string, bridges []v1alpha1.NodeBridge) 
 		case !ok, c.Reason == v1alpha1.ReasonPending:
 			waiting = append(waiting, node)
 		case c.Status != metav1.ConditionTrue:
-			failing = append(failing, v1alpha1.FailingNode{Node: node, Reason: truncate(c.Reason, 64), Message: truncate(c.Message, 1024)})
+			failing = append(failing, v1alpha1.FailingNode{Node: node, Reason: shortReason(c.Reason), Message: truncate(c.Message, 1024)})
 		}
 	}
 	all := len(selected)
@@ -65,6 +66,12 @@ func sumUp(nodes v1alpha1.NodeCounts, failing []v1alpha1.FailingNode, waiting []
 	}
 	return metav1.Condition{Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed,
 		Message: fmt.Sprintf("on all %d nodes", nodes.Selected)}
+}
+
+// shortReason cuts a reason to what FailingNode takes, such that it still is one:
+// what an agent's token can write must not make a network's status invalid.
+func shortReason(s string) string {
+	return strings.TrimRight(s[:min(len(s), 64)], ",:")
 }
 
 // truncate cuts text to a number of bytes, at a whole character.

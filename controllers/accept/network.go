@@ -1,7 +1,9 @@
 package accept
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,16 +24,33 @@ func Network(n *v1alpha1.BridgeNetwork, _ World) metav1.Condition {
 }
 
 func selectors(n *v1alpha1.BridgeNetwork) *refusal {
-	if _, err := metav1.LabelSelectorAsSelector(n.Spec.NodeSelector); err != nil {
+	if err := selectorError(n.Spec.NodeSelector); err != nil {
 		return refuse(v1alpha1.ReasonUnsupported, "spec.nodeSelector: %v; correct the selector", err)
 	}
 	if n.Spec.AllowedNamespaces == nil {
 		return nil
 	}
-	if _, err := metav1.LabelSelectorAsSelector(n.Spec.AllowedNamespaces.Selector); err != nil {
+	if err := selectorError(n.Spec.AllowedNamespaces.Selector); err != nil {
 		return refuse(v1alpha1.ReasonUnsupported, "spec.allowedNamespaces.selector: %v; correct the selector", err)
 	}
 	return nil
+}
+
+// selectorError is always the same one of a selector's errors, for a verdict that
+// reads otherwise is written; LabelSelectorAsSelector returns that of the first
+// label in a map's order.
+func selectorError(s *metav1.LabelSelector) error {
+	if s == nil {
+		return nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.MatchLabels)) {
+		one := &metav1.LabelSelector{MatchLabels: map[string]string{key: s.MatchLabels[key]}}
+		if _, err := metav1.LabelSelectorAsSelector(one); err != nil {
+			return err
+		}
+	}
+	_, err := metav1.LabelSelectorAsSelector(s)
+	return err
 }
 
 func gatewayAddresses(n *v1alpha1.BridgeNetwork) *refusal {

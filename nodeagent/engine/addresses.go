@@ -50,6 +50,23 @@ func (p pools) reserve(network string, o netstate.Owner, list []netip.Prefix) {
 	}
 }
 
+// reserveMarked notes what the kernel, or the record, holds of attachments that
+// are not given to build, so that nobody else gets it: after a restart the verdict on one may be
+// out, or the sweep brake be on.
+func (e *Engine) reserveMarked(network string) {
+	for o, u := range e.units {
+		if o.Kind != netstate.OwnerAttachment || u.accepted() {
+			continue
+		}
+		e.pools.reserve(network, o, u.recorded)
+		for k := range u.held {
+			if p, err := netip.ParsePrefix(k.Name); err == nil && k.Kind == netstate.KindAddress {
+				e.pools.reserve(network, o, []netip.Prefix{p})
+			}
+		}
+	}
+}
+
 // addresses decides what an attachment's interface gets: what the spec says,
 // else what it has by the record or the kernel, else one of each subnet.
 func (e *Engine) addresses(u *unit, network *compile.NetworkView) ([]netip.Prefix, *compile.Problem) {

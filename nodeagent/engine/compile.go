@@ -102,6 +102,7 @@ func (e *Engine) compile(u *unit) (r compile.Result) {
 		r, u.problem = compile.Network(u.in.Network, e.context())
 		u.network = compile.View(u.in.Network, e.node)
 		e.pools.sync(u.network, e.node)
+		e.reserveMarked(u.network.Name)
 	case netstate.OwnerAttachment:
 		r = e.compileAttachment(u)
 	case netstate.OwnerPublish:

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -69,6 +70,8 @@ type Engine struct {
 	natLost bool
 	synced  bool
 	wake    chan struct{}
+	// remembered are attachments that are not Set yet.
+	remembered []*v1alpha1.NamespaceAttachment
 
 	// State of the loop's goroutine alone.
 	units  map[netstate.Owner]*unit
@@ -137,6 +140,14 @@ func (e *Engine) Update(set []Input, gone []netstate.Owner) {
 func (e *Engine) Remove(in Input) {
 	in.removed, in.Before = true, append(in.Before, in.Object())
 	e.Set(in)
+}
+
+// Remember tells of an attachment that is not Set yet, since the verdict on it is
+// out: until it is Set or gone, nobody else gets the addresses of its record.
+func (e *Engine) Remember(a *v1alpha1.NamespaceAttachment) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.remembered = append(e.remembered, a)
 }
 
 // Synced tells whether every resource of the source was Set. Only while it was

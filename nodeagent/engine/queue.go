@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -13,9 +14,9 @@ import (
 func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	e.mu.Lock()
 	inputs, batch, events := e.inputs, e.dirty, e.events
-	lost, natLost, synced := e.lost, e.natLost, e.synced
+	lost, natLost, synced, remembered := e.lost, e.natLost, e.synced, e.remembered
 	e.inputs, e.dirty, e.events = map[netstate.Owner]*Input{}, map[netstate.Owner]bool{}, map[netstate.Key]kernel.Event{}
-	e.lost = false
+	e.lost, e.remembered = false, nil
 	e.mu.Unlock()
 
 	if lost || natLost && !now().Before(e.natRetry) {
@@ -23,6 +24,9 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	}
 	if lost && synced {
 		e.readMarks()
+	}
+	for _, a := range remembered {
+		e.unit(InputOf(a).Owner()).recorded = compile.Prefixes(a.Status.Addresses)
 	}
 	for o, in := range inputs {
 		e.receive(o, in)
@@ -43,7 +47,7 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 // receive stores what came in about an owner.
 func (e *Engine) receive(o netstate.Owner, in *Input) {
 	u := e.unit(o)
-	u.formerly, u.byCommand = nil, in != nil && in.removed
+	u.formerly, u.recorded, u.byCommand = nil, nil, in != nil && in.removed
 	if in != nil && len(u.desired) == 0 {
 		u.formerly = in.Before
 	}

@@ -58,6 +58,9 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 			e.Reporter.Report(s)
 		case o != orphans && u.done && len(u.held) == 0:
 			delete(e.units, o)
+			if e.pools.release(o) {
+				e.requeueWaiting()
+			}
 			e.Reporter.Removed(o)
 		}
 		for k, err := range u.errs {

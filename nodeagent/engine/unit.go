@@ -27,6 +27,8 @@ type unit struct {
 	held map[netstate.Key]bool
 	// given are the addresses that the owner's interface has or gets.
 	given []netip.Prefix
+	// recorded are the addresses of an attachment that is only remembered.
+	recorded []netip.Prefix
 	// gave says that it had some before it was compiled last.
 	gave bool
 	// seen is a text of what others last took from this owner.

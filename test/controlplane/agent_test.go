@@ -461,3 +461,39 @@ func TestSecondAgentWaits(t *testing.T) {
 	l.bind(l.one, h.name)
 	l.ready(l.one)
 }
+
+// TestAgentReservesUnjudged: the address that an attachment has on the node, or
+// after a reboot by its record alone, is nobody else's, though the verdict on the
+// attachment is out when the agent starts.
+func TestAgentReservesUnjudged(t *testing.T) {
+	for _, name := range []string{"restarted", "rebooted"} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, name+"-host")
+			first := h.agent()
+			l := newRig(t, name, h.name)
+			l.allReady()
+			has := address(l.two)
+			first.stop()
+			if name == "rebooted" {
+				if out, err := h.patchbay("delete", "--all"); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+			}
+			l.edit(l.two, func() { l.two.Spec.Routes = []v1alpha1.RouteSpec{{To: "10.99.0.0/16", Via: "10.68.0.1"}} })
+			third := create(t, &v1alpha1.NamespaceAttachment{ObjectMeta: metav1.ObjectMeta{Name: name + "-3", Namespace: metav1.NamespaceDefault}, Spec: v1alpha1.NamespaceAttachmentSpec{
+				Network: name, Target: v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: v1alpha1.NetnsName(name + "-3"), NodeName: h.name}},
+			}})
+			l.bind(third, h.name)
+			h.agent()
+			l.ready(third)
+			if got := address(third); got == has || got == "" {
+				t.Errorf("the new attachment has %s, which is %s's", got, l.two.Name)
+			}
+			l.bind(l.two, h.name)
+			l.ready(l.two)
+			if got := address(l.two); got != has {
+				t.Errorf("%s had %s, and has %s", l.two.Name, has, got)
+			}
+		})
+	}
+}

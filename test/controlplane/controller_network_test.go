@@ -57,8 +57,8 @@ func TestControllerNodeBridges(t *testing.T) {
 	all := l.network("blue")
 	b := l.builtOn(n, w1.Name, w2.Name)[w1.Name]
 	l.builtOn(all, w1.Name, w2.Name, w3.Name)
-	if b.Name != "bridges-red.bridges-w1" || len(b.OwnerReferences) != 1 || b.OwnerReferences[0].UID != n.UID || !*b.OwnerReferences[0].Controller {
-		t.Errorf("NodeBridge %s is owned by %+v", b.Name, b.OwnerReferences)
+	if b.Name != "bridges-red.bridges-w1" || b.Labels["patchbay.dev/network-uid"] != string(n.UID) || len(b.OwnerReferences) > 0 {
+		t.Errorf("NodeBridge %s: %+v", b.Name, b.ObjectMeta)
 	}
 	l.edit(w3, func() { w3.Labels["ssd"] = "yes" })
 	l.builtOn(n, w1.Name, w2.Name, w3.Name)
@@ -217,3 +217,44 @@ func TestControllerInUse(t *testing.T) {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// TestControllerDistrustsAgents: what one node's agent says of itself cannot
+// keep a network's status from being written.
+func TestControllerDistrustsAgents(t *testing.T) {
+	l := newLab(t, "distrust")
+	w1 := l.node("w1")
+	n := l.network("red")
+	b := l.builtOn(n, w1.Name)
+	l.wants(n, "Accepted", "True Accepted")
+	l.agent(b[w1.Name], map[string]any{"observedGeneration": int64(2)}, "False", strings.Repeat("A", 100))
+	l.edit(n, func() { n.Spec.IPAM = &v1alpha1.NetworkIPAM{Exclude: []v1alpha1.AddressRange{"10.68.1.0/24"}} })
+	l.until("judged", func() string {
+		if err := l.Get(testContext(t), client.ObjectKeyFromObject(n), n); err != nil {
+			return err.Error()
+		}
+		for _, c := range n.Status.Conditions {
+			if c.Type == "Accepted" && c.ObservedGeneration == n.Generation {
+				return ""
+			}
+		}
+		return fmt.Sprintf("generation %d: %+v", n.Generation, n.Status)
+	})
+}
+
+// TestControllerBadSelector: a verdict reads the same each time, however much of
+// a selector is wrong; else every write would ask for the next.
+func TestControllerBadSelector(t *testing.T) {
+	l := newLab(t, "selector")
+	w1 := l.node("w1").Name
+	n := l.newNetwork("red")
+	n.Spec.NodeSelector.MatchLabels = map[string]string{"a key": "x", "b key": "x", "c key": "x", "d key": "x"}
+	l.make(n)
+	a := l.attachment("net1", w1, n.Name)
+	l.wants(a, "Accepted", "False NetworkNotFound")
+	l.during(2*quick.RollupInterval, "no write asks for another", func() string {
+		if got := l.writes.of("namespaceattachments/net1"); len(got) != 1 {
+			return fmt.Sprint(got)
+		}
+		return ""
+	})
+}

@@ -67,11 +67,11 @@ func TestControllerRights(t *testing.T) {
 	network := create(t, object("BridgeNetwork", "", "red", nil))
 	checkAccepted(t, c.Patch(ctx, network.DeepCopy(), mergePatch(`{"metadata": {"finalizers": ["patchbay.dev/in-use"]}}`)))
 	checkAccepted(t, c.Patch(ctx, network.DeepCopy(), mergePatch(`{"metadata": {"finalizers": null}}`)))
-	checkAccepted(t, c.Update(ctx, get(t, network)))
+	checkForbidden(t, "update", c.Update(ctx, get(t, network)))
 	bridge := object("NodeBridge", "", "red.w1", minimal("NodeBridge"))
 	yes := true
 	bridge.SetOwnerReferences([]metav1.OwnerReference{{
-		APIVersion: network.GetAPIVersion(), Kind: network.GetKind(), Name: network.GetName(), UID: network.GetUID(), Controller: &yes, BlockOwnerDeletion: &yes,
+		APIVersion: network.GetAPIVersion(), Kind: network.GetKind(), Name: network.GetName(), UID: network.GetUID(), Controller: &yes,
 	}})
 	checkAccepted(t, c.Create(ctx, bridge))
 	for _, kind := range []string{"NamespaceAttachment", "PortPublish"} {

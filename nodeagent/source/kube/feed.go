@@ -20,6 +20,7 @@ import (
 type Engine interface {
 	Update(set []engine.Input, gone []netstate.Owner)
 	Remove(engine.Input)
+	Remember(*v1alpha1.NamespaceAttachment)
 	Synced(bool)
 }
 
@@ -64,6 +65,11 @@ func (f *Feed) Listed() {
 		all = append(all, in)
 	}
 	slices.SortFunc(all, func(a, b engine.Input) int { return a.Owner().Compare(b.Owner()) })
+	for o := range f.waiting {
+		if a, ok := f.bound[o].(*v1alpha1.NamespaceAttachment); ok {
+			f.Engine.Remember(a)
+		}
+	}
 	f.listed = true
 	f.Engine.Update(all, nil)
 	f.Engine.Synced(len(f.waiting) == 0)

@@ -29,7 +29,10 @@ func (j *journal) Update(set []engine.Input, gone []netstate.Owner) {
 }
 
 func (j *journal) Remove(in engine.Input) { j.lines = append(j.lines, "remove "+in.Owner().String()) }
-func (j *journal) Synced(yes bool)        { j.lines = append(j.lines, fmt.Sprintf("synced %v", yes)) }
+func (j *journal) Remember(a *v1alpha1.NamespaceAttachment) {
+	j.lines = append(j.lines, "remember "+engine.InputOf(a).Owner().String())
+}
+func (j *journal) Synced(yes bool) { j.lines = append(j.lines, fmt.Sprintf("synced %v", yes)) }
 
 func (j *journal) expect(t *testing.T, lines ...string) {
 	t.Helper()
@@ -112,7 +115,7 @@ func TestUnjudgedKeepsSweepsBack(t *testing.T) {
 	a := attachment("a", 2, accepted("True", 1))
 	f.Set(a)
 	f.Listed()
-	j.expect(t, "update ", "synced false")
+	j.expect(t, "remember nsa:lab/net1", "update ", "synced false")
 	f.Gone(a, true)
 	j.expect(t, "synced true", "remove nsa:lab/net1")
 }
