@@ -38,7 +38,10 @@ func nodeHealth(name string, node *corev1.Node, now time.Time, grace time.Durati
 	if left := grace - now.Sub(since); left > 0 {
 		return health{recheck: left}
 	}
-	return health{lost: fmt.Sprintf("node %s has not been Ready since %s; bring it back, or delete it", name, since.UTC().Format(time.RFC3339))}
+	if ready == nil {
+		return health{lost: fmt.Sprintf("node %s has never said that it is Ready; bring it up, or delete it", name)}
+	}
+	return health{lost: fmt.Sprintf("node %s has said Ready=%s since %s; bring it back, or delete it", name, ready.Status, ready.LastTransitionTime.UTC().Format(time.RFC3339))}
 }
 
 // notReadySince: a kubelet that is silent has been so since its last heartbeat

@@ -27,8 +27,8 @@ func TestNodeHealth(t *testing.T) {
 	silent := node(corev1.ConditionUnknown, 60, 0)
 	silent.Status.Conditions[1].LastHeartbeatTime = metav1.Time{}
 	bare := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "w1", CreationTimestamp: metav1.NewTime(noon)}}
-	since := func(at string) health {
-		return health{lost: "node w1 has not been Ready since 2026-01-02T" + at + "Z; bring it back, or delete it"}
+	lost := func(status string) health {
+		return health{lost: "node w1 has said Ready=" + status + " since 2026-01-02T12:01:00Z; bring it back, or delete it"}
 	}
 	for _, c := range []struct {
 		name  string
@@ -38,12 +38,12 @@ func TestNodeHealth(t *testing.T) {
 	}{
 		{"ready", node(corev1.ConditionTrue, 0, 0), time.Hour, health{}},
 		{"just not ready", node(corev1.ConditionFalse, 60, 65), 70 * time.Second, health{recheck: 30 * time.Second}},
-		{"not ready, heart beats", node(corev1.ConditionFalse, 60, 95), 100 * time.Second, since("12:01:00")},
-		{"silent", node(corev1.ConditionUnknown, 60, 10), 60 * time.Second, since("12:00:10")},
+		{"not ready, heart beats", node(corev1.ConditionFalse, 60, 95), 100 * time.Second, lost("False")},
+		{"silent", node(corev1.ConditionUnknown, 60, 10), 60 * time.Second, lost("Unknown")},
 		{"silent for less", node(corev1.ConditionUnknown, 60, 30), 60 * time.Second, health{recheck: 10 * time.Second}},
 		{"never a heartbeat", silent, 70 * time.Second, health{recheck: 30 * time.Second}},
 		{"never ready", bare, 30 * time.Second, health{recheck: 10 * time.Second}},
-		{"still never ready", bare, 40 * time.Second, since("12:00:00")},
+		{"still never ready", bare, 40 * time.Second, health{lost: "node w1 has never said that it is Ready; bring it up, or delete it"}},
 		{"gone", nil, 0, health{lost: "node w1 was deleted"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

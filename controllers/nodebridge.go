@@ -2,13 +2,10 @@ package controllers
 
 import (
 	"context"
-	"crypto/sha256"
-	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -28,14 +25,7 @@ type nodeBridges struct{ *cluster }
 // place is one network on one node: what a NodeBridge is about.
 type place struct{ network, node string }
 
-// name of the place's NodeBridge. Node names may be as long as any name.
-func (p place) name() string {
-	name := p.network + "." + p.node
-	if len(name) > validation.DNS1123SubdomainMaxLength {
-		return fmt.Sprintf("%s.%x", p.network, sha256.Sum256([]byte(p.node)))
-	}
-	return name
-}
+func (p place) name() string { return v1alpha1.NodeBridgeName(p.network, p.node) }
 
 func (r nodeBridges) add(mgr manager.Manager) error {
 	places := func(of func(context.Context, client.Object) []place) handler.TypedEventHandler[client.Object, place] {

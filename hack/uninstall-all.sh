@@ -52,6 +52,11 @@ clean() { kubectl -n $namespace exec "$1" -- patchbay status 2>/dev/null | grep 
 
 say "from the cluster of context $(kubectl config current-context)"
 crds=$(kubectl get customresourcedefinitions -o name)
+# Whose agents have something to remove.
+built=""
+if has nodebridges; then
+	built=$(kubectl get nodebridges.patchbay.dev -o 'jsonpath={range .items[*]}{.spec.nodeName}{"\n"}{end}' | sort -u)
+fi
 
 delete_all portpublishes --all-namespaces
 delete_all namespaceattachments --all-namespaces
@@ -61,7 +66,9 @@ delete_all nodebridges
 unclean=""
 agents=$(kubectl -n $namespace get pods -l app.kubernetes.io/name=patchbay,app.kubernetes.io/component=agent \
 	-o 'jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName}{"\n"}{end}')
-[ -n "$agents" ] || say "no agents are running: what they have left on nodes stays there"
+for node in $built; do
+	grep -q " $node\$" <<<"$agents" || unclean="$unclean $node"
+done
 while read -r pod node <&3; do
 	[ -z "$pod" ] || wait_until "node $node is clean" clean "$pod" || unclean="$unclean $node"
 done 3<<<"$agents"

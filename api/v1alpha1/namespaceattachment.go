@@ -27,7 +27,7 @@ type NamespaceAttachment struct {
 	// Spec is the wanted state.
 	Spec NamespaceAttachmentSpec `json:"spec"`
 	// Status is what the node holds.
-	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}, {type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the node's agent", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}, {type: "Ready", status: "Unknown", reason: "Pending", message: "waiting to be accepted and built", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
 	Status NamespaceAttachmentStatus `json:"status,omitempty"`
 }
 

@@ -1,6 +1,11 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"crypto/sha256"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // NodeBridge is one BridgeNetwork on one node: made by the controller, its
 // status written by that node's agent. People read it; nobody writes it by hand.
@@ -25,6 +30,17 @@ type NodeBridge struct {
 	// Status is what the node holds.
 	// +kubebuilder:default={conditions: {{type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the node's agent", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
 	Status NodeBridgeStatus `json:"status,omitempty"`
+}
+
+// NodeBridgeName is the name of the one NodeBridge of a network and a node; a
+// hash stands for the node's name where that would be too long. One of another
+// name counts for nothing.
+func NodeBridgeName(network, node string) string {
+	const longest = 253
+	if name := network + "." + node; len(name) <= longest {
+		return name
+	}
+	return fmt.Sprintf("%s.%x", network, sha256.Sum256([]byte(node)))
 }
 
 // NodeBridgeSpec binds a network to a node.

@@ -23,7 +23,7 @@ type PortPublish struct {
 	// Spec is the wanted state.
 	Spec PortPublishSpec `json:"spec"`
 	// Status is what the node publishes.
-	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}, {type: "Ready", status: "Unknown", reason: "Pending", message: "waiting for the node's agent", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
+	// +kubebuilder:default={conditions: {{type: "Accepted", status: "Unknown", reason: "Pending", message: "waiting for the controller", lastTransitionTime: "1970-01-01T00:00:00Z"}, {type: "Ready", status: "Unknown", reason: "Pending", message: "waiting to be accepted and built", lastTransitionTime: "1970-01-01T00:00:00Z"}}}
 	Status PortPublishStatus `json:"status,omitempty"`
 }
 

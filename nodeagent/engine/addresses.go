@@ -51,8 +51,8 @@ func (p pools) reserve(network string, o netstate.Owner, list []netip.Prefix) {
 }
 
 // reserveMarked notes what the kernel, or the record, holds of attachments that
-// are not given to build, so that nobody else gets it: after a restart the verdict on one may be
-// out, or the sweep brake be on.
+// are not to be built, so that nobody else gets it: after a restart the verdict
+// on one may be out, or the sweep brake be on.
 func (e *Engine) reserveMarked(network string) {
 	for o, u := range e.units {
 		if o.Kind != netstate.OwnerAttachment || u.accepted() {
@@ -71,7 +71,7 @@ func (e *Engine) reserveMarked(network string) {
 // else what it has by the record or the kernel, else one of each subnet.
 func (e *Engine) addresses(u *unit, network *compile.NetworkView) ([]netip.Prefix, *compile.Problem) {
 	a := u.in.Attachment
-	had := slices.Concat(u.given, compile.Prefixes(a.Status.Addresses), e.marked(u))
+	had := slices.Concat(u.given, compile.Prefixes(a.Status.Addresses), e.marked(u), u.last)
 	e.pools.release(u.owner)
 	if network == nil || len(a.Spec.Addresses) > 0 {
 		given := compile.Prefixes(a.Spec.Addresses)
@@ -93,6 +93,7 @@ func (e *Engine) addresses(u *unit, network *compile.NetworkView) ([]netip.Prefi
 		}
 		kept = append(kept, netip.PrefixFrom(addr, pool.Subnet().Bits()))
 	}
+	u.last = kept
 	return kept, nil
 }
 
@@ -132,7 +133,7 @@ func (u *unit) remembers() bool {
 	if u.in == nil || u.in.Attachment == nil {
 		return true
 	}
-	if len(u.in.Attachment.Spec.Addresses)+len(u.in.Attachment.Status.Addresses)+len(u.given) > 0 {
+	if len(u.in.Attachment.Spec.Addresses)+len(u.in.Attachment.Status.Addresses)+len(u.given)+len(u.last) > 0 {
 		return true
 	}
 	for k := range u.held {

@@ -27,6 +27,9 @@ type unit struct {
 	held map[netstate.Key]bool
 	// given are the addresses that the owner's interface has or gets.
 	given []netip.Prefix
+	// last are the addresses that it had last, to be had again if they are free:
+	// its network may have left the node and come back.
+	last []netip.Prefix
 	// recorded are the addresses of an attachment that is only remembered.
 	recorded []netip.Prefix
 	// gave says that it had some before it was compiled last.

@@ -497,3 +497,28 @@ func TestAgentReservesUnjudged(t *testing.T) {
 		})
 	}
 }
+
+// TestAgentNetworkReturns: an attachment has its address again when its network
+// left the node and came back.
+func TestAgentNetworkReturns(t *testing.T) {
+	h := newHost(t, "flap-1")
+	h.agent()
+	l := newRig(t, "flap", h.name)
+	l.allReady()
+	has := address(l.two)
+	for _, o := range []client.Object{l.publish, l.one} {
+		if err := api.Delete(testContext(t), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.closed("8001")
+	if err := api.Delete(testContext(t), l.bridge); err != nil {
+		t.Fatal(err)
+	}
+	l.waitFor(l.two, metav1.ConditionFalse, v1alpha1.ReasonPending)
+	l.ready(create(t, &v1alpha1.NodeBridge{ObjectMeta: metav1.ObjectMeta{Name: l.bridge.Name}, Spec: l.bridge.Spec}))
+	l.ready(l.two)
+	if now := address(l.two); now != has {
+		t.Errorf("it had %s, and has %s", has, now)
+	}
+}

@@ -58,13 +58,19 @@ func TestMoved(t *testing.T) {
 func TestInUse(t *testing.T) {
 	newLab(t, network("used", "10.80.0.0/24", ""), attachment("user1", cluster.Worker, "used"), attachment("user2", cluster.Worker, "used"))
 	ready(t, "bnet/used", "nsa/user1", "nsa/user2")
-	kubectl(t, "delete", "bnet", "used", "--wait=false")
+	before := on(t, cluster.Worker, ours)
+	// In the foreground the garbage collector takes all that the network owns.
+	kubectl(t, "delete", "bnet", "used", "--wait=false", "--cascade=foreground")
 	expect(t, "bnet", "used", v1alpha1.ConditionInUse, "True InUse")
 	said := func() string { return get[status](t, "bnet", "used").condition(v1alpha1.ConditionInUse).Message }
 	if got := said(); !strings.Contains(got, "default/user1") || !strings.Contains(got, "default/user2") {
 		t.Errorf("it says %q", got)
 	}
 	ping(t, cluster.Worker, "user1", address(t, "user2"))
+	counts(t, "used", 3, 3)
+	if now := on(t, cluster.Worker, ours); now != before {
+		t.Errorf("the kernel has changed\nbefore:\n%s\nnow:\n%s", before, now)
+	}
 	kubectl(t, "delete", "nsa", "user1")
 	eventually(t, "only user2 named", func() error {
 		if got := said(); strings.Contains(got, "user1") || !strings.Contains(got, "default/user2") {

@@ -84,8 +84,10 @@ func (f *Feed) Set(o metav1.Object) {
 		f.networks[o.Name] = o
 		f.network(o.Name)
 	case *v1alpha1.NodeBridge:
-		f.bridges[o.Spec.Network] = o
-		f.network(o.Spec.Network)
+		if canonical(o) {
+			f.bridges[o.Spec.Network] = o
+			f.network(o.Spec.Network)
+		}
 	default:
 		in := engine.InputOf(o)
 		f.bound[in.Owner()] = o
@@ -104,8 +106,8 @@ func (f *Feed) Gone(o metav1.Object, sure bool) {
 		delete(f.networks, o.Name)
 		f.remove(engine.InputOf(o), sure)
 	case *v1alpha1.NodeBridge:
-		// One of the same network that was made since is another.
-		if b := f.bridges[o.Spec.Network]; b == nil || b.UID != o.UID {
+		// One of the same name that was made since is another.
+		if b := f.bridges[o.Spec.Network]; !canonical(o) || b == nil || b.UID != o.UID {
 			return
 		}
 		delete(f.bridges, o.Spec.Network)
@@ -115,6 +117,11 @@ func (f *Feed) Gone(o metav1.Object, sure bool) {
 		delete(f.bound, in.Owner())
 		f.remove(in, sure)
 	}
+}
+
+// canonical is false for a NodeBridge that somebody made by hand.
+func canonical(b *v1alpha1.NodeBridge) bool {
+	return b.Name == v1alpha1.NodeBridgeName(b.Spec.Network, b.Spec.NodeName)
 }
 
 // Current returns the object that bears an owner's status; nil where there is

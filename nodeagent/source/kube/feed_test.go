@@ -133,6 +133,10 @@ func TestNetwork(t *testing.T) {
 	j.expect(t, "update bnet:red@1=True")
 	f.Set(bridge("second"))
 	f.Gone(bridge("first"), true)
+	byHand := bridge("hand")
+	byHand.Name = "mine"
+	f.Set(byHand)
+	f.Gone(byHand, true)
 	j.expect(t)
 	f.Gone(bridge("second"), true)
 	j.expect(t, "remove bnet:red")
