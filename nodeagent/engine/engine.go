@@ -26,6 +26,7 @@ type Kernel interface {
 	Inventory() ([]kernel.Held, error)
 	Node() (netstate.Node, error)
 	LinkIndex(netstate.End) (int, error)
+	Announce([]plan.Step)
 	Watch(context.Context, func(kernel.Event)) error
 }
 

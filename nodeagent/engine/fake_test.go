@@ -84,6 +84,7 @@ func (f *fake) Node() (netstate.Node, error) {
 	n.Links = maps.Clone(n.Links)
 	return n, nil
 }
+func (f *fake) Announce([]plan.Step)                                 {}
 func (f *fake) LinkIndex(netstate.End) (int, error)                  { return 1, nil }
 func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
 

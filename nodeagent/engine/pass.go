@@ -17,6 +17,7 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 	if slices.ContainsFunc(applied, losesRoutes) {
 		applied = append(applied, e.converge(ctx, batch)...)
 	}
+	e.Kernel.Announce(applied)
 	e.settle(batch, applied)
 }
 
