@@ -26,7 +26,7 @@ func addEvents(mgr manager.Manager) error {
 	recorder := mgr.GetEventRecorder(v1alpha1.FieldManagerController)
 	handler := toolscache.ResourceEventHandlerFuncs{UpdateFunc: func(old, now any) {
 		o := now.(client.Object)
-		for _, t := range transitions(conditionsOf(old), conditionsOf(now)) {
+		for _, t := range transitions(v1alpha1.ConditionsOf(old), v1alpha1.ConditionsOf(now)) {
 			t.record(recorder, o)
 		}
 	}}
@@ -48,20 +48,6 @@ func follow(ctx context.Context, c cache.Cache, o client.Object, h toolscache.Re
 	}
 	_, err = informer.AddEventHandler(h)
 	return err
-}
-
-func conditionsOf(o any) []metav1.Condition {
-	switch o := o.(type) {
-	case *v1alpha1.BridgeNetwork:
-		return o.Status.Conditions
-	case *v1alpha1.NodeBridge:
-		return o.Status.Conditions
-	case *v1alpha1.NamespaceAttachment:
-		return o.Status.Conditions
-	case *v1alpha1.PortPublish:
-		return o.Status.Conditions
-	}
-	return nil
 }
 
 // transition is news of one condition.

@@ -1,5 +1,7 @@
 package v1alpha1
 
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 // Condition types. Every condition carries observedGeneration.
 const (
 	// ConditionAccepted says that the object makes sense here: its references
@@ -13,6 +15,22 @@ const (
 	// attachments keep it. Written by the controller.
 	ConditionInUse = "InUse"
 )
+
+// ConditionsOf returns the conditions in the status of an object of this
+// package; nil for anything else.
+func ConditionsOf(o any) []metav1.Condition {
+	switch o := o.(type) {
+	case *BridgeNetwork:
+		return o.Status.Conditions
+	case *NodeBridge:
+		return o.Status.Conditions
+	case *NamespaceAttachment:
+		return o.Status.Conditions
+	case *PortPublish:
+		return o.Status.Conditions
+	}
+	return nil
+}
 
 // Field managers of status writes.
 const (

@@ -63,17 +63,7 @@ func (in Input) Object() metav1.Object {
 }
 
 // Conditions returns the conditions of the resource's status.
-func (in Input) Conditions() []metav1.Condition {
-	switch {
-	case in.Network != nil:
-		return in.Network.Status.Conditions
-	case in.Attachment != nil:
-		return in.Attachment.Status.Conditions
-	case in.Publish != nil:
-		return in.Publish.Status.Conditions
-	}
-	return nil
-}
+func (in Input) Conditions() []metav1.Condition { return v1alpha1.ConditionsOf(in.Object()) }
 
 // CopyStatus gives a resource the status of another version of it; nil has
 // none.

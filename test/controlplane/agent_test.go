@@ -97,7 +97,7 @@ func (l *rig) waitFor(o client.Object, status metav1.ConditionStatus, reason str
 	l.t.Helper()
 	eventually(l.t, o.GetName()+" "+reason, func() error {
 		l.refresh(o)
-		c := readyOf(l.t, o)
+		c := readyOf(o)
 		if c.Status != status || c.Reason != reason {
 			return fmt.Errorf("Ready=%s %s: %s", c.Status, c.Reason, c.Message)
 		}
@@ -108,18 +108,8 @@ func (l *rig) waitFor(o client.Object, status metav1.ConditionStatus, reason str
 	})
 }
 
-func readyOf(t *testing.T, o client.Object) metav1.Condition {
-	t.Helper()
-	var list []metav1.Condition
-	switch o := o.(type) {
-	case *v1alpha1.NodeBridge:
-		list = o.Status.Conditions
-	case *v1alpha1.NamespaceAttachment:
-		list = o.Status.Conditions
-	case *v1alpha1.PortPublish:
-		list = o.Status.Conditions
-	}
-	if c := meta.FindStatusCondition(list, v1alpha1.ConditionReady); c != nil {
+func readyOf(o client.Object) metav1.Condition {
+	if c := meta.FindStatusCondition(v1alpha1.ConditionsOf(o), v1alpha1.ConditionReady); c != nil {
 		return *c
 	}
 	return metav1.Condition{}
@@ -352,7 +342,7 @@ func TestAgentLeavesNodeNotReady(t *testing.T) {
 	l.bind(l.two, h.name)
 	l.ready(l.two)
 	l.refresh(l.one)
-	if c := readyOf(t, l.one); c.Reason != v1alpha1.ReasonNodeNotReady {
+	if c := readyOf(l.one); c.Reason != v1alpha1.ReasonNodeNotReady {
 		t.Errorf("the agent wrote %s over NodeNotReady", c.Reason)
 	}
 	l.say(l.one, v1alpha1.ReasonPending)

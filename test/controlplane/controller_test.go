@@ -350,19 +350,8 @@ func (l *lab) publish(name, attachment string) *v1alpha1.PortPublish {
 
 // conditions of an object as "Accepted": "True Accepted".
 func conditionsOf(o client.Object) map[string]string {
-	var list []metav1.Condition
-	switch o := o.(type) {
-	case *v1alpha1.BridgeNetwork:
-		list = o.Status.Conditions
-	case *v1alpha1.NodeBridge:
-		list = o.Status.Conditions
-	case *v1alpha1.NamespaceAttachment:
-		list = o.Status.Conditions
-	case *v1alpha1.PortPublish:
-		list = o.Status.Conditions
-	}
 	out := map[string]string{}
-	for _, c := range list {
+	for _, c := range v1alpha1.ConditionsOf(o) {
 		out[c.Type] = string(c.Status) + " " + c.Reason
 	}
 	return out
