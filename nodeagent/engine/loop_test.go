@@ -309,28 +309,42 @@ func TestAddressesSwapInPlace(t *testing.T) {
 	}
 }
 
-// TestNetworkGoneMeetsTheBrake shows that attachments whose network vanished count
-// as gone.
-func TestNetworkGoneMeetsTheBrake(t *testing.T) {
-	w := newWorld(t)
-	w.set(bnet("red", "10.0.0.0/24"))
-	for i := range 12 {
-		w.set(nsa(fmt.Sprint("a", i), "red"))
-	}
-	w.turns(20)
-	w.e.Synced(true)
-	w.turns(20)
-	// As a folder's feed does, which finds no network for the attachments.
-	var orphaned []Input
-	for i := range 12 {
-		in := InputOf(nsa(fmt.Sprint("a", i), "red"))
-		in.Accepted = metav1.Condition{Type: "Accepted", Status: "False", Reason: "NetworkNotFound"}
-		orphaned = append(orphaned, in)
-	}
-	w.e.Update(orphaned, []netstate.Owner{own(bnet("red"))})
-	w.turns(20)
-	if n := len(w.k.set); n < 12*5 || w.r.braked == 0 && w.k.set[netstate.Link{Name: "br-red"}.Key()] == nil {
-		t.Errorf("%d objects left, braked %d times", n, w.r.braked)
+// TestRefusalsAndTheBrake: attachments whose network vanished count as gone; what
+// somebody refuses for another reason goes at once.
+func TestRefusalsAndTheBrake(t *testing.T) {
+	for reason, stays := range map[string]bool{v1alpha1.ReasonNetworkNotFound: true, v1alpha1.ReasonNamespaceNotAllowed: false} {
+		t.Run(reason, func(t *testing.T) {
+			w := newWorld(t)
+			w.set(bnet("red", "10.0.0.0/24"))
+			for i := range 12 {
+				w.set(nsa(fmt.Sprint("a", i), "red"))
+			}
+			w.turns(20)
+			w.e.Synced(true)
+			w.turns(20)
+			var refused []Input
+			for i := range 12 {
+				in := InputOf(nsa(fmt.Sprint("a", i), "red"))
+				in.Accepted = metav1.Condition{Type: "Accepted", Status: "False", Reason: reason}
+				refused = append(refused, in)
+			}
+			var gone []netstate.Owner
+			if stays {
+				// As a folder's feed does, which finds no network for them.
+				gone = []netstate.Owner{own(bnet("red"))}
+			}
+			w.e.Update(refused, gone)
+			w.turns(20)
+			links := 0
+			for k := range w.k.set {
+				if k.Kind == netstate.KindLink {
+					links++
+				}
+			}
+			if want := map[bool]int{true: 1 + 2*12, false: 1}[stays]; links < want || !stays && links > want || stays != (w.r.braked > 0) {
+				t.Errorf("%d links left, braked %d times", links, w.r.braked)
+			}
+		})
 	}
 }
 

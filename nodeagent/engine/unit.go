@@ -8,6 +8,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -68,8 +69,21 @@ func (e *Engine) unit(o netstate.Owner) *unit {
 func (u *unit) accepted() bool { return u.in != nil && u.in.Accepted.Status == "True" }
 
 // going says that the owner's objects would be removed, other than by
-// somebody's explicit word.
-func (u *unit) going() bool { return !u.byCommand && !u.accepted() && (u.in == nil || len(u.held) > 0) }
+// somebody's word: because it, or what it refers to, is not there. A refusal for
+// any other reason is somebody's word.
+func (u *unit) going() bool {
+	switch {
+	case u.byCommand || u.accepted():
+		return false
+	case u.in == nil:
+		return true
+	}
+	switch u.in.Accepted.Reason {
+	case v1alpha1.ReasonNetworkNotFound, v1alpha1.ReasonAttachmentNotFound, v1alpha1.ReasonNodeNotFound:
+		return len(u.held) > 0
+	}
+	return false
+}
 
 // want replaces what an owner wants, in the unit and in the indexes.
 func (e *Engine) want(u *unit, objects netstate.Set) {
