@@ -155,8 +155,8 @@ func TestWaiterIsForgotten(t *testing.T) {
 	}
 }
 
-// TestBrakeDoesNotSpin shows that a failing removal rests while the brake is on.
-func TestBrakeDoesNotSpin(t *testing.T) {
+// crowd is a world with a network and twelve attachments, enough for the brake.
+func crowd(t *testing.T) *world {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))
 	for i := range 12 {
@@ -165,6 +165,12 @@ func TestBrakeDoesNotSpin(t *testing.T) {
 	w.turns(20)
 	w.e.Synced(true)
 	w.turns(20)
+	return w
+}
+
+// TestBrakeDoesNotSpin shows that a failing removal rests while the brake is on.
+func TestBrakeDoesNotSpin(t *testing.T) {
+	w := crowd(t)
 	w.k.appErr = func(s plan.Step) error {
 		if s.Op == plan.Delete {
 			return errors.New("EBUSY")
@@ -314,14 +320,7 @@ func TestAddressesSwapInPlace(t *testing.T) {
 func TestRefusalsAndTheBrake(t *testing.T) {
 	for reason, stays := range map[string]bool{v1alpha1.ReasonNetworkNotFound: true, v1alpha1.ReasonNamespaceNotAllowed: false} {
 		t.Run(reason, func(t *testing.T) {
-			w := newWorld(t)
-			w.set(bnet("red", "10.0.0.0/24"))
-			for i := range 12 {
-				w.set(nsa(fmt.Sprint("a", i), "red"))
-			}
-			w.turns(20)
-			w.e.Synced(true)
-			w.turns(20)
+			w := crowd(t)
 			var refused []Input
 			for i := range 12 {
 				in := InputOf(nsa(fmt.Sprint("a", i), "red"))
