@@ -72,11 +72,6 @@ func startEngine(ctx context.Context, progress Progress) (*engine, error) {
 			return nil, fmt.Errorf("start a Docker engine: %w", err)
 		}
 	}
-	if e.own {
-		if err := e.connect(ctx); err != nil {
-			progress("the Docker engine has no way to a registry: %v", err)
-		}
-	}
 	return e, nil
 }
 
@@ -163,12 +158,22 @@ func (e *engine) dockerdArgs(ctx context.Context) ([]string, error) {
 	return args, nil
 }
 
-// connect leads from the engine's network namespace to the machine's network,
-// for pulling images, as rootless Docker does it. The cluster works without.
-func (e *engine) connect(ctx context.Context) error {
-	if runs(uplinkPID, uplinkMark) {
-		return nil
+// online runs what needs the world outside: an engine of our own has a way there
+// just then. At all other times what the cluster's nodes send astray reaches
+// nobody.
+func (e *engine) online(ctx context.Context, do func() error) error {
+	if !e.own {
+		return do()
 	}
+	if err := e.connect(ctx); err != nil {
+		return fmt.Errorf("connect the Docker engine: %w", err)
+	}
+	return errors.Join(do(), e.disconnect(context.WithoutCancel(ctx)))
+}
+
+// connect leads from the engine's network namespace to the machine's network, as
+// rootless Docker does it.
+func (e *engine) connect(ctx context.Context) error {
 	netns, err := ownNetns()
 	if err != nil {
 		return err
@@ -187,12 +192,15 @@ exec slirp4netns --netns-type=path --configure --mtu=65520 --disable-host-loopba
 	})
 }
 
+// disconnect ends that.
+func (e *engine) disconnect(ctx context.Context) error { return end(ctx, uplinkPID, uplinkMark) }
+
 // stop ends our own engine, if it runs, and nothing else, and leaves nothing of
 // it but its cache.
 func (e *engine) stop(ctx context.Context) error {
 	err := errors.Join(
 		end(ctx, forwardPID, forwardMark),
-		end(ctx, uplinkPID, uplinkMark),
+		e.disconnect(ctx),
 		end(ctx, dockerdPID, dockerdMark),
 	)
 	if err != nil {

@@ -17,6 +17,9 @@ import (
 // Image is the name of Patchbay's own image.
 const Image = "patchbay:dev"
 
+// baseImage is what the Dockerfile starts from.
+const baseImage = "debian:trixie-slim"
+
 // BuildImage builds Patchbay's image from bin/patchbay and the Dockerfile,
 // starting a Docker engine if there is none.
 func BuildImage(ctx context.Context, progress Progress) error {
@@ -38,7 +41,7 @@ func (e *engine) buildImage(ctx context.Context) error {
 	if !exists(filepath.Join(root, "bin", "patchbay")) {
 		return fmt.Errorf("build image %s: bin/patchbay is missing: run make build", Image)
 	}
-	base, err := e.pullOrBuild(ctx, "debian:trixie-slim", "hack/kind/base-image.sh")
+	base, err := e.pullOrBuild(ctx, baseImage, "hack/kind/base-image.sh")
 	if err != nil {
 		return err
 	}
@@ -47,7 +50,17 @@ func (e *engine) buildImage(ctx context.Context) error {
 		// The client's own builder is what there is without buildx.
 		cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
 	}
-	if _, err := output(cmd); err != nil {
+	build := func() error {
+		_, err := output(cmd)
+		return err
+	}
+	if base == baseImage {
+		// It lacks packages; what is built here does not.
+		err = e.online(ctx, build)
+	} else {
+		err = build()
+	}
+	if err != nil {
 		return fmt.Errorf("build image %s: %w", Image, err)
 	}
 	e.progress("image %s is built", Image)
@@ -72,7 +85,7 @@ func (e *engine) pullOrBuild(ctx context.Context, standard, build string) (strin
 		return built, nil
 	}
 	e.progress("pulling %s", standard)
-	err := e.pull(ctx, standard)
+	err := e.online(ctx, func() error { return e.pull(ctx, standard) })
 	if err == nil {
 		return standard, nil
 	}
