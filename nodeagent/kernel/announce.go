@@ -13,12 +13,12 @@ import (
 
 // Announce tells the neighbours of targets to which these steps gave an address,
 // or another MAC: an entry of before would lead astray for up to a minute. It is
-// for when filters are in place that let the announcement pass. It is a
-// courtesy: what cannot be sent is left to the neighbours' own probes.
+// for when filters are in place that let the announcement pass, and returns at
+// once: to close a packet socket takes the kernel a grace period. Close waits
+// for what is under way. What cannot be sent is left to the neighbours' own
+// probes.
 func (k *Kernel) Announce(steps []plan.Step) {
-	s := k.session()
-	defer s.close()
-	ends := map[netstate.End][]netip.Addr{}
+	fresh, moved := map[netstate.End][]netip.Addr{}, map[netstate.End]bool{}
 	for _, step := range steps {
 		end := netstate.End{Netns: step.Key.Netns, Name: step.Key.Link}
 		if step.Op == plan.Delete || end.Netns == "" {
@@ -26,18 +26,34 @@ func (k *Kernel) Announce(steps []plan.Step) {
 		}
 		switch o := step.New.(type) {
 		case netstate.Address:
-			ends[end] = append(ends[end], o.Prefix.Addr())
+			fresh[end] = append(fresh[end], o.Prefix.Addr())
 		case netstate.Link:
 			if old, ok := step.Old.(netstate.Link); ok && old.MAC != o.MAC {
-				ends[end] = append(ends[end], s.addressesOf(end)...)
+				moved[end], fresh[end] = true, nil
 			}
 		}
 	}
-	for end, addresses := range ends {
-		s.trim()
-		if p, l, err := s.link(end); err == nil && l.up() && !l.loopback() {
-			_ = p.run(func() error { return sendAnnouncements(l, addresses) })
-		}
+	for end, addresses := range fresh {
+		k.announcing.Go(func() {
+			k.announcers <- struct{}{}
+			defer func() { <-k.announcers }()
+			k.announce(end, addresses, moved[end])
+		})
+	}
+}
+
+// maxAnnouncers bounds the threads that wait for grace periods, which they share.
+const maxAnnouncers = 16
+
+// announce announces some addresses of a target, or all.
+func (k *Kernel) announce(end netstate.End, addresses []netip.Addr, all bool) {
+	s := k.session()
+	defer s.close()
+	if all {
+		addresses = s.addressesOf(end)
+	}
+	if p, l, err := s.link(end); err == nil && l.up() && !l.loopback() {
+		_ = p.run(func() error { return sendAnnouncements(l, addresses) })
 	}
 }
 

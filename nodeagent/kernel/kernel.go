@@ -58,6 +58,9 @@ type Kernel struct {
 	// records guards the records of sysctls and what they stand for.
 	records sync.Mutex
 	hints   hints
+	// announcing counts announcements under way; announcers bounds them.
+	announcing sync.WaitGroup
+	announcers chan struct{}
 	// receiveBuffer of the monitor, in bytes; tests make it small.
 	receiveBuffer int
 }
@@ -83,12 +86,15 @@ func Open(o Options) (*Kernel, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("identify the host's network namespace: %w", err)
 	}
-	return &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20}, nil
+	return &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20, announcers: make(chan struct{}, maxAnnouncers)}, nil
 }
 
 // Close releases the Kernel once all calls and watches have ended; what it made
 // stays.
-func (k *Kernel) Close() error { return unix.Close(k.host) }
+func (k *Kernel) Close() error {
+	k.announcing.Wait()
+	return unix.Close(k.host)
+}
 
 // Writes is the number of state-changing messages and file writes sent so far,
 // refused ones included.
