@@ -41,7 +41,7 @@ func nodeHealth(name string, node *corev1.Node, now time.Time, grace time.Durati
 	if ready == nil {
 		return health{lost: fmt.Sprintf("node %s has never said that it is Ready; bring it up, or delete it", name)}
 	}
-	return health{lost: fmt.Sprintf("node %s has said Ready=%s since %s; bring it back, or delete it", name, ready.Status, ready.LastTransitionTime.UTC().Format(time.RFC3339))}
+	return health{lost: fmt.Sprintf("node %s has been Ready=%s since %s; bring it back, or delete it", name, ready.Status, ready.LastTransitionTime.UTC().Format(time.RFC3339))}
 }
 
 // notReadySince: a kubelet that is silent has been so since its last heartbeat

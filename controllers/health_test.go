@@ -28,7 +28,7 @@ func TestNodeHealth(t *testing.T) {
 	silent.Status.Conditions[1].LastHeartbeatTime = metav1.Time{}
 	bare := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "w1", CreationTimestamp: metav1.NewTime(noon)}}
 	lost := func(status string) health {
-		return health{lost: "node w1 has said Ready=" + status + " since 2026-01-02T12:01:00Z; bring it back, or delete it"}
+		return health{lost: "node w1 has been Ready=" + status + " since 2026-01-02T12:01:00Z; bring it back, or delete it"}
 	}
 	for _, c := range []struct {
 		name  string

@@ -40,7 +40,7 @@ func (f *flags) acquire(ctx context.Context, name, purpose string) (*lock, error
 // insteadOf says what to do where an agent has a lock.
 var insteadOf = map[string]string{
 	localLock:   "change its manifests, or stop it first",
-	clusterLock: "take it off the node first (kubectl delete daemonset, or label and select)",
+	clusterLock: "take the agent off the node first, for instance by kubectl delete -k config/default",
 }
 
 // await takes a lock from whoever has it as soon as it is given back.

@@ -6,7 +6,8 @@
 //     crash between any two messages leaves nothing that cannot be recognised;
 //   - what bears no such mark is neither changed nor removed;
 //   - Observe and Apply cost what their keys cost, not what the node holds;
-//   - no namespace is kept alive by it beyond one call.
+//   - no namespace is kept alive by it beyond one call, and beyond the moment
+//     that an announcement takes.
 //
 // Nothing above it knows netlink.
 package kernel
