@@ -1,6 +1,9 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // NamespaceAttachment is one network namespace wired to a BridgeNetwork, or
 // point to point to the host or to another namespace.
@@ -10,6 +13,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:resource:scope=Namespaced,shortName=nsa,categories=patchbay
 // +kubebuilder:selectablefield:JSONPath=`.status.nodeName`
 // +kubebuilder:printcolumn:name="Netns",type=string,JSONPath=`.spec.target.netns.name`
+// +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.spec.target.pod.name`
 // +kubebuilder:printcolumn:name="Network",type=string,JSONPath=`.spec.network`
 // +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.status.interface.name`
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
@@ -34,13 +38,18 @@ type NamespaceAttachment struct {
 // NamespaceAttachmentSpec is the wanted state of an attachment.
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.network) && has(self.pointToPoint))",message="spec.network and spec.pointToPoint exclude each other: name one, or neither for a namespace with its loopback and nothing else",fieldPath=".pointToPoint"
-// +kubebuilder:validation:XValidation:rule="has(self.network) || has(self.pointToPoint) || !(has(self.interface) || has(self.hostInterface) || has(self.addresses) || has(self.macAddress) || has(self.mtu) || has(self.defaultRoute) || has(self.routes))",message="without spec.network and spec.pointToPoint there is no interface: leave out interface, hostInterface, addresses, macAddress, mtu, defaultRoute and routes, or name a network"
+// +kubebuilder:validation:XValidation:rule="has(self.network) || has(self.pointToPoint) || !(has(self.interface) || has(self.hostInterface) || has(self.addresses) || has(self.macAddress) || has(self.mtu) || has(self.defaultRoute) || has(self.routes) || has(self.bandwidth))",message="without spec.network and spec.pointToPoint there is no interface: leave out interface, hostInterface, addresses, macAddress, mtu, defaultRoute, routes and bandwidth, or name a network"
 // +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.hostInterface)",message="spec.hostInterface cannot be set between two namespaces: such a link has no end on the host",fieldPath=".hostInterface"
 // +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.target.netns) || self.pointToPoint.netns.name != self.target.netns.name || (has(self.interface) ? self.interface : 'eth0') != self.pointToPoint.netns.interface",message="spec.pointToPoint.netns.interface must differ from spec.interface where both ends are in one namespace",fieldPath=".pointToPoint.netns.interface"
 // +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.target.netns) || self.pointToPoint.netns.name != self.target.netns.name || self.pointToPoint.netns.lifecycle == self.target.netns.lifecycle",message="spec.pointToPoint.netns.lifecycle must be that of spec.target.netns where both ends are in one namespace",fieldPath=".pointToPoint.netns.lifecycle"
 // +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.defaultRoute) || !self.defaultRoute || has(self.addresses) && (has(self.pointToPoint.host) && has(self.pointToPoint.host.addresses) || has(self.pointToPoint.netns) && has(self.pointToPoint.netns.addresses))",message="spec.defaultRoute on a point-to-point link needs spec.addresses and addresses of the other end: the route leads via the peer's address",fieldPath=".defaultRoute"
 // +kubebuilder:validation:XValidation:rule="!has(self.addresses) || !has(self.pointToPoint) || !has(self.pointToPoint.host) || !has(self.pointToPoint.host.addresses) || self.addresses.all(a, !isCIDR(a) || !self.pointToPoint.host.addresses.exists(b, isCIDR(b) && cidr(a).ip() == cidr(b).ip()))",message="spec.pointToPoint.host.addresses must not repeat one of spec.addresses: each end needs an address of its own",fieldPath=".pointToPoint.host.addresses"
 // +kubebuilder:validation:XValidation:rule="!has(self.addresses) || !has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.pointToPoint.netns.addresses) || self.addresses.all(a, !isCIDR(a) || !self.pointToPoint.netns.addresses.exists(b, isCIDR(b) && cidr(a).ip() == cidr(b).ip()))",message="spec.pointToPoint.netns.addresses must not repeat one of spec.addresses: each end needs an address of its own",fieldPath=".pointToPoint.netns.addresses"
+// +kubebuilder:validation:XValidation:rule="!has(self.target.pod) || has(self.network) || has(self.pointToPoint)",message="spec.network or spec.pointToPoint must be set for a pod: name what it is to be wired to",fieldPath=".network"
+// +kubebuilder:validation:XValidation:rule="!has(self.target.podSelector) || has(self.network)",message="spec.network must be set with spec.target.podSelector: pods are selected onto a network",fieldPath=".network"
+// +kubebuilder:validation:XValidation:rule="!has(self.target.podSelector) || !(has(self.addresses) || has(self.macAddress) || has(self.hostInterface))",message="spec.addresses, spec.macAddress and spec.hostInterface cannot be set with spec.target.podSelector: every pod needs its own",fieldPath=".target.podSelector"
+// +kubebuilder:validation:XValidation:rule="!has(self.target.podSelector) || !has(self.ipam) || self.ipam.lifecycle == 'Ephemeral'",message="spec.ipam.lifecycle must be Ephemeral with spec.target.podSelector: a pod that is selected takes its address along; use spec.target.pod for one that keeps it",fieldPath=".ipam.lifecycle"
+// +kubebuilder:validation:XValidation:rule="!has(self.ipam) || has(self.network) && !has(self.addresses)",message="spec.ipam is about addresses that a network allocates: set spec.network and leave spec.addresses out",fieldPath=".ipam"
 // +kubebuilder:validation:XValidation:rule="!has(self.mtu) || self.mtu >= 1280 || !has(self.addresses) || self.addresses.all(a, !isCIDR(a) || cidr(a).ip().family() == 4)",message="spec.mtu must be at least 1280 with an IPv6 address: the kernel turns IPv6 off below",fieldPath=".mtu"
 type NamespaceAttachmentSpec struct {
 	// Target is what is wired. Immutable.
@@ -55,7 +64,8 @@ type NamespaceAttachmentSpec struct {
 	// veth pair without a bridge.
 	// +optional
 	PointToPoint *PointToPoint `json:"pointToPoint,omitempty"`
-	// Interface is the name of the interface inside the target; default eth0.
+	// Interface is the name of the interface inside the target; default eth0 for
+	// a network namespace, and the first free of net1, net2, ... for a pod.
 	// +optional
 	Interface InterfaceName `json:"interface,omitempty"`
 	// HostInterface is the name of the host's end; default veth<8 hex digits of
@@ -73,6 +83,9 @@ type NamespaceAttachmentSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && (cidr(a).ip().isGlobalUnicast() || cidr(a).ip().isLinkLocalUnicast()))",message="spec.addresses must be addresses with a prefix length, such as 10.68.0.101/24, and not loopback, multicast or unspecified"
 	// +kubebuilder:validation:XValidation:rule="self.all(a, !isCIDR(a) || self.exists_one(b, isCIDR(b) && cidr(b).ip() == cidr(a).ip()))",message="spec.addresses must not name an address twice"
 	Addresses []Subnet `json:"addresses,omitempty"`
+	// IPAM says how long an allocated address stays.
+	// +optional
+	IPAM *AttachmentIPAM `json:"ipam,omitempty"`
 	// MACAddress of the interface; by default derived from the attachment's
 	// name and node.
 	// +optional
@@ -85,8 +98,9 @@ type NamespaceAttachmentSpec struct {
 	// +kubebuilder:validation:Maximum=65535
 	MTU *int32 `json:"mtu,omitempty"`
 	// DefaultRoute sends everything via the gateway, or via the peer's address
-	// on a point-to-point link; default true on a network with a gateway,
-	// false point to point.
+	// on a point-to-point link; default true for a network namespace on a
+	// network with a gateway, false for a pod and point to point. A pod's own
+	// default route stays, behind this one.
 	// +optional
 	DefaultRoute *bool `json:"defaultRoute,omitempty"`
 	// Routes are further routes inside the target.
@@ -95,6 +109,50 @@ type NamespaceAttachmentSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.to == b.to))",message="spec.routes must not name a destination twice"
 	Routes []RouteSpec `json:"routes,omitempty"`
+	// Bandwidth limits the interface.
+	// +optional
+	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
+}
+
+// AttachmentIPAM says how long an allocated address stays.
+type AttachmentIPAM struct {
+	// Lifecycle Persistent keeps the address while the attachment exists, also
+	// while its target does not; Ephemeral gives it back when the target goes.
+	// +kubebuilder:default=Persistent
+	Lifecycle IPAMLifecycle `json:"lifecycle,omitempty"`
+}
+
+// IPAMLifecycle says how long an allocated address stays.
+// +kubebuilder:validation:Enum=Persistent;Ephemeral
+type IPAMLifecycle string
+
+const (
+	// IPAMPersistent addresses stay while the attachment exists.
+	IPAMPersistent IPAMLifecycle = "Persistent"
+	// IPAMEphemeral addresses are given back when the target goes.
+	IPAMEphemeral IPAMLifecycle = "Ephemeral"
+)
+
+// Bandwidth limits what an interface carries, in bits per second as seen from
+// the target.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.ingressRate) || has(self.egressRate)",message="spec.bandwidth needs ingressRate, egressRate or both"
+type Bandwidth struct {
+	// IngressRate is what the target receives at most, in bits per second, such
+	// as 100M.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('8k')) >= 0 && quantity(string(self)).compareTo(quantity('1T')) <= 0",message="spec.bandwidth.ingressRate must be between 8k and 1T bits per second, such as 100M"
+	IngressRate *resource.Quantity `json:"ingressRate,omitempty"`
+	// EgressRate is what the target sends at most, in bits per second, such as
+	// 100M.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('8k')) >= 0 && quantity(string(self)).compareTo(quantity('1T')) <= 0",message="spec.bandwidth.egressRate must be between 8k and 1T bits per second, such as 100M"
+	EgressRate *resource.Quantity `json:"egressRate,omitempty"`
+	// Burst is how many bits may pass at once, such as 1M; by default what the
+	// rates carry in 20 ms, and 512 kbit at least.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('32k')) >= 0 && quantity(string(self)).compareTo(quantity('16G')) <= 0",message="spec.bandwidth.burst must be between 32k and 16G bits: it has to hold one packet at least"
+	Burst *resource.Quantity `json:"burst,omitempty"`
 }
 
 // InterfaceName is a Linux interface name: 1 to 15 bytes.
@@ -109,11 +167,28 @@ type NetnsName string
 
 // AttachmentTarget says what is wired. Exactly one member is set.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.netns)",message="spec.target.netns must be set: it names the network namespace to wire",fieldPath=".netns"
+// +kubebuilder:validation:XValidation:rule="[has(self.netns), has(self.pod), has(self.podSelector)].filter(x, x).size() == 1",message="spec.target must name exactly one of netns, pod, podSelector"
 type AttachmentTarget struct {
 	// Netns is a named network namespace, as of `ip netns`.
 	// +optional
 	Netns *NetnsTarget `json:"netns,omitempty"`
+	// Pod is a pod of the attachment's own Kubernetes namespace, running or not
+	// yet.
+	// +optional
+	Pod *PodTarget `json:"pod,omitempty"`
+	// PodSelector selects pods of the attachment's own Kubernetes namespace by
+	// their labels. Each gets an attachment of its own, which is made and removed
+	// with it; an empty selector selects every pod.
+	// +optional
+	PodSelector *metav1.LabelSelector `json:"podSelector,omitempty"`
+}
+
+// PodTarget is a pod.
+type PodTarget struct {
+	// Name of the pod.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
 }
 
 // NetnsTarget is a named network namespace.
@@ -205,6 +280,14 @@ type NamespaceAttachmentStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	NodeName string `json:"nodeName,omitempty"`
+	// PodUID is the UID of the pod that spec.target.pod names, as far as it has a
+	// node.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	PodUID string `json:"podUID,omitempty"`
+	// Pods says how many pods spec.target.podSelector selects.
+	// +optional
+	Pods *PodCounts `json:"pods,omitempty"`
 	// Interface is the end inside the target.
 	// +optional
 	Interface *InterfaceStatus `json:"interface,omitempty"`
@@ -233,6 +316,14 @@ type NamespaceAttachmentStatus struct {
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PodCounts counts the pods that a selector selects.
+type PodCounts struct {
+	// Matched pods have, or get, an attachment of their own.
+	Matched int32 `json:"matched"`
+	// Ready attachments of those pods.
+	Ready int32 `json:"ready"`
 }
 
 // InterfaceStatus says which kernel interface one end of an attachment is.
