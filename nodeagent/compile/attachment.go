@@ -25,22 +25,30 @@ type AttachmentView struct {
 	Bridged, Isolated bool
 }
 
-// Attachment compiles an attachment with the addresses it was given. The
-// network is nil for one that names none.
-func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, given []netip.Prefix, c Context) (Result, AttachmentView, *Problem) {
+// Place is where an attachment goes and what it was given: the namespace of its
+// target, which for a pod only the container runtime knows, the name of its
+// interface there, and addresses.
+type Place struct {
+	Target    netstate.End
+	Addresses []netip.Prefix
+}
+
+// Attachment compiles an attachment at its place. The network is nil for one that
+// names none.
+func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, at Place, c Context) (Result, AttachmentView, *Problem) {
 	b := &attachment{a: a, net: network, c: c, r: Result{Objects: netstate.Set{}},
 		mark: netstate.Mark(c.Source, netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: a.Namespace, Name: a.Name})}
-	b.view.Addresses = given
-	b.netns(string(a.Spec.Target.Netns.Name), a.Spec.Target.Netns.Lifecycle)
+	b.view.Addresses = at.Addresses
+	b.netns(at.Target.Netns, lifecycleOf(a.Spec.Target))
 	if network == nil && a.Spec.PointToPoint == nil {
 		return b.r, b.view, nil
 	}
-	for _, p := range given {
+	for _, p := range at.Addresses {
 		if nodeHas(c.Node, p.Addr()) {
 			return b.r, b.view, problem(v1alpha1.ReasonAddressConflict, "spec.addresses: %s is an address of node %s itself: choose another", p.Addr(), c.Node.Name)
 		}
 	}
-	b.targetEnd()
+	b.targetEnd(at.Target)
 	switch p2p := a.Spec.PointToPoint; {
 	case network != nil:
 		b.bridged()
@@ -77,11 +85,16 @@ func (b *attachment) netns(name string, lifecycle v1alpha1.Lifecycle) {
 	})
 }
 
-func (b *attachment) targetEnd() {
-	b.view.Target = netstate.End{Netns: string(b.a.Spec.Target.Netns.Name), Name: "eth0"}
-	if n := string(b.a.Spec.Interface); n != "" {
-		b.view.Target.Name = n
+// lifecycleOf is that of a target's namespace: a pod's is its runtime's.
+func lifecycleOf(t v1alpha1.AttachmentTarget) v1alpha1.Lifecycle {
+	if t.Netns == nil {
+		return v1alpha1.External
 	}
+	return t.Netns.Lifecycle
+}
+
+func (b *attachment) targetEnd(end netstate.End) {
+	b.view.Target = end
 	b.view.MAC = deriveMAC("nsa", b.c.Node.Name, b.a.Namespace, b.a.Name)
 	if hw, err := net.ParseMAC(b.a.Spec.MACAddress); err == nil && len(hw) == 6 {
 		b.view.MAC = netstate.MAC(hw)
@@ -90,7 +103,7 @@ func (b *attachment) targetEnd() {
 }
 
 func (b *attachment) claimInterface(e netstate.End, field string) {
-	b.r.claim(Claim{Resource: "interface " + e.String(), Reason: v1alpha1.ReasonInterfaceConflict, Field: field})
+	b.r.claim(InterfaceClaim(e, field))
 }
 
 func (b *attachment) mtu(fallback int) int {
@@ -111,7 +124,7 @@ func (b *attachment) bridged() {
 	b.r.add(linkSysctl("", b.view.Host.Name, "ipv6", "disable_ipv6", "1"))
 	b.r.claim(Claim{Resource: "MAC address " + b.view.MAC.String() + " of network " + v.Name, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress"})
 	for _, p := range b.view.Addresses {
-		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of network " + v.Name, Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"})
+		b.r.claim(AddressClaim(v.Name, p.Addr()))
 		if v.AntiSpoof {
 			b.r.add(netstate.PortAddress{Link: b.view.Host.Name, MAC: b.view.MAC, Addr: p.Addr()})
 		}
@@ -211,12 +224,13 @@ func (b *attachment) inside(e netstate.End, addresses []netip.Prefix) {
 	}
 }
 
-// defaultRoute says whether the target's default route is wanted here.
+// defaultRoute says whether the target's default route is wanted here. A pod has
+// one already.
 func (b *attachment) defaultRoute() bool {
 	if b.a.Spec.DefaultRoute != nil {
 		return *b.a.Spec.DefaultRoute
 	}
-	return b.net != nil && b.net.Mode != v1alpha1.GatewayNone
+	return b.net != nil && b.net.Mode != v1alpha1.GatewayNone && b.a.Spec.Target.Netns != nil
 }
 
 // gateway makes an address the way out, if a default route is wanted and the
@@ -247,19 +261,25 @@ func (b *attachment) routes() *Problem {
 		b.r.claim(Claim{
 			Resource: "default route of " + b.view.Target.Netns + " (" + string(netstate.FamilyOf(gw)) + ")",
 			Reason:   v1alpha1.ReasonInterfaceConflict, Field: "spec.defaultRoute",
-			Key: b.route(any, gw), Soft: b.a.Spec.DefaultRoute == nil,
+			Key: b.route(netstate.Route{Dst: any, Via: gw, First: b.first()}), Soft: b.a.Spec.DefaultRoute == nil,
 		})
 	}
 	for _, r := range b.a.Spec.Routes {
 		to, _ := netip.ParsePrefix(string(r.To))
 		via, _ := netip.ParseAddr(string(r.Via))
-		b.route(to, via)
+		b.route(netstate.Route{Dst: to, Via: via})
 	}
 	return nil
 }
 
-func (b *attachment) route(to netip.Prefix, via netip.Addr) netstate.Key {
-	r := netstate.Route{Netns: b.view.Target.Netns, Link: b.view.Target.Name, Dst: to, Via: via}
+// first says whether the default route goes before one that the target's maker
+// gave it: only where somebody asked for it.
+func (b *attachment) first() bool {
+	return b.a.Spec.DefaultRoute != nil && lifecycleOf(b.a.Spec.Target) == v1alpha1.External
+}
+
+func (b *attachment) route(r netstate.Route) netstate.Key {
+	r.Netns, r.Link = b.view.Target.Netns, b.view.Target.Name
 	b.r.add(r)
 	return r.Key()
 }

@@ -78,6 +78,8 @@ type Claim struct {
 	Sharers string
 	// Subnet is set on claims of address space.
 	Subnet netip.Prefix
+	// Address is set on claims of an address of a network.
+	Address netip.Addr
 	// Reason and Field say how a loser is told.
 	Reason string
 	Field  string
@@ -95,6 +97,16 @@ func (c Claim) Conflicts(o Claim) bool {
 		return c.Subnet.Overlaps(o.Subnet)
 	}
 	return c.Resource == o.Resource && (c.Sharers == "" || c.Sharers != o.Sharers)
+}
+
+// AddressClaim is the claim of an address of a network by an attachment.
+func AddressClaim(network string, a netip.Addr) Claim {
+	return Claim{Resource: "address " + a.String() + " of network " + network, Address: a, Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"}
+}
+
+// InterfaceClaim is the claim of an interface's name.
+func InterfaceClaim(e netstate.End, field string) Claim {
+	return Claim{Resource: "interface " + e.String(), Reason: v1alpha1.ReasonInterfaceConflict, Field: field}
 }
 
 // BridgeName is the interface name of a network's bridge: what the spec says,

@@ -176,7 +176,7 @@ func TestExternalBridgeIsNotGuarded(t *testing.T) {
 func TestTheNodesOwnAddressIsRefused(t *testing.T) {
 	node := netstate.Node{Addresses: []netstate.NodeAddress{{Link: "eth0", Prefix: netip.MustParsePrefix("10.0.0.7/24")}}}
 	a := &v1alpha1.NamespaceAttachment{Spec: v1alpha1.NamespaceAttachmentSpec{Target: v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: "net1"}}, Network: "red"}}
-	_, _, p := Attachment(a, &NetworkView{Name: "red"}, []netip.Prefix{netip.MustParsePrefix("10.0.0.7/24")}, on(node))
+	_, _, p := Attachment(a, &NetworkView{Name: "red"}, Place{Target: netstate.End{Netns: "a", Name: "eth0"}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.7/24")}}, on(node))
 	if p == nil || p.Reason != v1alpha1.ReasonAddressConflict {
 		t.Errorf("got %v", p)
 	}

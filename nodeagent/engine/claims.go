@@ -7,13 +7,17 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// claims is who has what only one resource may have. Who has it keeps it;
+// claims is who has what only one resource may have: names, ports, subnets and
+// addresses. It is the one book of these; who has something keeps it, and
 // whoever else asks waits until it is released.
 type claims struct {
 	// held by resource, then owner: several owners share a claim.
 	held    map[string]map[netstate.Owner]compile.Claim
 	subnets map[netstate.Owner][]compile.Claim
 	of      map[netstate.Owner][]compile.Claim
+	// chosen are claims of what was picked for an owner that is being compiled:
+	// nobody else is given it, and unless the owner takes it, it was never held.
+	chosen  map[netstate.Owner][]compile.Claim
 	waiting map[netstate.Owner]bool
 	// letGo says that keep released something since the last take.
 	letGo bool
@@ -24,6 +28,7 @@ func newClaims() claims {
 		held:    map[string]map[netstate.Owner]compile.Claim{},
 		subnets: map[netstate.Owner][]compile.Claim{},
 		of:      map[netstate.Owner][]compile.Claim{},
+		chosen:  map[netstate.Owner][]compile.Claim{},
 		waiting: map[netstate.Owner]bool{},
 	}
 }
@@ -48,18 +53,44 @@ func (c *claims) holder(o netstate.Owner, want compile.Claim) (netstate.Owner, b
 	return netstate.Owner{}, false
 }
 
+// choose sets something aside for an owner that is being compiled, and reports
+// false if another has it.
+func (c *claims) choose(o netstate.Owner, want compile.Claim) bool {
+	if _, taken := c.holder(o, want); taken {
+		return false
+	}
+	if !has(c.of[o], want) && !has(c.chosen[o], want) {
+		c.chosen[o] = append(c.chosen[o], want)
+		c.add(o, want)
+	}
+	return true
+}
+
 // keep lets an owner's claims go that it no longer makes.
 func (c *claims) keep(o netstate.Owner, list []compile.Claim) {
-	c.letGo = c.take(o, slices.DeleteFunc(slices.Clone(c.of[o]), func(have compile.Claim) bool {
-		return !slices.ContainsFunc(list, func(want compile.Claim) bool { return want.Resource == have.Resource })
-	})) || c.letGo
+	kept := slices.DeleteFunc(slices.Clone(c.of[o]), func(have compile.Claim) bool { return !has(list, have) })
+	if len(kept) < len(c.of[o]) {
+		c.letGo = true
+		c.replace(o, c.of[o], kept)
+		c.of[o] = kept
+	}
 }
 
 // take gives an owner what it claims in place of what it had, and reports
 // whether anything it had was released.
 func (c *claims) take(o netstate.Owner, list []compile.Claim) (released bool) {
-	old := c.of[o]
-	released, c.letGo = c.letGo, false
+	released = c.letGo || slices.ContainsFunc(c.of[o], func(had compile.Claim) bool { return !has(list, had) })
+	c.letGo = false
+	c.replace(o, append(c.of[o], c.chosen[o]...), list)
+	delete(c.chosen, o)
+	delete(c.of, o)
+	if len(list) > 0 {
+		c.of[o] = list
+	}
+	return released
+}
+
+func (c *claims) replace(o netstate.Owner, old, list []compile.Claim) {
 	for _, cl := range old {
 		delete(c.held[cl.Resource], o)
 		if len(c.held[cl.Resource]) == 0 {
@@ -67,23 +98,21 @@ func (c *claims) take(o netstate.Owner, list []compile.Claim) (released bool) {
 		}
 	}
 	delete(c.subnets, o)
-	delete(c.of, o)
 	for _, cl := range list {
-		if c.held[cl.Resource] == nil {
-			c.held[cl.Resource] = map[netstate.Owner]compile.Claim{}
-		}
-		c.held[cl.Resource][o] = cl
-		if cl.Subnet.IsValid() {
-			c.subnets[o] = append(c.subnets[o], cl)
-		}
+		c.add(o, cl)
 	}
-	if len(list) > 0 {
-		c.of[o] = list
+}
+
+func (c *claims) add(o netstate.Owner, cl compile.Claim) {
+	if c.held[cl.Resource] == nil {
+		c.held[cl.Resource] = map[netstate.Owner]compile.Claim{}
 	}
-	for _, cl := range old {
-		if _, kept := c.held[cl.Resource][o]; !kept {
-			return true
-		}
+	c.held[cl.Resource][o] = cl
+	if cl.Subnet.IsValid() {
+		c.subnets[o] = append(c.subnets[o], cl)
 	}
-	return released
+}
+
+func has(list []compile.Claim, c compile.Claim) bool {
+	return slices.ContainsFunc(list, func(have compile.Claim) bool { return have.Resource == c.Resource })
 }

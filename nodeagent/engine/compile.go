@@ -14,6 +14,7 @@ import (
 // compileAll compiles the batch, networks first, and adds to it what depends
 // on something that changed.
 func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
+	e.leftover = nil
 	e.recall(batch)
 	for o := range batch {
 		if u := e.unit(o); !u.accepted() {
@@ -80,13 +81,12 @@ func (u *unit) built() bool { return len(u.held) > 0 || u.recordedReady() }
 func (e *Engine) release(u *unit) {
 	had := len(u.desired) > 0
 	e.want(u, netstate.Set{})
-	u.given, u.problem, u.note, u.partial = nil, nil, nil, nil
-	freed := e.pools.release(u.owner)
+	u.problem, u.note, u.partial = nil, nil, nil
 	if u.owner.Kind == netstate.OwnerNetwork {
 		delete(e.pools, u.owner.Name)
 	}
 	delete(e.claims.waiting, u.owner)
-	if e.claims.take(u.owner, nil) || freed {
+	if e.claims.take(u.owner, nil) {
 		e.requeueWaiting()
 	}
 	if had {
@@ -102,7 +102,6 @@ func (e *Engine) compile(u *unit) (r compile.Result) {
 		r, u.problem = compile.Network(u.in.Network, e.context())
 		u.network = compile.View(u.in.Network, e.node)
 		e.pools.sync(u.network, e.node)
-		e.reserveMarked(u.network.Name)
 	case netstate.OwnerAttachment:
 		r = e.compileAttachment(u)
 	case netstate.OwnerPublish:
@@ -153,21 +152,13 @@ func (u *unit) dependedOn() string {
 }
 
 func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
-	r.Objects = netstate.Set{}
-	a := u.in.Attachment
-	u.gave = len(u.given) > 0
-	var network *compile.NetworkView
-	if a.Spec.Network != "" {
-		n := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network}]
-		if n == nil || !n.accepted() || n.problem != nil && !n.kept {
-			u.given, u.problem = nil, waitsFor("network "+a.Spec.Network, n)
-			return r
-		}
-		network = &n.network
+	at, network, problem := e.place(u)
+	if u.problem = problem; problem == nil {
+		u.given = at.Addresses
+		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context())
 	}
-	u.given, u.problem = e.addresses(u, network)
-	if u.problem == nil {
-		r, u.view, u.problem = compile.Attachment(a, network, u.given, e.context())
+	if u.problem != nil {
+		r = compile.Result{Objects: netstate.Set{}, Claims: e.leased(u)}
 	}
 	return r
 }
@@ -228,18 +219,13 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 			u.partial = append(u.partial, lost)
 		}
 	}
-	freed := false
 	if u.problem != nil {
-		won, u.given = nil, nil
-		freed = e.pools.release(u.owner) && u.gave
-	} else if a := u.in.Attachment; a != nil {
-		e.pools.reserve(a.Spec.Network, u.owner, u.given)
+		won = e.leased(u)
 	}
 	if u.problem != nil && u.problem.Reason == v1alpha1.ReasonAddressPoolExhausted {
 		e.claims.waiting[u.owner] = true
-		freed = false
 	}
-	if e.claims.take(u.owner, won) || freed {
+	if e.claims.take(u.owner, won) {
 		e.requeueWaiting()
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -73,6 +74,8 @@ type Engine struct {
 	wake    chan struct{}
 	// remembered are attachments that are not Set yet.
 	remembered []*v1alpha1.NamespaceAttachment
+	// running are the pods as last told; nil for no news.
+	running map[string]Pod
 
 	// State of the loop's goroutine alone.
 	units  map[netstate.Owner]*unit
@@ -82,6 +85,10 @@ type Engine struct {
 	leaving map[netstate.Key]netstate.Owner
 	claims  claims
 	pools   pools
+	// leftover is what left computed for this pass.
+	leftover map[netip.Addr]netstate.Owner
+	// pods by UID; nil until they are known.
+	pods    map[string]Pod
 	node    netstate.Node
 	stale   bool
 	brake   time.Time

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -14,9 +13,9 @@ import (
 func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	e.mu.Lock()
 	inputs, batch, events := e.inputs, e.dirty, e.events
-	lost, natLost, synced, remembered := e.lost, e.natLost, e.synced, e.remembered
+	lost, natLost, synced, remembered, running := e.lost, e.natLost, e.synced, e.remembered, e.running
 	e.inputs, e.dirty, e.events = map[netstate.Owner]*Input{}, map[netstate.Owner]bool{}, map[netstate.Key]kernel.Event{}
-	e.lost, e.remembered = false, nil
+	e.lost, e.remembered, e.running = false, nil, nil
 	e.mu.Unlock()
 
 	if lost || natLost && !now().Before(e.natRetry) {
@@ -26,8 +25,9 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 		e.readMarks()
 	}
 	for _, a := range remembered {
-		e.unit(InputOf(a).Owner()).recorded = compile.Prefixes(a.Status.Addresses)
+		e.remember(a)
 	}
+	e.followPods(running, batch)
 	for o, in := range inputs {
 		e.receive(o, in)
 		batch[o] = true
@@ -37,7 +37,9 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	}
 	e.addDue(batch, lost)
 	e.followNode(batch)
-	if synced {
+	// What the firewall holds of pods' attachments is nobody's until these are
+	// compiled.
+	if !e.awaitPods(batch) && synced {
 		e.sweep(batch)
 	}
 	e.holdBack(batch, synced)
@@ -47,7 +49,7 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 // receive stores what came in about an owner.
 func (e *Engine) receive(o netstate.Owner, in *Input) {
 	u := e.unit(o)
-	u.formerly, u.recorded, u.byCommand = nil, nil, in != nil && in.removed
+	u.formerly, u.byCommand = nil, in != nil && in.removed
 	if in != nil && len(u.desired) == 0 {
 		u.formerly = in.Before
 	}

@@ -58,9 +58,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 			e.Reporter.Report(s)
 		case o != orphans && u.done && len(u.held) == 0:
 			delete(e.units, o)
-			if e.pools.release(o) {
-				e.requeueWaiting()
-			}
+			e.requeueWaiting()
 			e.Reporter.Removed(o)
 		}
 		for k, err := range u.errs {
@@ -241,7 +239,10 @@ func (u *unit) addressesOn(link string) []v1alpha1.Subnet {
 }
 
 func (e *Engine) attachmentStatus(u *unit) *v1alpha1.NamespaceAttachmentStatus {
-	s := &v1alpha1.NamespaceAttachmentStatus{NodeName: e.node.Name, Addresses: toSubnets(u.given)}
+	s := &v1alpha1.NamespaceAttachmentStatus{NodeName: e.node.Name, PodUID: u.in.Attachment.Status.PodUID}
+	if u.accepted() {
+		s.Addresses = toSubnets(u.given)
+	}
 	if u.view.Target == (netstate.End{}) || u.problem != nil {
 		return s
 	}

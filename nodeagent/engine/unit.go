@@ -26,15 +26,8 @@ type unit struct {
 	desired netstate.Set
 	// held are the objects that may be in the kernel because of this owner.
 	held map[netstate.Key]bool
-	// given are the addresses that the owner's interface has or gets.
+	// given are the addresses that an attachment's interface has, or had last.
 	given []netip.Prefix
-	// last are the addresses that it had last, to be had again if they are free:
-	// its network may have left the node and come back.
-	last []netip.Prefix
-	// recorded are the addresses of an attachment that is only remembered.
-	recorded []netip.Prefix
-	// gave says that it had some before it was compiled last.
-	gave bool
 	// seen is a text of what others last took from this owner.
 	seen    string
 	network compile.NetworkView

@@ -1,8 +1,8 @@
-// Package ipam allocates addresses from the subnets of one network on one
-// node. It promises that no address is given twice, that the network,
-// broadcast, gateway and excluded addresses are never given, and that a freed
-// address rests until the others were used. It is pure: no clock, no storage;
-// what it knows is what it was told.
+// Package ipam chooses addresses from the subnets of one network on one node.
+// It promises that the network, broadcast, gateway and excluded addresses are
+// never chosen, nor one that is taken, and that a freed address rests until the
+// others were used. It is pure: no clock, no storage; what it knows is what it
+// was told.
 package ipam
 
 import (
@@ -64,74 +64,52 @@ func Usable(subnet netip.Prefix, a netip.Addr) bool {
 	return subnet.Contains(a) && a != subnet.Masked().Addr() && (a.Is6() || a != Last(subnet))
 }
 
-// Pool is the addresses of one subnet.
+// Pool chooses addresses of one subnet. Who has which is its caller's to know.
 type Pool struct {
 	subnet   netip.Prefix
 	exclude  []Range
 	reserved []netip.Addr
-	holders  map[netip.Addr]string
-	held     map[string][]netip.Addr
 	// next is where the search goes on, so that a freed address rests.
 	next netip.Addr
 }
 
-// NewPool makes a pool without holders. Exclude lists ranges that are never
-// allocated but may be reserved; gateways are neither.
-func NewPool(subnet netip.Prefix, exclude []Range, gateways ...netip.Addr) *Pool {
-	return &Pool{subnet: subnet.Masked(), exclude: exclude, reserved: gateways, holders: map[netip.Addr]string{}, held: map[string][]netip.Addr{}}
+// NewPool makes a pool. Exclude lists ranges that are never chosen but may be
+// had; reserved addresses, such as gateways, are neither.
+func NewPool(subnet netip.Prefix, exclude []Range, reserved ...netip.Addr) *Pool {
+	return &Pool{subnet: subnet.Masked(), exclude: exclude, reserved: reserved}
 }
 
-// Subnet returns the subnet the pool allocates from.
+// Subnet returns the subnet the pool chooses from.
 func (p *Pool) Subnet() netip.Prefix { return p.subnet }
 
-// Holder returns who holds an address; empty if it is free.
-func (p *Pool) Holder(a netip.Addr) string { return p.holders[a] }
-
-// Reserve gives a certain address to a holder, and reports false if it is not a
-// usable address of the subnet or another holds it.
-func (p *Pool) Reserve(a netip.Addr, holder string) bool {
-	if h := p.holders[a]; h != "" && h != holder || !p.usable(a) {
-		return false
-	}
-	p.give(a, holder)
-	return true
+// Usable reports whether a host may have an address of the subnet, chosen or
+// named.
+func (p *Pool) Usable(a netip.Addr) bool {
+	return Usable(p.subnet, a) && !slices.Contains(p.reserved, a)
 }
 
-func (p *Pool) give(a netip.Addr, holder string) {
-	if p.holders[a] == "" {
-		p.holders[a] = holder
-		p.held[holder] = append(p.held[holder], a)
-	}
-}
-
-// Allocate gives the next free address to a holder. It returns ErrExhausted
-// where there is none.
-func (p *Pool) Allocate(holder string) (netip.Addr, error) {
+// Next chooses the next address that is not taken. It asks of each at most once
+// and stops at the first that is not. It returns ErrExhausted where there is
+// none.
+func (p *Pool) Next(taken func(netip.Addr) bool) (netip.Addr, error) {
 	start := p.next
 	if !start.IsValid() || !p.subnet.Contains(start) {
 		start = p.subnet.Addr()
 	}
 	for a, wrapped := start, false; ; {
-		if skip, ok := p.excluded(a); ok {
-			a = skip
-		}
-		if _, skip := p.excluded(a); !skip && p.usable(a) && p.holders[a] == "" {
-			p.give(a, holder)
+		skip, excluded := p.excluded(a)
+		if !excluded && p.Usable(a) && !taken(a) {
 			p.next = a.Next()
 			return a, nil
 		}
-		a = a.Next()
+		a = skip.Next()
 		if !a.IsValid() || !p.subnet.Contains(a) {
 			a, wrapped = p.subnet.Addr(), true
 		}
 		if wrapped && !a.Less(start) {
-			return netip.Addr{}, p.exhausted()
+			return netip.Addr{}, fmt.Errorf("%w in %s", ErrExhausted, p.subnet)
 		}
 	}
-}
-
-func (p *Pool) usable(a netip.Addr) bool {
-	return Usable(p.subnet, a) && !slices.Contains(p.reserved, a)
 }
 
 // excluded returns the last address of the excluded range that holds a, kept
@@ -147,37 +125,8 @@ func (p *Pool) excluded(a netip.Addr) (netip.Addr, bool) {
 	return Last(p.subnet), true
 }
 
-// Release frees every address of a holder, and reports whether it had any.
-func (p *Pool) Release(holder string) bool {
-	list := p.held[holder]
-	for _, a := range list {
-		delete(p.holders, a)
-	}
-	delete(p.held, holder)
-	return len(list) > 0
-}
-
-func (p *Pool) exhausted() error {
-	var names []string
-	for _, h := range p.holders {
-		names = append(names, h)
-	}
-	slices.Sort(names)
-	total, shown := len(names), names
-	if total > 3 {
-		shown = append(slices.Clone(names[:3]), "...")
-	}
-	return fmt.Errorf("%w in %s: %d in use by %s", ErrExhausted, p.subnet, total, strings.Join(shown, ", "))
-}
-
-// Inherit takes over the holders and the position of an older pool as far as
-// they lie in this one's subnet.
-func (p *Pool) Inherit(old *Pool) {
-	for a, h := range old.holders {
-		if p.holders[a] == "" {
-			p.Reserve(a, h)
-		}
-	}
+// Continue goes on where an older pool of the same subnet was.
+func (p *Pool) Continue(old *Pool) {
 	if p.subnet.Contains(old.next) {
 		p.next = old.next
 	}

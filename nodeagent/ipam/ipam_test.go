@@ -3,6 +3,7 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -25,23 +26,34 @@ func pool(t *testing.T, subnet string, gateways []string, exclude ...string) *Po
 	return NewPool(netip.MustParsePrefix(subnet), ranges, gw...)
 }
 
-// drain allocates until the pool is empty.
+// used are addresses that are taken.
+type used map[netip.Addr]bool
+
+func (u used) next(p *Pool) (netip.Addr, error) {
+	a, err := p.Next(func(a netip.Addr) bool { return u[a] })
+	if err == nil {
+		u[a] = true
+	}
+	return a, err
+}
+
+// drain takes addresses until there are none.
 func drain(t *testing.T, p *Pool) []string {
 	t.Helper()
 	var got []string
-	for i := 0; ; i++ {
-		a, err := p.Allocate(fmt.Sprintf("holder%d", i))
+	for u := (used{}); ; {
+		a, err := u.next(p)
 		if errors.Is(err, ErrExhausted) {
 			return got
 		}
-		if err != nil || i > 1000 {
-			t.Fatalf("allocate: %v after %d", err, i)
+		if err != nil || len(got) > 1000 {
+			t.Fatalf("next: %v after %d", err, len(got))
 		}
 		got = append(got, a.String())
 	}
 }
 
-func TestAllocateNeverGivesReserved(t *testing.T) {
+func TestNeverChoosesReserved(t *testing.T) {
 	for _, test := range []struct {
 		subnet   string
 		gateways []string
@@ -63,68 +75,51 @@ func TestAllocateNeverGivesReserved(t *testing.T) {
 }
 
 func TestFreedAddressRests(t *testing.T) {
-	p := pool(t, "10.0.0.0/29", nil)
-	first, _ := p.Allocate("a")
-	p.Release("a")
+	p, u := pool(t, "10.0.0.0/29", nil), used{}
+	first, _ := u.next(p)
+	delete(u, first)
 	for range 5 {
-		next, err := p.Allocate("b")
+		next, err := u.next(p)
 		if err != nil || next == first {
 			t.Fatalf("got %s, %v: the freed %s is to rest until the others were used", next, err, first)
 		}
 	}
-	if again, err := p.Allocate("b"); err != nil || again != first {
+	if again, err := u.next(p); err != nil || again != first {
 		t.Fatalf("got %s, %v: want %s, the only one left", again, err, first)
 	}
 }
 
-func TestExhaustedSaysWho(t *testing.T) {
-	p := pool(t, "10.0.0.0/30", []string{"10.0.0.1"})
-	if !p.Reserve(netip.MustParseAddr("10.0.0.2"), "nsa:lab/net1") {
-		t.Fatal("reserve")
-	}
-	_, err := p.Allocate("nsa:lab/net2")
-	if want := "no free address in 10.0.0.0/30: 1 in use by nsa:lab/net1"; err == nil || err.Error() != want {
-		t.Fatalf("got %v, want %s", err, want)
+// TestContinue shows that a pool that is made anew goes on where the old one was,
+// and starts over where that is not its own.
+func TestContinue(t *testing.T) {
+	old := pool(t, "10.0.0.0/24", nil)
+	last, _ := used{}.next(old)
+	for subnet, want := range map[string]string{"10.0.0.0/24": last.Next().String(), "10.1.0.0/24": "10.1.0.1"} {
+		p := pool(t, subnet, nil)
+		p.Continue(old)
+		if got, err := (used{}).next(p); err != nil || got.String() != want {
+			t.Errorf("%s: got %s, %v, want %s", subnet, got, err, want)
+		}
 	}
 }
 
-// TestNoAddressTwice drives random sequences of allocations, reservations,
-// releases and restarts against a plain model.
-func TestNoAddressTwice(t *testing.T) {
+// TestAllAreFound drives random sequences of taking and freeing: whatever is
+// free is found, and nothing that is taken.
+func TestAllAreFound(t *testing.T) {
 	for seed := range uint64(50) {
 		r := rand.New(rand.NewPCG(seed, 0))
-		p := pool(t, "10.0.0.0/27", []string{"10.0.0.1"}, "10.0.0.8-10.0.0.11")
-		model := map[netip.Addr]string{}
+		p, u := pool(t, "10.0.0.0/27", []string{"10.0.0.1"}, "10.0.0.8-10.0.0.11"), used{}
 		for range 400 {
-			holder := fmt.Sprint("h", r.IntN(40))
-			switch r.IntN(4) {
-			case 0, 1:
-				a, err := p.Allocate(holder)
-				if err != nil && len(model) < 25 {
-					t.Fatalf("seed %d: exhausted with %d of 25 in use", seed, len(model))
-				}
-				if err == nil && model[a] != "" {
-					t.Fatalf("seed %d: %s given to %s and %s", seed, a, model[a], holder)
-				}
-				if err == nil {
-					model[a] = holder
-				}
-			case 2:
-				p.Release(holder)
-				for a, h := range model {
-					if h == holder {
-						delete(model, a)
-					}
-				}
-			case 3:
-				next := pool(t, "10.0.0.0/27", []string{"10.0.0.1"}, "10.0.0.8-10.0.0.11")
-				next.Inherit(p)
-				p = next
+			if r.IntN(2) == 0 {
+				maps.DeleteFunc(u, func(netip.Addr, bool) bool { return r.IntN(8) == 0 })
 			}
-			for a, h := range model {
-				if p.Holder(a) != h {
-					t.Fatalf("seed %d: %s is lost to %s", seed, a, h)
-				}
+			before := len(u)
+			a, err := u.next(p)
+			switch {
+			case err == nil && (len(u) == before || !p.Usable(a)):
+				t.Fatalf("seed %d: chose %s, which is taken or not to be had", seed, a)
+			case (err != nil) != (before == 25):
+				t.Fatalf("seed %d: %d of 25 taken, and %v", seed, before, err)
 			}
 		}
 	}

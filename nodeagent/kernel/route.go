@@ -102,12 +102,27 @@ func (s *session) observeRoute(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range routes {
-		if r.dst == dst {
-			return r.object(key.Netns, key.Link), nil
-		}
+	i := slices.IndexFunc(routes, func(r route) bool { return r.dst == dst })
+	if i < 0 {
+		return nil, nil
 	}
-	return nil, nil
+	o := routes[i].object(key.Netns, key.Link)
+	if dst.Bits() == 0 && key.Netns != "" {
+		o.Behind, err = p.behind(routes[i])
+	}
+	return o, err
+}
+
+// behind reports whether another route of the same destination goes before one of
+// ours: the kernel lists them in the order in which it asks them.
+func (p *place) behind(ours route) (bool, error) {
+	family := familyOf(ours.dst.Addr())
+	all, err := once(p.routesOf, listed{family: family}, func() ([]route, error) { return p.routes(family, 0, 0) })
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(all, func(r route) bool { return r.dst == ours.dst })
+	return i >= 0 && (!all[i].ours() || all[i].index != ours.index), nil
 }
 
 // ourRoutes lists the routes of ours through a link.
@@ -171,7 +186,13 @@ func (s *session) addRoute(end netstate.End, r netstate.Route) error {
 	if err != nil {
 		return err
 	}
-	err = p.setRoute(l, r, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	flags := unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	if r.First {
+		// Without EXCL an IPv4 route goes before others of its metric; an IPv6
+		// one has the lowest metric.
+		flags = unix.NLM_F_CREATE
+	}
+	err = p.setRoute(l, r, flags)
 	if errors.Is(err, unix.EEXIST) {
 		return p.inTheWay(r.Dst)
 	}
@@ -191,7 +212,14 @@ func (s *session) replaceRoute(end netstate.End, r netstate.Route) error {
 	if !slices.ContainsFunc(routes, func(have route) bool { return have.dst == r.Dst }) {
 		return p.inTheWay(r.Dst)
 	}
-	return p.setRoute(l, r, unix.NLM_F_REPLACE)
+	if !r.First {
+		return p.setRoute(l, r, unix.NLM_F_REPLACE)
+	}
+	// NLM_F_REPLACE takes the first of its destination, whosever that is.
+	if err := s.removeRoute(end, r.Dst); err != nil {
+		return err
+	}
+	return s.addRoute(end, r)
 }
 
 // setRoute sends the route, and once more where the kernel says that the
@@ -226,6 +254,9 @@ func routeMessage(l *link, r netstate.Route) (*nl.RtMsg, []*nl.RtAttr) {
 	}
 	if r.Src.IsValid() {
 		attrs = append(attrs, nl.NewRtAttr(unix.RTA_PREFSRC, r.Src.AsSlice()))
+	}
+	if r.First && r.Dst.Addr().Is6() {
+		attrs = append(attrs, number(unix.RTA_PRIORITY, 1))
 	}
 	return body, attrs
 }

@@ -156,6 +156,11 @@ type Route struct {
 	Via netip.Addr
 	// Src is the preferred source address; the zero Addr leaves it to the kernel.
 	Src netip.Addr
+	// First is wanted of a route that is to go before others of the same
+	// destination, which stay and count again when it goes.
+	First bool
+	// Behind is observed of a route that another goes before.
+	Behind bool
 }
 
 func (r Route) Key() Key {
@@ -169,6 +174,12 @@ func (r Route) String() string {
 	}
 	if r.Src.IsValid() {
 		s = append(s, "src "+r.Src.String())
+	}
+	if r.First {
+		s = append(s, "first")
+	}
+	if r.Behind {
+		s = append(s, "behind another")
 	}
 	return strings.Join(s, " ")
 }

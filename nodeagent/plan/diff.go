@@ -40,6 +40,11 @@ func Same(desired, observed netstate.Object) bool {
 		want, ok := desired.(netstate.Link)
 		return ok && sameLink(want, link)
 	}
+	if route, ok := observed.(netstate.Route); ok {
+		want, ok := desired.(netstate.Route)
+		route.First, route.Behind = want.First, route.Behind && want.First
+		return ok && want == route
+	}
 	if ns, ok := observed.(netstate.Netns); ok {
 		want, ok := desired.(netstate.Netns)
 		return ok && (ns == want || ns.Managed && !ns.HalfMade && !want.Managed)

@@ -181,7 +181,7 @@ func agentPart(o metav1.Object) (status any, ready metav1.Condition) {
 		return &s, ready
 	case *v1alpha1.NamespaceAttachment:
 		s := o.Status
-		s.NodeName, s.Conditions = "", only(s.Conditions)
+		s.NodeName, s.PodUID, s.Pods, s.Conditions = "", "", nil, only(s.Conditions)
 		return &s, ready
 	case *v1alpha1.PortPublish:
 		s := o.Status
@@ -206,7 +206,7 @@ func statusOf(s engine.Status, before metav1.Condition) any {
 		return &out
 	case s.Attachment != nil:
 		out := *s.Attachment
-		out.NodeName, out.Conditions = "", ready
+		out.NodeName, out.PodUID, out.Conditions = "", "", ready
 		return &out
 	default:
 		out := *s.Publish

@@ -62,9 +62,20 @@ func networkRow(n *v1alpha1.BridgeNetwork) []string {
 
 func attachmentRow(a *v1alpha1.NamespaceAttachment) []string {
 	return []string{
-		a.Namespace + "/" + a.Name, string(a.Spec.Target.Netns.Name), end(a.Status.Interface), end(a.Status.HostInterface),
+		a.Namespace + "/" + a.Name, target(a), end(a.Status.Interface), end(a.Status.HostInterface),
 		list(a.Status.Addresses, func(s v1alpha1.Subnet) string { return string(s) }), orDash(peer(a)),
 	}
+}
+
+// target is a network namespace or pod/NAME.
+func target(a *v1alpha1.NamespaceAttachment) string {
+	switch t := a.Spec.Target; {
+	case t.Netns != nil:
+		return string(t.Netns.Name)
+	case t.Pod != nil:
+		return "pod/" + t.Pod.Name
+	}
+	return "-"
 }
 
 // peer is what the attachment is joined to.

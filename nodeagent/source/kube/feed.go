@@ -218,6 +218,7 @@ func verdict(in engine.Input) (metav1.Condition, bool) {
 type identity struct {
 	uid             types.UID
 	generation      int64
+	pod             string
 	status          metav1.ConditionStatus
 	reason, message string
 }
@@ -225,5 +226,9 @@ type identity struct {
 func same(a, b engine.Input) bool { return identityOf(a) == identityOf(b) }
 
 func identityOf(in engine.Input) identity {
-	return identity{in.Object().GetUID(), in.Object().GetGeneration(), in.Accepted.Status, in.Accepted.Reason, in.Accepted.Message}
+	pod := ""
+	if in.Attachment != nil {
+		pod = in.Attachment.Status.PodUID
+	}
+	return identity{in.Object().GetUID(), in.Object().GetGeneration(), pod, in.Accepted.Status, in.Accepted.Reason, in.Accepted.Message}
 }

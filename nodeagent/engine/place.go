@@ -1,0 +1,131 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// place decides where an attachment goes and which addresses it gets: what the
+// spec says, else what it has by the record or the kernel, else one of each
+// subnet. With a problem it sets aside what the attachment keeps all the same.
+func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView, p *compile.Problem) {
+	a := u.in.Attachment
+	if a.Spec.Network != "" {
+		n := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network}]
+		if n == nil || !n.accepted() || n.problem != nil && !n.kept {
+			e.wish(u)
+			return at, nil, waitsFor("network "+a.Spec.Network, n)
+		}
+		network = &n.network
+	}
+	at.Target.Netns, p = e.netnsOf(a)
+	switch {
+	case network == nil || len(a.Spec.Addresses) > 0:
+		at.Addresses = e.static(u)
+	case p != nil && ephemeral(a):
+		u.given = nil
+	default:
+		u.given = e.keep(u, network.Name)
+		at.Addresses = u.given
+		if p == nil {
+			at.Addresses, p = e.allocate(u, network.Name, u.given)
+		}
+	}
+	if p == nil {
+		at.Target.Name = e.interfaceOf(u, at.Target.Netns)
+	}
+	return at, network, p
+}
+
+func ephemeral(a *v1alpha1.NamespaceAttachment) bool {
+	return a.Spec.IPAM != nil && a.Spec.IPAM.Lifecycle == v1alpha1.IPAMEphemeral
+}
+
+// netnsOf names the network namespace of an attachment's target.
+func (e *Engine) netnsOf(a *v1alpha1.NamespaceAttachment) (string, *compile.Problem) {
+	t := a.Spec.Target
+	if t.Netns != nil {
+		return string(t.Netns.Name), nil
+	}
+	problem := func(reason, format string, args ...any) (string, *compile.Problem) {
+		return "", &compile.Problem{Reason: reason, Message: fmt.Sprintf(format, args...)}
+	}
+	if t.Pod == nil {
+		return problem(v1alpha1.ReasonUnsupported, "spec.target names neither a network namespace nor a pod")
+	}
+	pod, runs := e.pods[a.Status.PodUID]
+	switch {
+	case a.Status.PodUID == "":
+		return problem(v1alpha1.ReasonPending, "waits for pod %s/%s to get a node", a.Namespace, t.Pod.Name)
+	case !runs:
+		return problem(v1alpha1.ReasonPodNotRunning, "pod %s/%s does not run on node %s; it is wired as soon as it does", a.Namespace, t.Pod.Name, e.node.Name)
+	case pod.HostNetwork:
+		return problem(v1alpha1.ReasonUnsupported, "pod %s/%s uses the network of its node (hostNetwork), which cannot be wired", a.Namespace, t.Pod.Name)
+	case pod.Problem != "":
+		return problem(v1alpha1.ReasonUnsupported, "pod %s/%s: %s", a.Namespace, t.Pod.Name, pod.Problem)
+	}
+	return pod.Netns, nil
+}
+
+// maxInterfaces bounds the search for a name.
+const maxInterfaces = 64
+
+// interfaceOf names the interface inside the target: for a pod net1, net2, ... as
+// far as nobody else has it, and the same again each time.
+func (e *Engine) interfaceOf(u *unit, netns string) string {
+	a := u.in.Attachment
+	switch {
+	case a.Spec.Interface != "":
+		return string(a.Spec.Interface)
+	case a.Spec.Target.Netns != nil:
+		return "eth0"
+	}
+	names := u.interfacesIn(netns)
+	if a.Status.Interface != nil {
+		names = append(names, a.Status.Interface.Name)
+	}
+	for i := range maxInterfaces {
+		names = append(names, fmt.Sprintf("net%d", i+1))
+	}
+	for _, name := range names {
+		end := netstate.End{Netns: netns, Name: name}
+		foreign := errors.Is(u.errs[netstate.Link{Netns: netns, Name: name}.Key()], errTaken)
+		if !foreign && e.claims.choose(u.owner, compile.InterfaceClaim(end, "spec.interface")) {
+			return name
+		}
+	}
+	return names[0]
+}
+
+// interfacesIn are the interfaces of a namespace that bear the owner's mark.
+func (u *unit) interfacesIn(netns string) []string {
+	var names []string
+	for k := range u.held {
+		if k.Kind == netstate.KindLink && k.Netns == netns {
+			names = append(names, k.Link)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// wish sets aside what an attachment had on a network that is not there, for when
+// it comes back.
+func (e *Engine) wish(u *unit) {
+	a := u.in.Attachment
+	had := slices.Concat(u.given, compile.Prefixes(a.Status.Addresses))
+	if len(a.Spec.Addresses) > 0 {
+		had = compile.Prefixes(a.Spec.Addresses)
+	}
+	u.given = nil
+	for _, p := range had {
+		if !slices.Contains(u.given, p) && e.claims.choose(u.owner, compile.AddressClaim(a.Spec.Network, p.Addr())) {
+			u.given = append(u.given, p)
+		}
+	}
+}
