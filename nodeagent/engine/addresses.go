@@ -52,7 +52,7 @@ func (e *Engine) static(u *unit) []netip.Prefix {
 // keep sets aside, of what an attachment has or had, one address of each subnet
 // that can still be had.
 func (e *Engine) keep(u *unit, network string) []netip.Prefix {
-	had := slices.Concat(u.given, compile.Prefixes(u.in.Attachment.Status.Addresses), u.marked())
+	had := u.had()
 	var kept []netip.Prefix
 	for _, pool := range e.pools[network] {
 		i := slices.IndexFunc(had, func(p netip.Prefix) bool {
@@ -65,6 +65,11 @@ func (e *Engine) keep(u *unit, network string) []netip.Prefix {
 	return kept
 }
 
+// had are the addresses that an attachment has or had, the surest first.
+func (u *unit) had() []netip.Prefix {
+	return slices.Concat(u.given, compile.Prefixes(u.in.Attachment.Status.Addresses), u.marked())
+}
+
 // allocate adds an address of each subnet of which there is none yet.
 func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip.Prefix, *compile.Problem) {
 	for _, pool := range e.pools[network] {
@@ -72,8 +77,9 @@ func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip
 			continue
 		}
 		addr, err := pool.Next(func(a netip.Addr) bool {
-			_, left := e.left()[a]
-			return left || !e.claims.choose(u.owner, compile.AddressClaim(network, a))
+			c := compile.AddressClaim(network, a)
+			_, left := e.left(c)
+			return left || !e.claims.choose(u.owner, c)
 		})
 		if errors.Is(err, ipam.ErrExhausted) {
 			return nil, &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: fmt.Sprintf("network %s: %v: %s: delete some, exclude less, or use a larger subnet", network, err, e.usersOf(network, pool.Subnet()))}
@@ -83,20 +89,39 @@ func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip
 	return kept, nil
 }
 
-// left are the addresses that the kernel holds of attachments that are not to be
-// built: after a restart the verdict on one may be out, the sweep brake be on, or
-// a removal fail. They are computed once a pass.
-func (e *Engine) left() map[netip.Addr]netstate.Owner {
+// left returns whose address the kernel still holds although it is not to be built:
+// the sweep brake may be on, a removal fail, or be under way.
+func (e *Engine) left(c compile.Claim) (netstate.Owner, bool) {
+	l, ok := e.leftovers()[c.Resource]
+	if !ok && c.Address.IsValid() {
+		l, ok = e.leftovers()[compile.AddressClaim("", c.Address).Resource]
+	}
+	return l.owner, ok
+}
+
+// leftover is an address that the kernel still holds of somebody.
+type leftover struct {
+	owner   netstate.Owner
+	address netip.Addr
+}
+
+// leftovers, by the resource of their claim, are computed once a pass. Of an attachment that is gone altogether the
+// network is not known.
+func (e *Engine) leftovers() map[string]leftover {
 	if e.leftover != nil {
 		return e.leftover
 	}
-	e.leftover = map[netip.Addr]netstate.Owner{}
+	e.leftover = map[string]leftover{}
 	for o, u := range e.units {
-		if o.Kind != netstate.OwnerAttachment || u.accepted() {
+		if o.Kind != netstate.OwnerAttachment || u.accepted() || len(e.claims.of[o]) > 0 {
 			continue
 		}
+		network := ""
+		if u.in != nil {
+			network = u.in.Attachment.Spec.Network
+		}
 		for _, p := range u.marked() {
-			e.leftover[p.Addr()] = o
+			e.leftover[compile.AddressClaim(network, p.Addr()).Resource] = leftover{o, p.Addr()}
 		}
 	}
 	return e.leftover
@@ -112,9 +137,9 @@ func (e *Engine) usersOf(network string, subnet netip.Prefix) string {
 			}
 		}
 	}
-	for a, o := range e.left() {
-		if subnet.Contains(a) {
-			names = append(names, o.Namespace+"/"+o.Name)
+	for _, l := range e.leftovers() {
+		if subnet.Contains(l.address) {
+			names = append(names, l.owner.Namespace+"/"+l.owner.Name)
 		}
 	}
 	slices.Sort(names)
@@ -151,7 +176,7 @@ func (e *Engine) leased(u *unit) []compile.Claim {
 // judged yet, so that nobody else gets them meanwhile.
 func (e *Engine) remember(a *v1alpha1.NamespaceAttachment) {
 	u := e.unit(InputOf(a).Owner())
-	u.given = compile.Prefixes(a.Status.Addresses)
+	u.given = slices.Concat(compile.Prefixes(a.Status.Addresses), u.marked())
 	var list []compile.Claim
 	for _, p := range u.given {
 		if c := compile.AddressClaim(a.Spec.Network, p.Addr()); a.Spec.Network != "" && e.claims.choose(u.owner, c) {
@@ -179,11 +204,13 @@ func (u *unit) marked() []netip.Prefix {
 	return out
 }
 
-// remembers reports whether an attachment's addresses are fixed before any are
-// allocated: static, recorded, or found in the kernel.
-func (u *unit) remembers() bool {
-	if u.in == nil || u.in.Attachment == nil {
-		return true
-	}
-	return len(u.in.Attachment.Spec.Addresses)+len(u.in.Attachment.Status.Addresses)+len(u.given)+len(u.marked()) > 0
+// recorded reports whether an attachment has addresses, by the record or in the
+// kernel.
+func (u *unit) recorded() bool {
+	return u.in.Attachment != nil && len(u.had()) > 0
+}
+
+// static reports whether an attachment names its addresses.
+func (u *unit) static() bool {
+	return u.in.Attachment != nil && len(u.in.Attachment.Spec.Addresses) > 0
 }

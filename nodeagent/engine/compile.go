@@ -47,7 +47,8 @@ func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 var ownerKinds = []string{netstate.OwnerNetwork, netstate.OwnerAttachment, netstate.OwnerPublish}
 
 // ofKind returns the batch's units of a kind in the order in which they may
-// claim: who is built already, who has fixed addresses, the oldest, by name.
+// claim: who is built already, who has addresses, who names some, the oldest, by
+// name.
 func (e *Engine) ofKind(batch map[netstate.Owner]bool, kind string) []*unit {
 	var list []*unit
 	for o := range batch {
@@ -56,7 +57,7 @@ func (e *Engine) ofKind(batch map[netstate.Owner]bool, kind string) []*unit {
 		}
 	}
 	slices.SortFunc(list, func(a, b *unit) int {
-		return cmp.Or(first(a.built(), b.built()), first(a.remembers(), b.remembers()),
+		return cmp.Or(first(a.built(), b.built()), first(a.recorded(), b.recorded()), first(a.static(), b.static()),
 			a.in.Object().GetCreationTimestamp().Compare(b.in.Object().GetCreationTimestamp().Time), a.owner.Compare(b.owner))
 	})
 	return list
@@ -202,6 +203,9 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 			break
 		}
 		holder, taken := e.claims.holder(u.owner, c)
+		if !taken {
+			holder, taken = e.left(c)
+		}
 		if !taken {
 			won = append(won, c)
 			continue

@@ -9,7 +9,6 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -85,8 +84,8 @@ type Engine struct {
 	leaving map[netstate.Key]netstate.Owner
 	claims  claims
 	pools   pools
-	// leftover is what left computed for this pass.
-	leftover map[netip.Addr]netstate.Owner
+	// leftover is what leftovers computed for this pass.
+	leftover map[string]leftover
 	// pods by UID; nil until they are known.
 	pods    map[string]Pod
 	node    netstate.Node

@@ -51,9 +51,9 @@ func (f *fake) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]erro
 }
 func (f *fake) step(s plan.Step) {
 	if s.Op == plan.Delete {
-		delete(f.set, s.Key)
+		f.remove(s.Key)
 		if l, ok := s.Old.(netstate.Link); ok {
-			delete(f.set, netstate.Link{Netns: l.Peer.Netns, Name: l.Peer.Name}.Key())
+			f.remove(netstate.Link{Netns: l.Peer.Netns, Name: l.Peer.Name}.Key())
 		}
 		return
 	}
@@ -62,6 +62,40 @@ func (f *fake) step(s plan.Step) {
 		f.set[s.Peer.Key()] = s.Peer
 	}
 }
+
+// remove removes an object with what dies with it.
+func (f *fake) remove(k netstate.Key) {
+	delete(f.set, k)
+	maps.DeleteFunc(f.set, func(on netstate.Key, _ netstate.Object) bool {
+		switch k.Kind {
+		case netstate.KindLink:
+			return plan.DiesWithLink(on.Kind) && on.Netns == k.Netns && on.Link == k.Link
+		case netstate.KindNetns:
+			return on.Netns == k.Netns
+		}
+		return false
+	})
+}
+
+// inventory is what bears a mark: links, and what is on them.
+func (f *fake) inventory() []kernel.Held {
+	var held []kernel.Held
+	for k, o := range f.set {
+		link, ok := f.set[netstate.Link{Netns: k.Netns, Name: k.Link}.Key()].(netstate.Link)
+		ns, isNetns := o.(netstate.Netns)
+		_, owner, marked := netstate.ParseMark(link.Mark)
+		switch {
+		case isNetns && ns.Managed:
+			held = append(held, kernel.Held{Object: o})
+		case ok && marked && link.Type == netstate.Loopback:
+			held = append(held, kernel.Held{Object: o})
+		case ok && marked && k.Kind != netstate.KindSysctl:
+			held = append(held, kernel.Held{Owner: owner, Object: o})
+		}
+	}
+	return held
+}
+
 func (f *fake) Apply(steps []plan.Step) []error {
 	errs := make([]error, len(steps))
 	for i, s := range steps {

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -118,13 +119,14 @@ func (u *unit) interfacesIn(netns string) []string {
 // it comes back.
 func (e *Engine) wish(u *unit) {
 	a := u.in.Attachment
-	had := slices.Concat(u.given, compile.Prefixes(a.Status.Addresses))
-	if len(a.Spec.Addresses) > 0 {
+	had := u.had()
+	if u.static() {
 		had = compile.Prefixes(a.Spec.Addresses)
 	}
 	u.given = nil
 	for _, p := range had {
-		if !slices.Contains(u.given, p) && e.claims.choose(u.owner, compile.AddressClaim(a.Spec.Network, p.Addr())) {
+		again := slices.ContainsFunc(u.given, func(q netip.Prefix) bool { return q.Masked() == p.Masked() })
+		if (!again || u.static()) && e.claims.choose(u.owner, compile.AddressClaim(a.Spec.Network, p.Addr())) {
 			u.given = append(u.given, p)
 		}
 	}
