@@ -36,7 +36,9 @@ func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 		}
 		for i, u := range units {
 			for _, dependent := range e.adopt(u, results[i]) {
-				batch[dependent] = true
+				if !e.unknown(e.units[dependent]) {
+					batch[dependent] = true
+				}
 			}
 		}
 	}

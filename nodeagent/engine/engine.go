@@ -87,10 +87,10 @@ type Engine struct {
 	// leftover is what leftovers computed for this pass.
 	leftover map[string]leftover
 	// pods by UID; nil until they are known.
-	pods    map[string]Pod
-	node    netstate.Node
-	stale   bool
-	brake   time.Time
+	pods  map[string]Pod
+	node  netstate.Node
+	stale bool
+	brake time.Time
 	// bridged are the foreign bridges that the firewall knew at the start: they
 	// follow the node, not any resource, and so go with the next who has a
 	// forward guard.

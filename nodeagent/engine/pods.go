@@ -68,21 +68,41 @@ func (e *Engine) awaitPods(batch map[netstate.Owner]bool) (waits bool) {
 	if e.pods != nil {
 		return false
 	}
-	for _, u := range e.units {
-		if _, ok := u.pod(); !ok || !u.accepted() {
+	for o, u := range e.units {
+		_, forPod := u.pod()
+		waits = waits || forPod && u.accepted()
+		if !batch[o] || !e.unknown(u) {
 			continue
 		}
-		waits = true
-		if batch[u.owner] {
+		delete(batch, o)
+		if forPod {
 			e.remember(u.in.Attachment)
 			e.tellUnknown(u)
 		}
-		delete(batch, u.owner)
-		for _, o := range e.dependents(u.owner) {
-			delete(batch, o)
-		}
 	}
 	return waits
+}
+
+// unknown reports whether an owner is, or leads to, an attachment of a pod of which
+// nothing is known yet.
+func (e *Engine) unknown(u *unit) bool {
+	if e.pods != nil || !u.accepted() {
+		return false
+	}
+	if u.in.Publish == nil {
+		_, forPod := u.pod()
+		return forPod
+	}
+	for _, a := range e.units {
+		if _, forPod := a.pod(); forPod && leadsTo(u.in.Publish, a.in.Attachment) {
+			return true
+		}
+	}
+	return false
+}
+
+func leadsTo(p *v1alpha1.PortPublish, a *v1alpha1.NamespaceAttachment) bool {
+	return p.Namespace == a.Namespace && (p.Spec.Attachment == a.Name || p.Spec.Attachment == v1alpha1.Parent(a))
 }
 
 // tellUnknown reports an attachment of which nothing is built and nothing is

@@ -1,0 +1,242 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+// podAttachment is for the pod with the attachment's name as UID.
+func podAttachment(name, network string) engine.Input {
+	in := attachment(name, network)
+	in.Attachment.Spec.Target = v1alpha1.AttachmentTarget{Pod: &v1alpha1.PodTarget{Name: name}}
+	in.Attachment.Status.PodUID = "uid-" + name
+	return in
+}
+
+func pod(name, netns string) engine.Pod { return engine.Pod{UID: "uid-" + name, Netns: netns} }
+
+// podNetns makes a namespace as a container runtime does, with a first interface
+// and its default route.
+func podNetns(t *testing.T, name, address string) {
+	t.Helper()
+	run(t, fmt.Sprintf(`ip netns add %[1]s && ip -n %[1]s link set lo up
+		ip link add cni%[2]s type veth peer name eth0 netns %[1]s && ip link set cni%[2]s up && ip -n %[1]s link set eth0 up
+		ip -n %[1]s addr add %[3]s/24 dev eth0 && ip -n %[1]s route add default via 10.244.0.1 dev eth0`,
+		name, strings.TrimPrefix(name, "cni-"), address))
+}
+
+// TestPods shows a pod's attachments through its life: not yet there, running,
+// with another namespace, gone; and that what its runtime gave it stays.
+func TestPods(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	n := newNode(t)
+	second := podAttachment("web2", "blue")
+	second.Attachment.Spec.Target.Pod.Name, second.Attachment.Status.PodUID = "web", "uid-web"
+	inputs := []engine.Input{network("red", "10.1.0.0/24"), network("blue", "10.2.0.0/24"), podAttachment("web", "red"), second, publish("port", "web", 8001)}
+	n.engine.SetPods(nil)
+	got := n.once(inputs...)
+	expect(t, got, "nsa:lab/web", v1alpha1.ReasonPodNotRunning, "pod lab/web does not run on node node1")
+	expect(t, got, "pp:lab/port", v1alpha1.ReasonPending, "waits for")
+
+	podNetns(t, "cni-1", "10.244.0.5")
+	before := run(t, "ip -n cni-1 route; ip -n cni-1 addr show eth0")
+	n.engine.SetPods([]engine.Pod{pod("web", "cni-1")})
+	expectReady(t, n.once())
+	first := run(t, "ip -n cni-1 -br -4 addr show net1 | tr -s ' ' | cut -d' ' -f3; ip -n cni-1 -br link show net1 | tr -s ' ' | cut -d' ' -f3")
+	run(t, "ip netns exec cni-1 ping -c1 -W1 10.1.0.1 && ip netns exec cni-1 ping -c1 -W1 10.2.0.1 && ip -n cni-1 link show net2")
+	if during := run(t, "ip -n cni-1 route | grep -v net; ip -n cni-1 addr show eth0"); during != before {
+		t.Errorf("the pod's own interface was\n%s\nand is\n%s", before, during)
+	}
+
+	podNetns(t, "cni-2", "10.244.0.6")
+	run(t, "ip netns del cni-1")
+	n.engine.SetPods([]engine.Pod{pod("web", "cni-2")})
+	expectReady(t, n.once())
+	if again := run(t, "ip -n cni-2 -br -4 addr show net1 | tr -s ' ' | cut -d' ' -f3; ip -n cni-2 -br link show net1 | tr -s ' ' | cut -d' ' -f3"); again != first {
+		t.Errorf("address and MAC were %s and are %s", first, again)
+	}
+
+	run(t, "ip netns del cni-2")
+	n.engine.SetPods(nil)
+	got = n.once()
+	expect(t, got, "nsa:lab/web", v1alpha1.ReasonPodNotRunning, "")
+	if left := run(t, "ip -o link show type veth | grep -c 'veth[0-9a-f]\\{8\\}' || true; nft list ruleset | grep -c 10.1.0. || true"); left != "0\n2\n" {
+		t.Errorf("links and firewall lines left of a pod that is gone: %s", left)
+	}
+}
+
+// TestPodDefaultRoute shows that a pod's own default route stands back behind ours
+// while somebody asks for that, and no longer.
+func TestPodDefaultRoute(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	n := newNode(t)
+	podNetns(t, "cni-1", "10.244.0.5")
+	before := run(t, "ip -n cni-1 route")
+	n.engine.SetPods([]engine.Pod{pod("web", "cni-1")})
+	a := podAttachment("web", "red")
+	expectReady(t, n.once(network("red", "10.1.0.0/24"), a))
+	way := func(want string) {
+		t.Helper()
+		if got := run(t, "ip -n cni-1 route get 192.0.2.1"); !strings.Contains(got, want) {
+			t.Errorf("way out: %s, want %s", got, want)
+		}
+	}
+	way("dev eth0")
+	yes := true
+	with := podAttachment("web", "red")
+	with.Attachment.Spec.DefaultRoute = &yes
+	expectReady(t, n.once(with))
+	way("dev net1")
+	writes := n.writes()
+	expectReady(t, n.once(with))
+	if n.writes() != writes {
+		t.Errorf("%d writes with nothing to do", n.writes()-writes)
+	}
+	n.engine.Remove(with)
+	n.once()
+	way("dev eth0")
+	if after := run(t, "ip -n cni-1 route"); after != before {
+		t.Errorf("routes were\n%s\nand are\n%s", before, after)
+	}
+}
+
+// TestPodsNotKnownYet shows that an agent which cannot ask the container runtime
+// yet leaves alone what was built for pods, and gives nobody their addresses.
+func TestPodsNotKnownYet(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	podNetns(t, "cni-1", "10.244.0.5")
+	inputs := []engine.Input{network("red", "10.1.0.0/24"), podAttachment("web", "red"), publish("port", "web", 8001)}
+	n := newNode(t)
+	n.engine.SetPods([]engine.Pod{pod("web", "cni-1")})
+	expectReady(t, n.once(inputs...))
+	before := dumpOf(t, "cni-1")
+
+	again := newNode(t)
+	again.engine.Synced(true)
+	got := again.once(inputs...)
+	expect(t, got, "bnet:red", v1alpha1.ReasonProgrammed, "")
+	if d := cmp.Diff(before, dumpOf(t, "cni-1")); d != "" || again.writes() > 0 {
+		t.Errorf("%d writes; -before +after:\n%s", again.writes(), d)
+	}
+	got = again.once(attachment("other", "red", "10.1.0.2/24"))
+	expect(t, got, "nsa:lab/other", v1alpha1.ReasonAddressConflict, "NamespaceAttachment lab/web")
+	again.engine.Remove(attachment("other", "red"))
+	again.engine.SetPods([]engine.Pod{pod("web", "cni-1")})
+	expectReady(t, again.once())
+	if d := cmp.Diff(before, dumpOf(t, "cni-1")); d != "" {
+		t.Errorf("-before +after:\n%s", d)
+	}
+}
+
+func dumpOf(t *testing.T, netns string) string {
+	return run(t, "ip -o link; ip -4 addr; ip route; nft list ruleset; ip -n "+netns+" -o link; ip -n "+netns+" -4 addr; ip -n "+netns+" route")
+}
+
+// TestChurnLeavesNothing builds and removes the attachments of a hundred pods
+// twenty times, with a publish each, and counts what is there before and after.
+func TestChurnLeavesNothing(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	const pods, rounds = 100, 20
+	n := newNode(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	n.engine.SetPods(nil)
+	n.engine.Synced(true)
+	go func() { ended <- n.engine.Run(ctx) }()
+	red := network("red", "10.1.0.0/16")
+	n.engine.Update([]engine.Input{red}, nil)
+	var before census
+	for round := range rounds + 1 {
+		churn(t, n, pods, round)
+		if round == 0 {
+			before = count(t)
+		}
+	}
+	eventually(t, fmt.Sprintf("as much as before: %+v", before), 20*time.Second, true, func() bool { return before.covers(count(t)) })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// churn makes pods with attachments and publishes, waits until all are built, and
+// takes them away, the pods first or last.
+func churn(t *testing.T, n *node, pods, round int) {
+	var up, down, inputs = "", "", []engine.Input{}
+	var running []engine.Pod
+	for i := range pods {
+		name := fmt.Sprintf("p%d-%d", round, i)
+		up += "netns add cni-" + name + "\n"
+		down += "netns del cni-" + name + "\n"
+		in := podAttachment(name, "red")
+		in.Attachment.Spec.IPAM = &v1alpha1.AttachmentIPAM{Lifecycle: v1alpha1.IPAMEphemeral}
+		inputs = append(inputs, in, publish(name, name, int32(20000+i)))
+		running = append(running, pod(name, "cni-"+name))
+	}
+	batch(t, up)
+	n.engine.Update(inputs, nil)
+	n.engine.SetPods(running)
+	eventually(t, "all are built", 20*time.Second, true, func() bool { return strings.Count(run(t, "ip -o link show type veth"), "\n") == pods })
+	if round%2 == 0 {
+		batch(t, down)
+		n.engine.SetPods(nil)
+	}
+	for _, in := range slices.Backward(inputs) {
+		n.engine.Remove(in)
+	}
+	eventually(t, "all are gone", 20*time.Second, true, func() bool {
+		return !strings.Contains(run(t, "ip -o link show type veth; nft list ruleset"), "veth") && !strings.Contains(run(t, "nft list map inet patchbay any4"), ":80")
+	})
+	if round%2 == 1 {
+		batch(t, down)
+		n.engine.SetPods(nil)
+	}
+}
+
+func batch(t *testing.T, commands string) {
+	t.Helper()
+	cmd := exec.Command("ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(commands)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// census is what must not grow.
+type census struct{ links, addresses, firewall, namespaces, goroutines, descriptors int }
+
+func count(t *testing.T) census {
+	t.Helper()
+	lines := func(command string) int { return strings.Count(run(t, command), "\n") }
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return census{lines("ip -o link"), lines("ip -o addr"), lines("nft list ruleset"), lines("ip netns list-id; ls /run/netns"), runtime.NumGoroutine(), len(fds)}
+}
+
+func (c census) covers(now census) bool {
+	return now.links <= c.links && now.addresses <= c.addresses && now.firewall <= c.firewall &&
+		now.namespaces <= c.namespaces && now.goroutines <= c.goroutines && now.descriptors <= c.descriptors
+}
