@@ -67,7 +67,7 @@ var usual = pace{
 	urgent:   100 * time.Millisecond,
 	hurry:    3 * time.Second,
 	retry:    100 * time.Millisecond,
-	retryMax: 2 * time.Second,
+	retryMax: time.Second,
 	call:     10 * time.Second,
 	status:   2 * time.Second,
 	patience: 30 * time.Second,

@@ -38,9 +38,6 @@ func socketPath(socket string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-// errNoSocket is why no runtime was even asked.
-var errNoSocket = errors.New("no container runtime listens")
-
 // connect returns a connection to the first runtime that answers. That a socket
 // is there does not suffice: Docker's containerd has one and speaks no CRI.
 func (w *watch) connect(ctx context.Context) (*client, error) {
@@ -64,7 +61,7 @@ func (w *watch) connect(ctx context.Context) (*client, error) {
 		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
-		return nil, fmt.Errorf("%w at any of %s", errNoSocket, strings.Join(w.places, ", "))
+		return nil, fmt.Errorf("no container runtime listens at any of %s", strings.Join(w.places, ", "))
 	}
 	return nil, errors.Join(errs...)
 }
