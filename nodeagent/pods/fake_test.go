@@ -250,8 +250,7 @@ func record(t *testing.T, p pace, sockets ...string) (*recorder, func()) {
 		defer rec.mu.Unlock()
 		rec.log = append(rec.log, text)
 	}
-	var err error
-	rec.Runtime, err = New(Options{
+	rec.Runtime = New(Options{
 		Found: func(socket, runtime string) { note("found " + filepath.Base(socket) + " " + runtime) },
 		Lost:  func(error) { note("lost") },
 		Failed: func(error) {
@@ -260,9 +259,6 @@ func record(t *testing.T, p pace, sockets ...string) (*recorder, func()) {
 			rec.errs++
 		},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	rec.places, rec.pace = sockets, p
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})

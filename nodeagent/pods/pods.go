@@ -28,8 +28,8 @@ type Sandbox struct {
 // Options are what a caller may set; the zero value looks for the runtime and
 // tells nobody.
 type Options struct {
-	// Socket is the runtime's, as /PATH or unix:///PATH; by default the first of
-	// the usual ones that answers, anew at each connection.
+	// Socket is the path of the runtime's; by default the first of the usual ones
+	// that answers, anew at each connection.
 	Socket string
 	// Found is called when the runtime answers, and Lost when it does not, at
 	// the start too; each once, until the other was. Failed is called with every
@@ -73,18 +73,13 @@ var usual = pace{
 	patience: 30 * time.Second,
 }
 
-// New prepares to ask the runtime; it need not be there yet. An error is about
-// Options.Socket.
-func New(o Options) (*Runtime, error) {
+// New prepares to ask the runtime; it need not be there yet.
+func New(o Options) *Runtime {
 	places := knownSockets
 	if o.Socket != "" {
-		path, err := socketPath(o.Socket)
-		if err != nil {
-			return nil, err
-		}
-		places = []string{path}
+		places = []string{o.Socket}
 	}
-	return &Runtime{opts: o, places: places, pace: usual, poke: make(chan struct{}, 1)}, nil
+	return &Runtime{opts: o, places: places, pace: usual, poke: make(chan struct{}, 1)}
 }
 
 // Poke has the sandboxes listed soon, and for a few seconds often. It is for who

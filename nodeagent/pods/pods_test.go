@@ -379,27 +379,25 @@ func openFiles(t *testing.T) int {
 	return len(list)
 }
 
-func TestSocketPath(t *testing.T) {
+func TestParseSocket(t *testing.T) {
 	for socket, want := range map[string]string{
 		"/run/crio/crio.sock":                      "/run/crio/crio.sock",
 		"unix:///run/containerd/containerd.sock":   "/run/containerd/containerd.sock",
 		"unix:///run/../run/odd name/%2f?cri.sock": "/run/odd name/%2f?cri.sock",
-		"run/crio.sock":                            "",
-		"tcp://127.0.0.1:1":                        "",
-		"unix://run/crio.sock":                     "",
+		"":                     "",
+		"run/crio.sock":        "",
+		"tcp://127.0.0.1:1":    "",
+		"unix://run/crio.sock": "",
 	} {
-		r, err := New(Options{Socket: socket})
-		switch {
-		case want == "" && err == nil:
-			t.Errorf("%q was taken as %q", socket, r.places)
-		case want != "" && (err != nil || !slices.Equal(r.places, []string{want})):
-			t.Errorf("%q: %v, want %q", socket, err, want)
+		got, err := ParseSocket(socket)
+		if got != want || (err == nil) != (want != "" || socket == "") {
+			t.Errorf("%q is %q, %v, want %q", socket, got, err, want)
 		}
 	}
-	r, err := New(Options{})
-	if err != nil {
-		t.Fatal(err)
+	if r := New(Options{Socket: "/run/cri.sock"}); !slices.Equal(r.places, []string{"/run/cri.sock"}) {
+		t.Errorf("looks at %q", r.places)
 	}
+	r := New(Options{})
 	if len(r.places) != 8 || r.places[0] != "/host/run/containerd/containerd.sock" || r.places[4] != "/run/containerd/containerd.sock" {
 		t.Errorf("looks at %q", r.places)
 	}

@@ -29,8 +29,12 @@ func underRoots(roots, paths []string) []string {
 	return out
 }
 
-// socketPath reads what a person wrote.
-func socketPath(socket string) (string, error) {
+// ParseSocket returns the path of a socket that a person wrote as /PATH or
+// unix:///PATH; nothing remains nothing.
+func ParseSocket(socket string) (string, error) {
+	if socket == "" {
+		return "", nil
+	}
 	path := strings.TrimPrefix(socket, "unix://")
 	if !filepath.IsAbs(path) {
 		return "", fmt.Errorf("%q is no absolute path of a socket, such as /run/containerd/containerd.sock or unix:///run/containerd/containerd.sock", socket)
