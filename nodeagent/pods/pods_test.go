@@ -2,16 +2,13 @@ package pods
 
 import (
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -238,111 +235,6 @@ func TestRuntimeIsAwaitedAndFoundAgain(t *testing.T) {
 	}
 }
 
-// Docker's containerd has its usual socket and speaks no CRI.
-func TestFirstRuntimeThatAnswersIsTaken(t *testing.T) {
-	dir := filepath.Dir(socketIn(t))
-	docker, err := net.Listen("unix", filepath.Join(dir, "docker.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	serve(t, docker, func(*grpc.Server) {})
-	if err := os.WriteFile(filepath.Join(dir, "file.sock"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r := newRuntime()
-	r.name, r.version = "cri-o", "1.34.0"
-	r.serve(t, filepath.Join(dir, "crio.sock"))
-	rec, _ := record(t, quick, filepath.Join(dir, "none.sock"), filepath.Join(dir, "file.sock"), filepath.Join(dir, "docker.sock"), filepath.Join(dir, "crio.sock"))
-	rec.await(t, "")
-	until(t, "found", func() bool { rec.mu.Lock(); defer rec.mu.Unlock(); return len(rec.log) > 0 })
-	if want := "found crio.sock cri-o 1.34.0"; rec.log[0] != want {
-		t.Errorf("told %q, want %q", rec.log[0], want)
-	}
-}
-
-func TestSandboxesThatCannotBeUsed(t *testing.T) {
-	r := newRuntime()
-	r.start(sandbox{id: "bare", uid: "1"})
-	r.start(sandbox{id: "broken", uid: "2", info: map[string]string{"info": `{"runtimeSpec":`}})
-	r.start(sandbox{id: "docker", uid: "3", info: spec(`{"type":"network","path":"/run/docker/netns/abc"}`)})
-	r.start(inNetns("fine", "4", "cni-fine"))
-	socket := socketIn(t)
-	r.serve(t, socket)
-	rec, _ := record(t, quick, socket)
-	rec.await(t, `bare!the container runtime does not tell its network namespace: containerd and CRI-O do `+
-		`broken!read what the container runtime tells of its network namespace: unexpected end of JSON input `+
-		`docker!its network namespace is at "/run/docker/netns/abc": the container runtime must keep namespaces under /run/netns `+
-		`fine=cni-fine `)
-	before := r.count(&r.lists)
-	until(t, "more listings", func() bool { rec.Poke(); return r.count(&r.lists) > before+2 })
-	if got := r.count(&r.statuses); got != 4 {
-		t.Errorf("%d sandboxes were asked for, want each once: 4", got)
-	}
-}
-
-// The first list waits for all answers: who is missing in it was built by an
-// earlier process perhaps. Later a sandbox without an answer stops no other.
-func TestSlowAnswers(t *testing.T) {
-	r := newRuntime()
-	slow := inNetns("s1", "s", "cni-s")
-	slow.hang = true
-	r.start(slow)
-	r.start(inNetns("a1", "a", "cni-a"))
-	socket := socketIn(t)
-	r.serve(t, socket)
-	p := quick
-	p.status = 30 * time.Millisecond
-	rec, _ := record(t, p, socket)
-	until(t, "three listings", func() bool { return r.count(&r.lists) > 3 })
-	if got, times := rec.last(); times != 0 {
-		t.Fatalf("told %q before all answered", got)
-	}
-	r.change("s1", func(s *sandbox) { s.hang = false })
-	rec.await(t, "a1=cni-a s1=cni-s ")
-
-	failing := inNetns("f1", "f", "cni-f")
-	failing.status = status.Error(codes.Unknown, "no shim")
-	r.start(failing)
-	rec.await(t, "a1=cni-a f1!the container runtime does not describe its sandbox: ask for sandbox f1: rpc error: code = Unknown desc = no shim s1=cni-s ")
-	r.change("f1", func(s *sandbox) { s.status = nil })
-	rec.await(t, "a1=cni-a f1=cni-f s1=cni-s ")
-	rec.mu.Lock()
-	defer rec.mu.Unlock()
-	if len(rec.log) != 1 {
-		t.Errorf("told %q, want that the runtime was found", rec.log)
-	}
-}
-
-func TestPatienceEnds(t *testing.T) {
-	r := newRuntime()
-	slow := inNetns("s1", "s", "cni-s")
-	slow.hang = true
-	r.start(slow)
-	r.start(inNetns("a1", "a", "cni-a"))
-	socket := socketIn(t)
-	r.serve(t, socket)
-	p := quick
-	p.status, p.patience = 20*time.Millisecond, 100*time.Millisecond
-	rec, _ := record(t, p, socket)
-	until(t, "a list", func() bool { _, times := rec.last(); return times > 0 })
-	if got, _ := rec.last(); !strings.HasPrefix(got, "a1=cni-a s1!the container runtime does not describe its sandbox: ") {
-		t.Errorf("told %q", got)
-	}
-}
-
-// What stops between list and question is gone, not a problem.
-func TestSandboxGoneMeanwhile(t *testing.T) {
-	r := newRuntime()
-	gone := inNetns("g1", "g", "cni-g")
-	gone.status = status.Error(codes.NotFound, "not found")
-	r.start(gone)
-	r.start(inNetns("a1", "a", "cni-a"))
-	socket := socketIn(t)
-	r.serve(t, socket)
-	rec, _ := record(t, quick, socket)
-	rec.await(t, "a1=cni-a ")
-}
-
 func TestNothingLeaks(t *testing.T) {
 	r := newRuntime()
 	r.start(inNetns("a1", "a", "cni-a"))
@@ -377,28 +269,4 @@ func openFiles(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(list)
-}
-
-func TestParseSocket(t *testing.T) {
-	for socket, want := range map[string]string{
-		"/run/crio/crio.sock":                      "/run/crio/crio.sock",
-		"unix:///run/containerd/containerd.sock":   "/run/containerd/containerd.sock",
-		"unix:///run/../run/odd name/%2f?cri.sock": "/run/odd name/%2f?cri.sock",
-		"":                     "",
-		"run/crio.sock":        "",
-		"tcp://127.0.0.1:1":    "",
-		"unix://run/crio.sock": "",
-	} {
-		got, err := ParseSocket(socket)
-		if got != want || (err == nil) != (want != "" || socket == "") {
-			t.Errorf("%q is %q, %v, want %q", socket, got, err, want)
-		}
-	}
-	if r := New(Options{Socket: "/run/cri.sock"}); !slices.Equal(r.places, []string{"/run/cri.sock"}) {
-		t.Errorf("looks at %q", r.places)
-	}
-	r := New(Options{})
-	if len(r.places) != 8 || r.places[0] != "/host/run/containerd/containerd.sock" || r.places[4] != "/run/containerd/containerd.sock" {
-		t.Errorf("looks at %q", r.places)
-	}
 }
