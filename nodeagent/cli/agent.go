@@ -19,6 +19,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/pods"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/kube"
 )
@@ -31,6 +32,7 @@ type agentFlags struct {
 	resync      time.Duration
 	brake       time.Duration
 	startJitter time.Duration
+	criSocket   string
 }
 
 func agentCommand(f *flags) *cobra.Command {
@@ -58,6 +60,7 @@ func agentCommand(f *flags) *cobra.Command {
 	p.DurationVar(&a.resync, "resync", 10*time.Minute, "mean time between two looks at everything, beside events")
 	p.DurationVar(&a.brake, "sweep-delay", 5*time.Minute, "how long to wait before removing more than half of ten or more resources that are gone without anybody having deleted them")
 	p.DurationVar(&a.startJitter, "start-jitter", 2*time.Second, "longest random pause before a cluster's objects are listed")
+	p.StringVar(&a.criSocket, "cri-socket", "", "socket of the container runtime, which tells a cluster's agent the pods' network namespaces (default: the first of containerd's, CRI-O's, k3s's and cri-dockerd's that answers)")
 	return cmd
 }
 
@@ -66,6 +69,10 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 	config, err := restConfig(a.kubeconfig)
 	if err != nil {
 		return err
+	}
+	socket, err := pods.ParseSocket(a.criSocket)
+	if err != nil {
+		return fmt.Errorf("--cri-socket: %w", err)
 	}
 	l, err := f.await(ctx, clusterLock, agentPrefix+"of a cluster ", log)
 	if err != nil {
@@ -87,7 +94,9 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 	}
 	n.cluster.API = source
 	log.Info("agent started", "node", n.name, "apiServer", config.Host, "backend", n.nat.Name())
-	if err := source.Run(ctx, n.cluster.Run, n.engine.Run); err != nil {
+	runtime := n.containerRuntime(socket, log)
+	watch := func(ctx context.Context) error { return n.watchPods(ctx, runtime, func([]pods.Sandbox) {}) }
+	if err := source.Run(ctx, n.cluster.Run, n.engine.Run, watch); err != nil {
 		return err
 	}
 	log.Info("agent stopped; what it built stays")

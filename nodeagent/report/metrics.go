@@ -16,6 +16,8 @@ type Metrics struct {
 	brakes  prometheus.Counter
 	writes  *prometheus.CounterVec
 	state   *prometheus.GaugeVec
+	pods    prometheus.Gauge
+	runtime prometheus.Counter
 
 	mu     sync.Mutex
 	owners map[netstate.Owner]bool
@@ -40,11 +42,25 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "patchbay_resources",
 			Help: "Resources on this node, by kind and by whether they are Ready.",
 		}, []string{"kind", "ready"}),
+		pods: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "patchbay_pod_sandboxes",
+			Help: "Running pod sandboxes of this node that the container runtime last told of.",
+		}),
+		runtime: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "patchbay_container_runtime_errors_total",
+			Help: "Failed calls of the container runtime, and failed tries to reach it.",
+		}),
 		owners: map[netstate.Owner]bool{},
 	}
-	r.MustRegister(m.changes, m.brakes, m.writes, m.state)
+	r.MustRegister(m.changes, m.brakes, m.writes, m.state, m.pods, m.runtime)
 	return m
 }
+
+// PodSandboxes notes how many pod sandboxes run on this node.
+func (m *Metrics) PodSandboxes(n int) { m.pods.Set(float64(n)) }
+
+// RuntimeError counts a failure of the container runtime.
+func (m *Metrics) RuntimeError() { m.runtime.Inc() }
 
 func (m *Metrics) changed(l plan.Line, drift bool) {
 	cause := "wanted"
