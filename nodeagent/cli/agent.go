@@ -79,7 +79,10 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 		return err
 	}
 	defer l.release()
-	n, err := f.open(netstate.SourceCluster, log, func(o *engine.Options) { o.Resync, o.SweepDelay = a.resync, a.brake })
+	netns := make(chan struct{}, 1)
+	n, err := f.open(netstate.SourceCluster, log, func(o *engine.Options) {
+		o.Resync, o.SweepDelay, o.Kernel = a.resync, a.brake, netnsWatch{o.Kernel, netns}
+	})
 	if err != nil {
 		return err
 	}
@@ -94,9 +97,8 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 	}
 	n.cluster.API = source
 	log.Info("agent started", "node", n.name, "apiServer", config.Host, "backend", n.nat.Name())
-	runtime := n.containerRuntime(socket, log)
-	watch := func(ctx context.Context) error { return n.watchPods(ctx, runtime, func([]pods.Sandbox) {}) }
-	if err := source.Run(ctx, n.cluster.Run, n.engine.Run, watch); err != nil {
+	watchPods := func(ctx context.Context) error { return n.watchPods(ctx, n.containerRuntime(socket, log), netns) }
+	if err := source.Run(ctx, n.cluster.Run, n.engine.Run, watchPods); err != nil {
 		return err
 	}
 	log.Info("agent stopped; what it built stays")
