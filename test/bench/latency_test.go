@@ -50,20 +50,20 @@ func BenchmarkLatency(b *testing.B) {
 		// At the end, since an API server is never quite idle.
 		inNamespaces(b, func() { set, made = untilWritten(b) })
 
-		fmt.Printf("\n%d existing namespaces attached, one after the other:\n%48s %11s   patchbay's kernel p50\n", attachments, "p50", "p99")
-		row := func(name string, l latencies, ratio string) {
-			fmt.Printf("  %-35s %10s %11s   %s\n", name, inMillis(l.at(0.5)), inMillis(l.at(0.99)), ratio)
+		fmt.Printf("\n%d existing namespaces attached, one after the other:\n%46s %11s   ratio\n", attachments, "p50", "p99")
+		row := func(name string, l latencies) float64 {
+			ratio := float64(l.at(0.5)) / float64(held.at(0.5))
+			fmt.Printf("  %-33s %10s %11s   %5.1f\n", name, inMillis(l.at(0.5)), inMillis(l.at(0.99)), ratio)
+			return ratio
 		}
-		row("patchbay, set to held by the kernel", held, "")
-		row("patchbay, set to told Ready", told, "")
-		row("patchbay, set to Ready written", set, "")
-		row("patchbay, created to Ready written", made, "")
+		row("patchbay: held by the kernel", held)
+		row("patchbay: told Ready", told)
+		row("patchbay: Ready written", set)
+		row("patchbay: Ready written, from API", made)
 		for i, v := range variants {
-			ratio := float64(peers[i].at(0.5)) / float64(held.at(0.5))
-			row("plugins, "+v.name, peers[i], fmt.Sprintf("times %.1f", ratio))
-			b.ReportMetric(ratio, v.metric)
+			b.ReportMetric(row("plugins: "+v.name, peers[i]), v.metric)
 		}
-		fmt.Printf("All %d at once: patchbay %s, %s each.\n", attachments, inMillis(together), inMillis(together/attachments))
+		fmt.Printf("All %d at once: held after %s, %s each.\n", attachments, inMillis(together), inMillis(together/attachments))
 	}
 }
 
