@@ -74,6 +74,25 @@ func TestAttachmentTakesFewMessages(t *testing.T) {
 	wantObserved(t, k, keysOf(host, inside), host, inside)
 }
 
+// TestForeignNamespaceIsKnown: when a veth has made the kernel speak of a
+// namespace that somebody else made, the monitor knows its name and need not
+// open all there are.
+func TestForeignNamespaceIsKnown(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	sh(t, "ip netns add theirs")
+	host, inside := pair(netstate.End{Name: "veth1"}, netstate.End{Netns: "theirs", Name: "eth0"}, "")
+	apply(t, k, []plan.Step{{Op: plan.Create, Key: host.Key(), New: host, Peer: inside}})
+	for known, name := range k.hints.names {
+		if known.in == k.hostID && name == "theirs" {
+			return
+		}
+	}
+	t.Errorf("known are %v", k.hints.names)
+}
+
 func TestLinkUpdate(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -102,7 +102,7 @@ func (s *session) createVeth(p *place, l, peer netstate.Link) error {
 			return err
 		}
 		q.forget(peer.Name)
-		if err := s.numberBoth(p, q); err != nil {
+		if err := s.numberEnds(p, q); err != nil {
 			return err
 		}
 		other.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(q.fd)))
@@ -118,14 +118,15 @@ func (s *session) createVeth(p *place, l, peer netstate.Link) error {
 	return c.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC), attrs...)
 }
 
-// numberBoth makes sure that the host, and so the monitor, hears both
-// namespaces of a pair that has no end on the host.
-func (s *session) numberBoth(p, q *place) error {
-	if p.netns == "" || q.netns == "" {
-		return nil
-	}
-	for _, one := range []*place{p, q} {
-		if err := s.number(one); err != nil {
+// numberEnds makes sure that the host, and so the monitor, hears the namespaces
+// of a pair, and knows their names before the kernel speaks of them: the monitor
+// would have to look through all names for each.
+func (s *session) numberEnds(ends ...*place) error {
+	for _, p := range ends {
+		if p.netns == "" {
+			continue
+		}
+		if err := s.number(p); err != nil {
 			return err
 		}
 	}
