@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"sigs.k8s.io/knftables"
 )
 
@@ -30,9 +31,7 @@ func (m *memory) script(changes []change) []unit {
 		case !t.rules:
 			tables = append(tables, rewriteRules(f, t.chains))
 		}
-		for _, c := range mine {
-			lines = append(lines, c.unit())
-		}
+		lines = append(lines, units(mine)...)
 	}
 	return append(tables, lines...)
 }
@@ -89,6 +88,38 @@ func rewriteRules(f knftables.Family, existing []string) unit {
 		})
 	}
 	return append(u, createRules(f)...)
+}
+
+// units are the changes as lines. Those of one port stay together, since half of
+// its slots would lead nowhere, and come last but for the targets that nothing
+// leads to then.
+func units(changes []change) []unit {
+	var out, ports, targets []unit
+	at := map[netstate.Key]int{}
+	for _, c := range changes {
+		k, ok := portOf(c.id)
+		i, seen := at[k]
+		switch {
+		case !ok && c.add == nil && slices.Contains(targetSets, c.set):
+			targets = append(targets, c.unit())
+		case !ok:
+			out = append(out, c.unit())
+		case seen:
+			ports[i] = append(ports[i], c.unit()...)
+		default:
+			at[k] = len(ports)
+			ports = append(ports, c.unit())
+		}
+	}
+	return slices.Concat(out, ports, targets)
+}
+
+var targetSets = []string{setTarget4, setTarget6, setBack4, setBack6}
+
+// portOf is the key of the publish whose port the element leads on.
+func portOf(i id) (netstate.Key, bool) {
+	k, ok := keyOf(i, held{})
+	return k, ok && k.Kind == netstate.KindPublish
 }
 
 // unit is the change as lines.

@@ -38,7 +38,7 @@ func world() netstate.Set {
 		netstate.Address{Netns: "net1", Link: "eth0", Prefix: addr},
 		netstate.Route{Netns: "net1", Link: "eth0", Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.0.1")},
 		netstate.Masquerade{Link: "br-red", Subnet: netip.MustParsePrefix("10.0.0.0/24"), Egress: true},
-		netstate.Publish{Host: netip.IPv4Unspecified(), Proto: "tcp", HostPort: 80, Target: netip.MustParseAddrPort("10.0.0.2:80")},
+		netstate.Publish{Host: netip.IPv4Unspecified(), Proto: "tcp", HostPort: 80, Targets: "10.0.0.2:80"},
 	)
 }
 
@@ -148,7 +148,7 @@ func disturb(o netstate.Object) netstate.Object {
 		o.Via = netip.MustParseAddr("10.0.0.9")
 		return o
 	case netstate.Publish:
-		o.Target = netip.MustParseAddrPort("10.0.0.9:80")
+		o.Targets = "10.0.0.9:80"
 		return o
 	}
 	return o
