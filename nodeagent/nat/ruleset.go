@@ -100,6 +100,11 @@ type setDef struct {
 	typeOf string
 }
 
+// bound maps can only be made together with the rules that use them: nft 1.0.6
+// takes the port in a value whose type it read back from the kernel for another
+// protocol's than the rule's ("conflicting protocols specified: tcp vs. th").
+func (d *setDef) bound() bool { return d.typeOf != "" && d.value != nil }
+
 // draw is the slot of a new connection.
 var draw = fmt.Sprintf("numgen random mod %d", netstate.MaxTargets)
 

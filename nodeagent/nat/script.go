@@ -27,9 +27,11 @@ func (m *memory) script(changes []change) []unit {
 			tables = append(tables, createTable(f))
 		case !t.sets:
 			tables = append(tables, slices.Concat(deleteTable(f), createTable(f)))
-			mine = m.everything(f)
+			mine = m.everything(f, func(*setDef) bool { return true })
 		case !t.rules:
 			tables = append(tables, rewriteRules(f, t.chains))
+			mine = slices.DeleteFunc(mine, func(c change) bool { return setByName[c.set].bound() })
+			mine = append(mine, m.everything(f, (*setDef).bound)...)
 		}
 		lines = append(lines, units(mine)...)
 	}
@@ -40,11 +42,11 @@ func changesOf(f knftables.Family, changes []change) []change {
 	return slices.DeleteFunc(slices.Clone(changes), func(c change) bool { return setByName[c.set].family != f })
 }
 
-// everything adds all elements of a family.
-func (m *memory) everything(f knftables.Family) []change {
+// everything adds all elements of a family's sets of some kind.
+func (m *memory) everything(f knftables.Family, of func(*setDef) bool) []change {
 	var changes []change
 	for _, i := range slices.SortedFunc(maps.Keys(m.holds), compareIDs) {
-		if setByName[i.set].family == f {
+		if d := setByName[i.set]; d.family == f && of(d) {
 			h := m.holds[i]
 			changes = append(changes, change{id: i, add: &h})
 		}
@@ -78,14 +80,19 @@ func createRules(f knftables.Family) unit {
 	return u
 }
 
-// rewriteRules makes all chains anew and leaves the sets: a chain whose hook is
-// wrong cannot be changed, only replaced.
+// rewriteRules makes all chains anew and leaves the sets but for those that are
+// bound to rules: a chain whose hook is wrong cannot be changed, only replaced.
 func rewriteRules(f knftables.Family, existing []string) unit {
 	u := unit{func(tx *knftables.Transaction) { tx.Flush(&knftables.Table{Family: f, Name: tableName}) }}
 	for _, name := range existing {
 		u = append(u, func(tx *knftables.Transaction) {
 			tx.Delete(&knftables.Chain{Family: f, Table: tableName, Name: name})
 		})
+	}
+	for i := range setDefs {
+		if d := &setDefs[i]; d.family == f && d.bound() {
+			u = append(u, func(tx *knftables.Transaction) { tx.Delete(d.object()) }, func(tx *knftables.Transaction) { tx.Add(d.object()) })
+		}
 	}
 	return append(u, createRules(f)...)
 }
