@@ -96,7 +96,7 @@ func (e *Engine) release(u *unit) {
 	if e.claims.take(u.owner, nil) || freed {
 		e.requeueWaiting()
 	}
-	if had {
+	if had && u.owner.Kind == netstate.OwnerNetwork {
 		e.requeue(e.dependents(u.owner))
 	}
 }
