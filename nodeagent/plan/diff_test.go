@@ -309,3 +309,20 @@ func TestDependsOn(t *testing.T) {
 		}
 	}
 }
+
+// TestPublishLosesTargetsFirst has a port turn away from a target before that
+// goes, and to one after it came.
+func TestPublishLosesTargetsFirst(t *testing.T) {
+	one := netstate.Publish{Host: netip.IPv4Unspecified(), Proto: "tcp", HostPort: 80, Targets: "10.0.0.2:80"}
+	two, other, hidden := one, one, one
+	two.Targets, other.Targets, hidden.Back = "10.0.0.2:80,10.0.0.3:80", "10.0.0.3:80", one.Targets
+	for _, c := range []struct {
+		from, to netstate.Publish
+		want     Stage
+	}{{two, one, StageClosePublish}, {one, two, StagePublish}, {one, other, StagePublish}, {one, hidden, StagePublish}} {
+		steps, _ := Diff(netstate.Set{}.Add(c.to), netstate.Set{}.Add(c.from), nil)
+		if len(steps) != 1 || steps[0].Stage != c.want || steps[0].Op != Update {
+			t.Errorf("%s to %s: %v, want an update in stage %v", c.from, c.to, steps, c.want)
+		}
+	}
+}
