@@ -83,7 +83,7 @@ func first(a, b bool) int {
 func (u *unit) built() bool { return len(u.held) > 0 || u.recordedReady() }
 
 // release takes away all that an owner wants, and has those look again who
-// waited for it or depend on it.
+// waited for it or, of a network, depend on it.
 func (e *Engine) release(u *unit) {
 	had := len(u.desired) > 0
 	e.want(u, netstate.Set{})
