@@ -83,7 +83,7 @@ func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
 		return false
 	}
 	for _, a := range x.e.units[o].targets {
-		if len(x.e.units[a].errs) > 0 {
+		if t := x.e.units[a]; t != nil && len(t.errs) > 0 {
 			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, Title(a)))
 			return true
 		}
