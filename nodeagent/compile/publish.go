@@ -1,50 +1,93 @@
 package compile
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Publish compiles a publish of an attachment.
-func Publish(p *v1alpha1.PortPublish, target AttachmentView, c Context) (Result, *Problem) {
-	r := Result{Objects: netstate.Set{}}
-	if !target.Reachable {
-		return r, problem(v1alpha1.ReasonUnsupported, "spec.attachment: %s has no way to the node (its network has no gateway, or it is joined to another namespace only), so nothing can be published on it", p.Spec.Attachment)
-	}
-	targets := oneOfEachFamily(target.Addresses)
-	hosts, prob := hostAddresses(p, targets, c.Node)
-	if prob != nil {
-		return r, prob
-	}
-	r.Note = c.blocked()
-	for _, to := range targets {
-		for _, h := range hosts {
-			if h.Is4() == to.Is4() {
-				addPorts(&r, p, h, to, target)
-			}
+// Publish compiles a publish of one attachment or, where a selector chose
+// several, of all of them, of which there must be one at least.
+func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Result, *Problem) {
+	b := publish{p: p, c: c, r: Result{Objects: netstate.Set{}}, back: map[netip.Addr]bool{}}
+	for _, t := range targets {
+		if t.Reachable {
+			b.target(t)
 		}
-		r.add(forwarding(c, netstate.FamilyOf(to))...)
-		addHairpin(&r, target, netstate.FamilyOf(to), c.Node)
 	}
-	return r, nil
+	if !slices.ContainsFunc(targets, func(t AttachmentView) bool { return t.Reachable }) {
+		return b.r, problem(v1alpha1.ReasonUnsupported, "spec.attachment: %s has no way to the node (its network has no gateway, or it is joined to another namespace only), so nothing can be published on it", p.Spec.Attachment)
+	}
+	hosts, prob := hostAddresses(p, b.targets, c.Node)
+	if prob != nil {
+		return b.r, prob
+	}
+	b.r.Note = cmp.Or(b.crowd(), b.r.Note, c.blocked())
+	for _, h := range hosts {
+		if _, ok := ofFamily(b.targets, ident, h); ok {
+			b.ports(h)
+		}
+	}
+	return b.r, nil
 }
 
-func addPorts(r *Result, p *v1alpha1.PortPublish, host, to netip.Addr, target AttachmentView) {
-	_, routed := ofFamily(target.Gateways, ident, to)
-	for _, port := range p.Spec.Ports {
-		targetPort := port.TargetPort
-		if targetPort == 0 {
-			targetPort = port.HostPort
+type publish struct {
+	p       *v1alpha1.PortPublish
+	c       Context
+	r       Result
+	targets []netip.Addr
+	// back are those whose default route is elsewhere.
+	back map[netip.Addr]bool
+}
+
+// target adds the addresses of a target and what has to be there for them.
+func (b *publish) target(t AttachmentView) {
+	for _, a := range oneOfEachFamily(t.Addresses) {
+		_, routed := ofFamily(t.Gateways, ident, a)
+		b.targets, b.back[a] = append(b.targets, a), !routed
+		b.r.add(forwarding(b.c, netstate.FamilyOf(a))...)
+		addHairpin(&b.r, t, netstate.FamilyOf(a), b.c.Node)
+	}
+}
+
+// crowd is the note on more targets than can be had.
+func (b *publish) crowd() *Problem {
+	for _, like := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		if n := len(b.ofFamily(like)); n > netstate.MaxTargets {
+			return problem(v1alpha1.ReasonProgrammed, "published; but of %d targets on this node only %d get connections", n, netstate.MaxTargets)
+		}
+	}
+	return nil
+}
+
+func (b *publish) ofFamily(like netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(b.targets), func(a netip.Addr) bool { return a.Is4() != like.Is4() })
+}
+
+// ports leads all ports of a host address to the targets of its family.
+func (b *publish) ports(host netip.Addr) {
+	addrs := b.ofFamily(host)
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	addrs = addrs[:min(len(addrs), netstate.MaxTargets)]
+	for _, port := range b.p.Spec.Ports {
+		var targets, back []netip.AddrPort
+		for _, a := range addrs {
+			to := netip.AddrPortFrom(a, uint16(cmp.Or(port.TargetPort, port.HostPort)))
+			targets = append(targets, to)
+			if b.back[a] {
+				back = append(back, to)
+			}
 		}
 		o := netstate.Publish{
 			Host: host, Proto: strings.ToLower(string(port.Protocol)), HostPort: uint16(port.HostPort),
-			Target: netip.AddrPortFrom(to, uint16(targetPort)), Back: !routed,
+			Targets: netstate.NewTargets(targets...), Back: netstate.NewTargets(back...),
 		}
-		r.add(o)
-		r.claim(Claim{Resource: "host port " + o.Key().Name, Reason: v1alpha1.ReasonHostPortConflict, Field: "spec.ports", Key: o.Key()})
+		b.r.add(o)
+		b.r.claim(Claim{Resource: "host port " + o.Key().Name, Reason: v1alpha1.ReasonHostPortConflict, Field: "spec.ports", Key: o.Key()})
 	}
 }
 

@@ -19,6 +19,13 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 	for o := range batch {
 		if u := e.unit(o); !u.accepted() {
 			e.release(u)
+			// The ports that lead to it turn elsewhere in the same pass, before
+			// it goes.
+			for _, d := range e.publishesOf(o) {
+				if e.units[d].accepted() {
+					batch[d] = true
+				}
+			}
 		}
 	}
 	e.compileKinds(batch)
@@ -80,7 +87,7 @@ func first(a, b bool) int {
 func (u *unit) built() bool { return len(u.held) > 0 || u.recordedReady() }
 
 // release takes away all that an owner wants, and has those look again who
-// waited for it or depend on it.
+// waited for it or, of a network, depend on it.
 func (e *Engine) release(u *unit) {
 	had := len(u.desired) > 0
 	e.want(u, netstate.Set{})
@@ -92,7 +99,7 @@ func (e *Engine) release(u *unit) {
 	if e.claims.take(u.owner, nil) {
 		e.requeueWaiting()
 	}
-	if had {
+	if had && u.owner.Kind == netstate.OwnerNetwork {
 		e.requeue(e.dependents(u.owner))
 	}
 }
@@ -168,18 +175,17 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 
 func (e *Engine) compilePublish(u *unit) (r compile.Result) {
 	r.Objects = netstate.Set{}
-	p := u.in.Publish
-	a := e.units[attachmentOf(p)]
-	if a == nil || !a.accepted() || a.problem != nil {
-		u.problem = waitsFor("attachment "+p.Spec.Attachment, a)
+	u.targets = e.targetsOf(u.in.Publish)
+	var views []compile.AttachmentView
+	for _, a := range u.targets {
+		views = append(views, e.units[a].view)
+	}
+	if len(views) == 0 {
+		u.problem = waitsFor("attachment "+u.in.Publish.Spec.Attachment, e.anyTarget(u.in.Publish))
 		return r
 	}
-	r, u.problem = compile.Publish(p, a.view, e.context())
+	r, u.problem = compile.Publish(u.in.Publish, views, e.context())
 	return r
-}
-
-func attachmentOf(p *v1alpha1.PortPublish) netstate.Owner {
-	return netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: p.Namespace, Name: p.Spec.Attachment}
 }
 
 func waitsFor(what string, u *unit) *compile.Problem {
@@ -244,12 +250,12 @@ func (e *Engine) requeueWaiting() {
 // dependents returns the attachments of a network, or the publishes of an
 // attachment.
 func (e *Engine) dependents(o netstate.Owner) []netstate.Owner {
+	if o.Kind != netstate.OwnerNetwork {
+		return e.publishesOf(o)
+	}
 	var out []netstate.Owner
 	for d, u := range e.units {
-		switch {
-		case u.in == nil:
-		case u.in.Attachment != nil && o.Kind == netstate.OwnerNetwork && u.in.Attachment.Spec.Network == o.Name,
-			u.in.Publish != nil && attachmentOf(u.in.Publish) == o:
+		if u.in != nil && u.in.Attachment != nil && u.in.Attachment.Spec.Network == o.Name {
 			out = append(out, d)
 		}
 	}

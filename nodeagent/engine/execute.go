@@ -82,12 +82,13 @@ func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
 	if s.Stage != plan.StagePublish {
 		return false
 	}
-	a := x.e.units[attachmentOf(x.e.units[o].in.Publish)]
-	if len(a.errs) == 0 {
-		return false
+	for _, a := range x.e.units[o].targets {
+		if t := x.e.units[a]; t != nil && len(t.errs) > 0 {
+			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, Title(a)))
+			return true
+		}
 	}
-	x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, Title(a.owner)))
-	return true
+	return false
 }
 
 func (x *execution) kernel(part []plan.Step) {

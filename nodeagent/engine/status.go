@@ -47,6 +47,9 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 		if recovered {
 			e.requeue(e.failing(e.dependents(o)))
 		}
+		if recovered || !u.done {
+			e.requeue(e.turned(o))
+		}
 		switch {
 		case u.in != nil:
 			u.changed = u.changed && !u.done
@@ -154,7 +157,7 @@ func (e *Engine) status(u *unit) Status {
 		s.Attachment.ObservedGeneration = generation
 	case u.in.Publish != nil:
 		published := u.published()
-		s.Publish = &v1alpha1.PortPublishStatus{ObservedGeneration: generation, Published: published, Summary: summary(published)}
+		s.Publish = &v1alpha1.PortPublishStatus{ObservedGeneration: generation, Published: published[:min(len(published), maxPublished)], Summary: summary(published)}
 	}
 	return s
 }
@@ -266,46 +269,6 @@ func (e *Engine) interfaceStatus(u *unit, end netstate.End) *v1alpha1.InterfaceS
 		}
 	}
 	return s
-}
-
-func (u *unit) published() []v1alpha1.PublishedStatus {
-	var out []v1alpha1.PublishedStatus
-	for _, k := range u.desired.Keys() {
-		p, ok := u.desired[k].(netstate.Publish)
-		if !ok || u.errs[k] != nil {
-			continue
-		}
-		s := v1alpha1.PublishedStatus{Protocol: v1alpha1.Protocol(strings.ToUpper(p.Proto)), HostPort: int32(p.HostPort), Target: p.Target.String()}
-		if !p.Host.IsUnspecified() {
-			s.Address = v1alpha1.IPAddress(p.Host.String())
-		}
-		out = append(out, s)
-	}
-	return out
-}
-
-// maxSummary is what a column of a table can bear; the CRD allows twice that.
-const maxSummary = 128
-
-// summary is what is published in one line: "*:8001/TCP->10.68.0.101:80, +3".
-func summary(published []v1alpha1.PublishedStatus) string {
-	var out strings.Builder
-	for i, s := range published {
-		host := "*"
-		if a, err := netip.ParseAddr(string(s.Address)); err == nil {
-			host = strings.TrimSuffix(netip.AddrPortFrom(a, 0).String(), ":0")
-		}
-		text := fmt.Sprintf("%s:%d/%s->%s", host, s.HostPort, s.Protocol, s.Target)
-		if i > 0 && out.Len()+len(text) > maxSummary {
-			fmt.Fprintf(&out, ", +%d", len(published)-i)
-			break
-		}
-		if i > 0 {
-			out.WriteString(", ")
-		}
-		out.WriteString(text)
-	}
-	return out.String()
 }
 
 func toSubnets(in []netip.Prefix) []v1alpha1.Subnet {

@@ -32,6 +32,8 @@ type unit struct {
 	seen    string
 	network compile.NetworkView
 	view    compile.AttachmentView
+	// targets are the attachments that a publish leads to.
+	targets []netstate.Owner
 	problem *compile.Problem
 	note    *compile.Problem
 	// kept says that the objects stay in spite of the problem.

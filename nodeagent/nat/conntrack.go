@@ -15,8 +15,10 @@ import (
 
 // flow says which tracked connections contradict a changed publish.
 type flow struct {
-	// old is what no longer holds: connections to its target go.
-	old netstate.Publish
+	// old is what no longer holds: connections to those of its targets that it
+	// lost go.
+	old  netstate.Publish
+	lost netstate.Targets
 	// fresh is a new UDP publish: connections that went to the node itself go,
 	// since UDP senders would keep them alive for ever.
 	fresh netstate.Publish
@@ -32,13 +34,25 @@ func (fs flows) add(old, now netstate.Object) flows {
 	if o == n {
 		return fs
 	}
-	if o != (netstate.Publish{}) {
-		fs = append(fs, flow{old: o})
+	if lost := lostTargets(o, n); lost != "" {
+		fs = append(fs, flow{old: o, lost: lost})
 	}
 	if n.Proto == "udp" {
 		fs = append(fs, flow{fresh: n})
 	}
 	return fs
+}
+
+// lostTargets are the targets of a publish that it has no longer, or has in
+// another way.
+func lostTargets(old, now netstate.Publish) netstate.Targets {
+	var lost []netip.AddrPort
+	for _, t := range old.Targets.All() {
+		if !now.Targets.Has(t) || old.Back.Has(t) != now.Back.Has(t) {
+			lost = append(lost, t)
+		}
+	}
+	return netstate.NewTargets(lost...)
 }
 
 // connection is one entry of the conntrack table.
@@ -57,10 +71,12 @@ type tuple struct {
 // maxDumps bounds the attempts at a dump that the kernel says was interrupted.
 const maxDumps = 5
 
-// flush deletes the connections. publishes reports whether a publish of its own
-// leads a local address to the same target, so that connections of publishes
-// that did not change stay.
-func (fs flows) flush(publishes func(netip.Addr, netstate.Publish) bool) error {
+// standing reports whether a publish of its own leads a local address to the
+// target, so that connections of publishes that did not change stay.
+type standing func(host netip.Addr, p netstate.Publish, target netip.AddrPort) bool
+
+// flush deletes the connections.
+func (fs flows) flush(publishes standing) error {
 	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		index := fs.index(family)
@@ -95,7 +111,7 @@ func (fs flows) index(family netlink.InetFamily) flowIndex {
 	return index
 }
 
-func (x flowIndex) flush(family netlink.InetFamily, publishes func(netip.Addr, netstate.Publish) bool) error {
+func (x flowIndex) flush(family netlink.InetFamily, publishes standing) error {
 	locals, err := localAddresses(int(family))
 	if err != nil {
 		return fmt.Errorf("list local addresses: %w", err)
@@ -112,7 +128,7 @@ func (f flow) publish() netstate.Publish {
 	return f.old
 }
 
-func (f flow) matches(c connection, locals map[netip.Addr]bool, publishes func(netip.Addr, netstate.Publish) bool) bool {
+func (f flow) matches(c connection, locals map[netip.Addr]bool, publishes standing) bool {
 	p, host := f.publish(), c.orig.dst.Addr()
 	anyHost := p.Host.IsUnspecified()
 	if c.zone != 0 || !anyHost && host != p.Host {
@@ -121,7 +137,7 @@ func (f flow) matches(c connection, locals map[netip.Addr]bool, publishes func(n
 	if f.fresh != (netstate.Publish{}) {
 		return c.reply.src == c.orig.dst && locals[host]
 	}
-	return c.reply.src == p.Target && !(anyHost && publishes(host, p))
+	return f.lost.Has(c.reply.src) && !(anyHost && publishes(host, p, c.reply.src))
 }
 
 func onlyFresh(fs flows) bool {

@@ -58,12 +58,20 @@ var damages = []struct {
 	lost   int
 	intact bool
 }{
-	{"a target", `nft delete element inet patchbay tgt4 '{ 10.68.0.101 . tcp . 80 }'`, 2, true},
+	{"a target", `nft delete element inet patchbay tgt4 '{ 10.68.0.101 . tcp . 80 }'`, 3, true},
 	{"a publish", `nft delete element inet patchbay any4 '{ sctp . 9 }'`, 1, false},
 	{"a changed publish", `nft delete element inet patchbay any4 '{ tcp . 8001 }'
 		nft add element inet patchbay any4 '{ tcp . 8001 comment "local" : 10.68.0.66 . 80 }'`, 1, true},
 	{"an element of nobody", `nft add element inet patchbay any4 '{ tcp . 9999 : 10.68.0.66 . 80 }'`, 0, false},
 	{"an element in our place", `nft delete element inet patchbay ours '{ "br-red" }'; nft add element inet patchbay ours '{ "br-red" }'`, 1, false},
+	{"a slot", `nft delete element inet patchbay any4slots '{ tcp . 8004 . 7 }'`, 1, true},
+	{"a slot led elsewhere", `nft delete element inet patchbay pub6slots '{ 2001:db8::1 . sctp . 8004 . 119 }'
+		nft add element inet patchbay pub6slots '{ 2001:db8::1 . sctp . 8004 . 119 comment "local" : fd00:68::66 . 80 }'`, 1, true},
+	{"slots of nobody", `nft add element inet patchbay any4slots '{ tcp . 9999 . 0 : 10.68.0.66 . 80, tcp . 9999 . 1 : 10.68.0.66 . 80 }'`, 0, false},
+	{"all slots and one target instead", `nft flush map inet patchbay pub4slots
+		nft add element inet patchbay pub4 '{ 192.0.2.1 . udp . 8004 comment "local" : 10.68.0.101 . 80 }'`, 1, false},
+	{"a target before the slots", `nft add element inet patchbay any6 '{ tcp . 8004 comment "local" : fd00:68::101 . 80 }'`, 1, true},
+	{"masquerading of one of the targets", `nft delete element inet patchbay back4 '{ 10.68.0.103 . tcp . 80 }'`, 2, true},
 	{"an interval", `nft add element inet patchbay snet4 '{ 10.99.0.1-10.99.0.6 }'`, 0, false},
 	{"an egress masquerade", `nft delete element inet patchbay snet4 '{ 10.68.0.0/24 }'`, 1, true},
 	{"a contradiction", `nft add element bridge patchbay ok_mac '{ "veth1" . 02:00:00:00:00:01 comment "local" }'`, 1, true},
@@ -240,7 +248,10 @@ func TestUpdates(t *testing.T) {
 			netstate.Masquerade{Link: "br-red", Subnet: subnet, Egress: true, Source: addr("192.0.2.1")},
 			netstate.Masquerade{Link: "br-red", Subnet: subnet, Egress: true, Source: addr("192.0.2.2")}},
 		{netstate.Masquerade{Link: "br-red", Subnet: subnet6}, netstate.Masquerade{Link: "br-red", Subnet: subnet6, Egress: true, Source: addr("2001:db8::1")}},
-		{publish("192.0.2.1", "udp", 53, "10.68.0.101:53"), publish("192.0.2.1", "udp", 53, "10.68.0.102:5353"), back(publish("192.0.2.1", "udp", 53, "10.68.0.102:5353"))},
+		{publish("192.0.2.1", "udp", 53, "10.68.0.101:53"), publish("192.0.2.1", "udp", 53, "10.68.0.102:5353"), back(publish("192.0.2.1", "udp", 53, "10.68.0.102:5353")),
+			balance("192.0.2.1", "udp", 53, "10.68.0.101:53", "10.68.0.102:5353"), balance("192.0.2.1", "udp", 53, "10.68.0.101:53", "10.68.0.103:53"),
+			partlyBack(balance("192.0.2.1", "udp", 53, "10.68.0.101:53", "10.68.0.103:53"), "10.68.0.103:53"), balance("192.0.2.1", "udp", 53, many(netstate.MaxTargets)...)},
+		{publish("::", "tcp", 80, "[fd00:68::1]:80"), balance("::", "tcp", 80, "[fd00:68::1]:80", "[fd00:68::2]:80", "[fd00:68::3]:80")},
 	}
 	b := backend(t, netstate.SourceLocal)
 	for _, chain := range chains {
@@ -279,6 +290,14 @@ func TestRefusals(t *testing.T) {
 		publish("::", "tcp", 80, "10.0.0.1:80"),
 		publish("0.0.0.0", "icmp", 80, "10.0.0.1:80"),
 		publish("0.0.0.0", "tcp", 0, "10.0.0.1:80"),
+		balance("0.0.0.0", "tcp", 80),
+		balance("0.0.0.0", "tcp", 80, "10.0.0.1:80", "[fd00::1]:80"),
+		balance("0.0.0.0", "tcp", 80, "10.0.0.1:0", "10.0.0.2:80"),
+		partlyBack(balance("0.0.0.0", "tcp", 80, "10.0.0.1:80", "10.0.0.2:80"), "10.0.0.3:80"),
+		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.2:80,10.0.0.1:80"},
+		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80,10.0.0.1:80"},
+		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80 }; flush ruleset; #"},
+		balance("0.0.0.0", "tcp", 80, many(netstate.MaxTargets+1)...),
 		netstate.Netns{Name: "net1"},
 	} {
 		if err := b.Apply(t.Context(), creates(o, netstate.Realm{Link: "br-ok"})); err == nil {

@@ -125,7 +125,7 @@ func (d *setDef) matches(s listedSet) bool {
 	if d.typeOf == "" && (!ok || typ != join(d.key)) {
 		return false
 	}
-	if value, ok := typeText(s.Value); d.value != nil && (!ok || value != join(d.value)) {
+	if value, ok := typeText(s.Value); d.value != nil && (!ok && d.typeOf == "" || ok && value != join(d.value)) {
 		return false
 	}
 	flags, _ := typeText(s.Flags)
@@ -267,6 +267,8 @@ func parseField(f field, raw json.RawMessage, interval bool) (string, error) {
 		return a.String(), err
 	case fieldTarget:
 		return parseTarget(text)
+	case fieldSlot:
+		return parseSlot(text)
 	case fieldProto, fieldFamily, fieldPort:
 		return parseName(f, text)
 	}
@@ -335,6 +337,15 @@ func parseTarget(text string) (string, error) {
 	var b [16]byte
 	n.FillBytes(b[:])
 	return netip.AddrFrom16(b).String(), nil
+}
+
+// parseSlot reads a slot, in whatever base it is listed.
+func parseSlot(text string) (string, error) {
+	n, err := strconv.ParseUint(text, 0, 8)
+	if err == nil && n >= netstate.MaxTargets {
+		err = fmt.Errorf("there is no slot %d", n)
+	}
+	return strconv.FormatUint(n, 10), err
 }
 
 // parseName reads what nft may list by name or by number.

@@ -56,6 +56,8 @@ func TestDialects(t *testing.T) {
 		{setND6, `{"name": "ok_nd6", "type": {"typeof": {"concat": [{"meta": {"key": "iifname"}}]}}}`},
 		{mapAny4, `{"name": "any4", "type": ["inet_proto", "inet_service"], "map": "ipv4_addr . inet_service"}`},
 		{mapAny4, `{"name": "any4", "type": ["inet_proto", "inet_service"], "map": ["ipv4_addr", "inet_service"]}`},
+		{mapAny4Slots, `{"name": "any4slots", "type": ["inet_proto", "inet_service", "integer"], "map": "ipv4_addr . inet_service"}`},
+		{mapAny4Slots, `{"name": "any4slots", "type": {"typeof": {"concat": [{"numgen": {"mode": "random", "mod": 120, "offset": 0}}]}}, "map": {"typeof": {"concat": []}}}`},
 		{setMasq4, `{"name": "snet4", "type": "ipv4_addr", "flags": ["interval"]}`},
 		{setMasq4, `{"name": "snet4", "type": "ipv4_addr", "flags": "interval"}`},
 	} {
@@ -73,6 +75,8 @@ func TestDialects(t *testing.T) {
 		{setND6, `{"concat": ["veth1", "02:00:00:00:00:01", "0xfd000000000000000000000000000001"]}`, "veth1 . 02:00:00:00:00:01 . fd00::1"},
 		{setTarget4, `{"concat": ["10.0.0.1", 6, 80]}`, "10.0.0.1 . tcp . 80"},
 		{setMasq4, `"10.0.0.1"`, "10.0.0.1/32"},
+		{mapAny4Slots, `[{"elem": {"val": {"concat": ["tcp", 80, 60]}, "comment": "local"}}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
+		{mapAny4Slots, `[{"concat": [6, 80, "0x3c"]}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
 		{setNoForward, `{"elem": {"val": "ipv6", "comment": "local"}}`, "ipv6"},
 	} {
 		i, _, err := parseElement(setByName[c.set], json.RawMessage(c.raw))

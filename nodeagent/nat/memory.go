@@ -108,10 +108,10 @@ func (m *memory) observeLinkLocal(k netstate.Key) netstate.Object {
 
 // publishes reports whether a publish for exactly this local address and port
 // leads to the target.
-func (m *memory) publishes(host netip.Addr, p netstate.Publish) bool {
+func (m *memory) publishes(host netip.Addr, p netstate.Publish, target netip.AddrPort) bool {
 	p.Host = host
 	e := m.entries[p.Key()]
-	return e != nil && e.object.(netstate.Publish).Target == p.Target
+	return e != nil && e.object.(netstate.Publish).Targets.Has(target)
 }
 
 // change is what becomes of one element.

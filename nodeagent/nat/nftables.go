@@ -203,7 +203,7 @@ func (b *nftables) Clean(ctx context.Context) error {
 	}
 	for _, e := range objects(b.memory.holds, b.memory.holds) {
 		if p, ok := e.object.(netstate.Publish); ok {
-			b.pending = append(b.pending, flow{old: p})
+			b.pending = append(b.pending, flow{old: p, lost: p.Targets})
 		}
 	}
 	b.stale = true

@@ -71,15 +71,37 @@ func rich() netstate.Set {
 		publish("2001:db8::1", "udp", 53, "[fd00:68::101]:53"),
 		back(publish("0.0.0.0", "tcp", 8003, "10.68.0.103:80")),
 		back(publish("::", "tcp", 8003, "[fd00:68::103]:80")),
+		partlyBack(balance("0.0.0.0", "tcp", 8004, "10.68.0.101:80", "10.68.0.103:80", "10.68.0.104:80"), "10.68.0.103:80"),
+		balance("192.0.2.1", "udp", 8004, "10.68.0.101:80", "10.68.0.102:80"),
+		balance("::", "tcp", 8004, "[fd00:68::101]:80", "[fd00:68::102]:80"),
+		balance("2001:db8::1", "sctp", 8004, "[fd00:68::101]:80", "[fd00:68::102]:80"),
 	)
 }
 
 func publish(host, proto string, port uint16, target string) netstate.Publish {
-	return netstate.Publish{Host: addr(host), Proto: proto, HostPort: port, Target: netip.MustParseAddrPort(target)}
+	return netstate.Publish{Host: addr(host), Proto: proto, HostPort: port, Targets: targets(target)}
+}
+
+func targets(list ...string) netstate.Targets {
+	var all []netip.AddrPort
+	for _, t := range list {
+		all = append(all, netip.MustParseAddrPort(t))
+	}
+	return netstate.NewTargets(all...)
+}
+
+// balance is a publish with several targets.
+func balance(host, proto string, port uint16, list ...string) netstate.Publish {
+	return netstate.Publish{Host: addr(host), Proto: proto, HostPort: port, Targets: targets(list...)}
+}
+
+func partlyBack(p netstate.Publish, list ...string) netstate.Publish {
+	p.Back = targets(list...)
+	return p
 }
 
 func back(p netstate.Publish) netstate.Publish {
-	p.Back = true
+	p.Back = p.Targets
 	return p
 }
 

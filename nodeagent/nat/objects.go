@@ -85,7 +85,7 @@ func keyOf(i id, h held) (netstate.Key, bool) {
 		return netstate.Masquerade{Link: h.note, Subnet: p.prefix(0)}.Key(), h.note != ""
 	case setNoMasq4, setNoMasq6:
 		return netstate.NoMasquerade{Link: h.note, Subnet: p.prefix(0), Dst: p.prefix(1)}.Key(), h.note != ""
-	case mapPub4, mapPub6, mapAny4, mapAny6:
+	case mapPub4, mapPub6, mapAny4, mapAny6, mapPub4Slots, mapPub6Slots, mapAny4Slots, mapAny6Slots:
 		return publishOf(i, h).Key(), true
 	}
 	return netstate.Key{}, false
@@ -122,12 +122,29 @@ func objectOf(k netstate.Key, group []id, holds map[id]held) netstate.Object {
 	case netstate.KindNoMasquerade:
 		return netstate.NoMasquerade{Link: k.Link, Subnet: first.prefix(0), Dst: first.prefix(1)}
 	case netstate.KindPublish:
-		p := publishOf(group[0], holds[group[0]])
-		a := p.Target.Addr()
-		p.Back = has(holds, at(pick(a, setBack4, setBack6), a, p.Proto, p.Target.Port()))
-		return p
+		return publishFrom(group, holds)
 	}
 	return nil
+}
+
+// publishFrom leads to all targets that the elements of a port lead to.
+func publishFrom(group []id, holds map[id]held) netstate.Object {
+	p := publishOf(group[0], holds[group[0]])
+	var targets, back []netip.AddrPort
+	for _, i := range group {
+		t := leadsTo(holds[i])
+		targets = append(targets, t)
+		if has(holds, backElement(p.Proto, t)) {
+			back = append(back, t)
+		}
+	}
+	p.Targets, p.Back = netstate.NewTargets(targets...), netstate.NewTargets(back...)
+	return p
+}
+
+func leadsTo(h held) netip.AddrPort {
+	v := parts(h.value)
+	return netip.AddrPortFrom(v.addr(0), v.port(1))
 }
 
 func portFilterOf(link string, group []id) netstate.Object {
@@ -153,16 +170,17 @@ func masqueradeOf(link string, subnet netip.Prefix, holds map[id]held) netstate.
 	return m
 }
 
+// publishOf is the publish of one element of a port, as far as that tells.
 func publishOf(i id, h held) netstate.Publish {
-	p, v := parts(i.key), parts(h.value)
+	p := parts(i.key)
 	host, rest := netip.IPv4Unspecified(), p
 	switch i.set {
-	case mapAny6:
+	case mapAny6, mapAny6Slots:
 		host = netip.IPv6Unspecified()
-	case mapPub4, mapPub6:
+	case mapPub4, mapPub6, mapPub4Slots, mapPub6Slots:
 		host, rest = p.addr(0), p[min(1, len(p)):]
 	}
-	return netstate.Publish{Host: host, Proto: rest.text(0), HostPort: rest.port(1), Target: netip.AddrPortFrom(v.addr(0), v.port(1))}
+	return netstate.Publish{Host: host, Proto: rest.text(0), HostPort: rest.port(1), Targets: netstate.NewTargets(leadsTo(h))}
 }
 
 func has(holds map[id]held, e element) bool {

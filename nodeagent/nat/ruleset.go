@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"sigs.k8s.io/knftables"
 )
 
@@ -35,6 +36,11 @@ const (
 	mapPub6    = "pub6"
 	mapAny4    = "any4" // protocol . port : target
 	mapAny6    = "any6"
+	// The same with several targets: every slot leads to one.
+	mapPub4Slots = "pub4slots"
+	mapPub6Slots = "pub6slots"
+	mapAny4Slots = "any4slots"
+	mapAny6Slots = "any6slots"
 
 	setHairpin4 = "snat4" // subnet . its interface
 	setHairpin6 = "snat6"
@@ -77,6 +83,8 @@ const (
 	// fieldTarget is an IPv6 address as raw payload: nft 1.0.6 has no name for
 	// the target of a neighbour message.
 	fieldTarget field = "integer"
+	// fieldSlot is a number below netstate.MaxTargets, drawn for a connection.
+	fieldSlot field = "slot"
 )
 
 // setDef defines a set, or a map where it has a value. In an interval set, the
@@ -87,9 +95,18 @@ type setDef struct {
 	key      []field
 	value    []field
 	interval bool
-	// typeOf replaces the key's type names where they do not exist.
+	// typeOf replaces the type names where they do not exist: the key's, and in a
+	// map the value's too.
 	typeOf string
 }
+
+// bound maps can only be made together with the rules that use them: nft 1.0.6
+// takes the port in a value whose type it read back from the kernel for another
+// protocol's than the rule's ("conflicting protocols specified: tcp vs. th").
+func (d *setDef) bound() bool { return d.typeOf != "" && d.value != nil }
+
+// draw is the slot of a new connection.
+var draw = fmt.Sprintf("numgen random mod %d", netstate.MaxTargets)
 
 // setDefs are in the order in which elements are added where they do not fit
 // into one transaction: what closes comes before what opens.
@@ -124,6 +141,14 @@ var setDefs = []setDef{
 	{family: knftables.InetFamily, name: mapPub6, key: []field{fieldIPv6, fieldProto, fieldPort}, value: []field{fieldIPv6, fieldPort}},
 	{family: knftables.InetFamily, name: mapAny4, key: []field{fieldProto, fieldPort}, value: []field{fieldIPv4, fieldPort}},
 	{family: knftables.InetFamily, name: mapAny6, key: []field{fieldProto, fieldPort}, value: []field{fieldIPv6, fieldPort}},
+	{family: knftables.InetFamily, name: mapPub4Slots, key: []field{fieldIPv4, fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv4, fieldPort},
+		typeOf: "ip daddr . meta l4proto . th dport . " + draw + " : ip daddr . th dport"},
+	{family: knftables.InetFamily, name: mapPub6Slots, key: []field{fieldIPv6, fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv6, fieldPort},
+		typeOf: "ip6 daddr . meta l4proto . th dport . " + draw + " : ip6 daddr . th dport"},
+	{family: knftables.InetFamily, name: mapAny4Slots, key: []field{fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv4, fieldPort},
+		typeOf: "meta l4proto . th dport . " + draw + " : ip daddr . th dport"},
+	{family: knftables.InetFamily, name: mapAny6Slots, key: []field{fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv6, fieldPort},
+		typeOf: "meta l4proto . th dport . " + draw + " : ip6 daddr . th dport"},
 }
 
 // setByName finds definitions; names are unique over both tables.
@@ -164,8 +189,13 @@ var inetChains = []chainDef{
 		"ip6 daddr { ::1, fe80::/10 } return",
 		ports + "dnat ip to ip daddr . meta l4proto . th dport map @" + mapPub4,
 		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport map @" + mapPub6,
+		// Slots of an address come before what is for every address.
+		ports + "dnat ip to ip daddr . meta l4proto . th dport . " + draw + " map @" + mapPub4Slots,
+		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport . " + draw + " map @" + mapPub6Slots,
 		ports + "dnat ip to meta l4proto . th dport map @" + mapAny4,
 		ports + "dnat ip6 to meta l4proto . th dport map @" + mapAny6,
+		ports + "dnat ip to meta l4proto . th dport . " + draw + " map @" + mapAny4Slots,
+		ports + "dnat ip6 to meta l4proto . th dport . " + draw + " map @" + mapAny6Slots,
 	}},
 	// After kube-proxy: its Services come first.
 	{name: chainPrerouting, base: &baseChain{knftables.NATType, knftables.PreroutingHook, -95}, rules: []string{
@@ -263,7 +293,10 @@ func (d *setDef) object() knftables.Object {
 	if d.value == nil {
 		return &knftables.Set{Family: d.family, Table: tableName, Name: d.name, Type: typ, TypeOf: d.typeOf, Flags: flags}
 	}
-	return &knftables.Map{Family: d.family, Table: tableName, Name: d.name, Type: typ + " : " + join(d.value), Flags: flags}
+	if typ != "" {
+		typ += " : " + join(d.value)
+	}
+	return &knftables.Map{Family: d.family, Table: tableName, Name: d.name, Type: typ, TypeOf: d.typeOf, Flags: flags}
 }
 
 // object is the chain without its rules in knftables' words.

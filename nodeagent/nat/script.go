@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"sigs.k8s.io/knftables"
 )
 
@@ -26,13 +27,13 @@ func (m *memory) script(changes []change) []unit {
 			tables = append(tables, createTable(f))
 		case !t.sets:
 			tables = append(tables, slices.Concat(deleteTable(f), createTable(f)))
-			mine = m.everything(f)
+			mine = m.everything(f, func(*setDef) bool { return true })
 		case !t.rules:
 			tables = append(tables, rewriteRules(f, t.chains))
+			mine = slices.DeleteFunc(mine, func(c change) bool { return setByName[c.set].bound() })
+			mine = append(mine, m.everything(f, (*setDef).bound)...)
 		}
-		for _, c := range mine {
-			lines = append(lines, c.unit())
-		}
+		lines = append(lines, units(mine)...)
 	}
 	return append(tables, lines...)
 }
@@ -41,11 +42,11 @@ func changesOf(f knftables.Family, changes []change) []change {
 	return slices.DeleteFunc(slices.Clone(changes), func(c change) bool { return setByName[c.set].family != f })
 }
 
-// everything adds all elements of a family.
-func (m *memory) everything(f knftables.Family) []change {
+// everything adds all elements of a family's sets of some kind.
+func (m *memory) everything(f knftables.Family, of func(*setDef) bool) []change {
 	var changes []change
 	for _, i := range slices.SortedFunc(maps.Keys(m.holds), compareIDs) {
-		if setByName[i.set].family == f {
+		if d := setByName[i.set]; d.family == f && of(d) {
 			h := m.holds[i]
 			changes = append(changes, change{id: i, add: &h})
 		}
@@ -79,8 +80,8 @@ func createRules(f knftables.Family) unit {
 	return u
 }
 
-// rewriteRules makes all chains anew and leaves the sets: a chain whose hook is
-// wrong cannot be changed, only replaced.
+// rewriteRules makes all chains anew and leaves the sets but for those that are
+// bound to rules: a chain whose hook is wrong cannot be changed, only replaced.
 func rewriteRules(f knftables.Family, existing []string) unit {
 	u := unit{func(tx *knftables.Transaction) { tx.Flush(&knftables.Table{Family: f, Name: tableName}) }}
 	for _, name := range existing {
@@ -88,7 +89,44 @@ func rewriteRules(f knftables.Family, existing []string) unit {
 			tx.Delete(&knftables.Chain{Family: f, Table: tableName, Name: name})
 		})
 	}
+	for i := range setDefs {
+		if d := &setDefs[i]; d.family == f && d.bound() {
+			u = append(u, func(tx *knftables.Transaction) { tx.Delete(d.object()) }, func(tx *knftables.Transaction) { tx.Add(d.object()) })
+		}
+	}
 	return append(u, createRules(f)...)
+}
+
+// units are the changes as lines. Those of one port stay together, since half of
+// its slots would lead nowhere, and come last but for the targets that nothing
+// leads to then.
+func units(changes []change) []unit {
+	var out, ports, targets []unit
+	at := map[netstate.Key]int{}
+	for _, c := range changes {
+		k, ok := portOf(c.id)
+		i, seen := at[k]
+		switch {
+		case !ok && c.add == nil && slices.Contains(targetSets, c.set):
+			targets = append(targets, c.unit())
+		case !ok:
+			out = append(out, c.unit())
+		case seen:
+			ports[i] = append(ports[i], c.unit()...)
+		default:
+			at[k] = len(ports)
+			ports = append(ports, c.unit())
+		}
+	}
+	return slices.Concat(out, ports, targets)
+}
+
+var targetSets = []string{setTarget4, setTarget6, setBack4, setBack6}
+
+// portOf is the key of the publish whose port the element leads on.
+func portOf(i id) (netstate.Key, bool) {
+	k, ok := keyOf(i, held{})
+	return k, ok && k.Kind == netstate.KindPublish
 }
 
 // unit is the change as lines.

@@ -293,7 +293,7 @@ func conntrack(t *testing.T, node, host, first, second string) {
 	live.says(t, "")
 	moved.says(t, "")
 	movedTo, dnsTo := moving, dns
-	movedTo.Target, dnsTo.Target = netip.MustParseAddrPort(second), netip.MustParseAddrPort(second)
+	movedTo.Targets, dnsTo.Targets = targets(second), targets(second)
 	apply(t, b, updates(moving, movedTo), updates(dns, dnsTo))
 	sender.says(t, second)
 	live.says(t, "")

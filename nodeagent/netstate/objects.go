@@ -316,29 +316,3 @@ func (n NoMasquerade) Key() Key {
 	return Key{Kind: KindNoMasquerade, Link: n.Link, Name: n.Subnet.String() + " to " + n.Dst.String()}
 }
 func (n NoMasquerade) String() string { return "" }
-
-// Publish leads one port of the node to a target.
-type Publish struct {
-	// Host is the node's address; the unspecified address of the target's
-	// family means every local address but loopback.
-	Host netip.Addr
-	// Proto is tcp, udp or sctp.
-	Proto    string
-	HostPort uint16
-	Target   netip.AddrPort
-	// Back targets have their default route elsewhere, so their replies find
-	// back only if the connection is masqueraded.
-	Back bool
-}
-
-func (p Publish) Key() Key {
-	return Key{Kind: KindPublish, Name: fmt.Sprintf("%s/%s", netip.AddrPortFrom(p.Host, p.HostPort), p.Proto)}
-}
-
-func (p Publish) String() string {
-	s := "to " + p.Target.String()
-	if p.Back {
-		s += " masqueraded"
-	}
-	return s
-}

@@ -216,8 +216,19 @@ func (d *differ) build(k netstate.Key) {
 	if got == nil {
 		d.add(buildStage(k.Kind), Create, nil, want)
 	} else {
-		d.add(buildStage(k.Kind), Update, got, want)
+		d.add(updateStage(got, want), Update, got, want)
 	}
+}
+
+// updateStage is where the object would be built, except that a publish which
+// only loses targets does so before those go.
+func updateStage(got, want netstate.Object) Stage {
+	old, _ := got.(netstate.Publish)
+	now, _ := want.(netstate.Publish)
+	if now.Targets != old.Targets && now.Targets.Without(old.Targets) == "" {
+		return StageClosePublish
+	}
+	return buildStage(want.Key().Kind)
 }
 
 func buildStage(k netstate.Kind) Stage {

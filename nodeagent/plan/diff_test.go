@@ -38,7 +38,7 @@ func world() netstate.Set {
 		netstate.Address{Netns: "net1", Link: "eth0", Prefix: addr},
 		netstate.Route{Netns: "net1", Link: "eth0", Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.0.1")},
 		netstate.Masquerade{Link: "br-red", Subnet: netip.MustParsePrefix("10.0.0.0/24"), Egress: true},
-		netstate.Publish{Host: netip.IPv4Unspecified(), Proto: "tcp", HostPort: 80, Target: netip.MustParseAddrPort("10.0.0.2:80")},
+		netstate.Publish{Host: netip.IPv4Unspecified(), Proto: "tcp", HostPort: 80, Targets: "10.0.0.2:80"},
 	)
 }
 
@@ -148,7 +148,7 @@ func disturb(o netstate.Object) netstate.Object {
 		o.Via = netip.MustParseAddr("10.0.0.9")
 		return o
 	case netstate.Publish:
-		o.Target = netip.MustParseAddrPort("10.0.0.9:80")
+		o.Targets = "10.0.0.9:80"
 		return o
 	}
 	return o
@@ -306,6 +306,23 @@ func TestDependsOn(t *testing.T) {
 		}
 		if n != want {
 			t.Errorf("%d steps depend on %s, want %d", n, failed, want)
+		}
+	}
+}
+
+// TestPublishLosesTargetsFirst has a port turn away from a target before that
+// goes, and to one after it came.
+func TestPublishLosesTargetsFirst(t *testing.T) {
+	one := netstate.Publish{Host: netip.IPv4Unspecified(), Proto: "tcp", HostPort: 80, Targets: "10.0.0.2:80"}
+	two, other, hidden := one, one, one
+	two.Targets, other.Targets, hidden.Back = "10.0.0.2:80,10.0.0.3:80", "10.0.0.3:80", one.Targets
+	for _, c := range []struct {
+		from, to netstate.Publish
+		want     Stage
+	}{{two, one, StageClosePublish}, {one, two, StagePublish}, {one, other, StagePublish}, {one, hidden, StagePublish}} {
+		steps, _ := Diff(netstate.Set{}.Add(c.to), netstate.Set{}.Add(c.from), nil)
+		if len(steps) != 1 || steps[0].Stage != c.want || steps[0].Op != Update {
+			t.Errorf("%s to %s: %v, want an update in stage %v", c.from, c.to, steps, c.want)
 		}
 	}
 }

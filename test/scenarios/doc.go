@@ -9,7 +9,8 @@
 //
 // A script that has a line "# variants: A B" runs once for each; the variants
 // are br_netfilter=0 and br_netfilter=1, which set whether bridged packets pass
-// the IP hooks of the firewall. Scripts in byhand do with ip and nft what the
+// the IP hooks of the firewall; the condition [br_netfilter] holds in the second.
+// Scripts in byhand do with ip and nft what the
 // scenarios do with manifests; they show that the commands below can fail.
 //
 // Beside those of testscript (exec, stdout, stderr, grep, cmp, cp, env, ...)

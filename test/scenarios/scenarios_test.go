@@ -97,6 +97,12 @@ func runScript(t *testing.T, file, variant string) {
 		Files:              []string{file},
 		Cmds:               builtins(),
 		RequireUniqueNames: true,
+		Condition: func(cond string) (bool, error) {
+			if cond != "br_netfilter" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			return variant == "br_netfilter=1", nil
+		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SAMPLES", samples)
 			env.Setenv("VARIANT", variant)
