@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"slices"
+
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -93,16 +95,10 @@ func (e *Engine) unknown(u *unit) bool {
 		_, forPod := u.pod()
 		return forPod
 	}
-	for _, a := range e.units {
-		if _, forPod := a.pod(); forPod && leadsTo(u.in.Publish, a.in.Attachment) {
-			return true
-		}
-	}
-	return false
-}
-
-func leadsTo(p *v1alpha1.PortPublish, a *v1alpha1.NamespaceAttachment) bool {
-	return p.Namespace == a.Namespace && (p.Spec.Attachment == a.Name || p.Spec.Attachment == v1alpha1.Parent(a))
+	return slices.ContainsFunc(e.candidates(u.in.Publish), func(a *unit) bool {
+		_, forPod := a.pod()
+		return forPod
+	})
 }
 
 // tellUnknown reports an attachment of which nothing is built and nothing is
