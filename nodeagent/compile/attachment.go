@@ -49,6 +49,7 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, given []n
 	default:
 		b.toNetns(p2p.Netns)
 	}
+	b.limit()
 	p := b.routes()
 	b.r.withoutIPv6(c.Node)
 	return b.r, b.view, p
