@@ -8,7 +8,6 @@ type shaperKey struct {
 }
 
 // qdisc reports the shaper at the root of a link, or that there is none now.
-// One that is replaced is announced as gone first.
 func (m *monitor) qdisc(netns string, gone bool, q qdisc) {
 	if q.parent == ingressQdisc {
 		m.redirect(netns, q.index)
@@ -20,17 +19,19 @@ func (m *monitor) qdisc(netns string, gone bool, q qdisc) {
 	}
 	key := shaperKey{netns, q.index}
 	s, ours := q.shaper(netns, name)
-	if gone || !ours {
+	old, known := m.shapers[key]
+	switch {
+	case gone && !ours:
+		// What takes the place of another's is announced as well.
+	case gone || !ours:
 		delete(m.shapers, key)
 		m.fn(Event{Key: s.Key(), Gone: true})
-		return
+	case known && old == s:
+		// Some kernels announce the answer to a question, such as ours.
+	default:
+		m.shapers[key] = s
+		m.fn(Event{Key: s.Key(), Object: s})
 	}
-	// Before Linux 6.8 a question is announced as well, ours included.
-	if old, known := m.shapers[key]; known && old == s {
-		return
-	}
-	m.shapers[key] = s
-	m.fn(Event{Key: s.Key(), Object: s})
 }
 
 // redirect says to look at what an interface of the host is led through: one
