@@ -13,8 +13,8 @@ import (
 // settling is how long a connection sends before it is measured: the burst is
 // spent then, and TCP has found the rate.
 const (
-	settling  = 500 * time.Millisecond
-	measuring = time.Second
+	settling  = 300 * time.Millisecond
+	measuring = 700 * time.Millisecond
 )
 
 func carries(c call) (output, error) {
@@ -49,7 +49,7 @@ func received(conn net.Conn) (float64, error) {
 	count := 0
 	buf := make([]byte, 64<<10)
 	began := time.Now()
-	if err := conn.SetDeadline(began.Add(settling + 4*measuring)); err != nil {
+	if err := conn.SetDeadline(began.Add(settling + 6*measuring)); err != nil {
 		return 0, err
 	}
 	for {

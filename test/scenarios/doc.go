@@ -34,7 +34,7 @@
 //	* carries NETNS NETNS ADDRESS:PORT RATE
 //	    TCP from the first namespace to a server there at ADDRESS:PORT in the
 //	    second carries between half and one and a half of RATE, such as 20M, in
-//	    bits per second over a second.
+//	    bits per second.
 //	connect NAME NETNS NETNS ADDRESS:PORT
 //	    Opens a TCP connection from the first namespace to the second.
 //	* alive NAME
