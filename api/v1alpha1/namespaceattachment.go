@@ -109,7 +109,7 @@ type NamespaceAttachmentSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.to == b.to))",message="spec.routes must not name a destination twice"
 	Routes []RouteSpec `json:"routes,omitempty"`
-	// Bandwidth limits the interface.
+	// Bandwidth limits the interface, such as {ingressRate: 100M, egressRate: 20M}.
 	// +optional
 	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
 }
@@ -134,7 +134,17 @@ const (
 )
 
 // Bandwidth limits what an interface carries, in bits per second as seen from
-// the target.
+// the target, counted in whole Ethernet frames. For 100 Mbit/s to the target and
+// 20 Mbit/s from it:
+//
+//	bandwidth: {ingressRate: 100M, egressRate: 20M}
+//
+// What limits is on the host, out of the target's reach: a token bucket (tbf) on
+// the host's end, and one on an ifb interface that what the target sends is led
+// through. On a link between two namespaces (pointToPoint.netns) nothing is on the
+// host: each end limits what it sends, and who is root in such a namespace can
+// remove that until the agent repairs it. A change takes effect on the live
+// interface.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.ingressRate) || has(self.egressRate)",message="spec.bandwidth needs ingressRate, egressRate or both"
 type Bandwidth struct {
@@ -149,7 +159,11 @@ type Bandwidth struct {
 	// +kubebuilder:validation:XValidation:rule="!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('8k')) >= 0 && quantity(string(self)).compareTo(quantity('1T')) <= 0",message="spec.bandwidth.egressRate must be between 8k and 1T bits per second, such as 100M"
 	EgressRate *resource.Quantity `json:"egressRate,omitempty"`
 	// Burst is how many bits may pass at once, such as 1M; by default what the
-	// rates carry in 20 ms, and 512 kbit at least.
+	// rates carry in 20 ms, and 512 kbit at least. It is raised to one frame and
+	// what the rate carries in 4 ms, below which a rate is not reached, held to
+	// what the rate carries in 4 minutes, and rounded up to 1 KiB. Beside it,
+	// packets of 50 ms wait, and ten full ones at least; what comes then is
+	// dropped.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('32k')) >= 0 && quantity(string(self)).compareTo(quantity('16G')) <= 0",message="spec.bandwidth.burst must be between 32k and 16G bits: it has to hold one packet at least"
 	Burst *resource.Quantity `json:"burst,omitempty"`
