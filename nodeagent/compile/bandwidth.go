@@ -1,18 +1,17 @@
 package compile
 
 import (
-	"time"
-
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Defaults of a burst, as the API documents them.
+// Defaults of a burst, as the API documents them: what the rate carries in a
+// fiftieth of a second, and at least so many bits.
 const (
-	burstTime = 20 * time.Millisecond
-	leastBits = 512_000
+	burstsPerSecond = 50
+	leastBits       = 512_000
 )
 
 // limit holds the link to spec.bandwidth. What the target receives leaves the
@@ -49,7 +48,7 @@ func ifbName(a *v1alpha1.NamespaceAttachment) string {
 
 func shaper(on netstate.End, mtu int, rate, burst *resource.Quantity) netstate.Shaper {
 	bits := uint64(rate.Value())
-	wanted := max(bits/uint64(time.Second/burstTime), leastBits)
+	wanted := max(bits/burstsPerSecond, leastBits)
 	if burst != nil {
 		wanted = uint64(burst.Value())
 	}

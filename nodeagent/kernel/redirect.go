@@ -117,7 +117,8 @@ func (s *session) observeRedirect(key netstate.Key) (netstate.Object, error) {
 	return p.redirectOf(l)
 }
 
-// redirectOf is nil for a link that has no redirect of ours.
+// redirectOf is nil for a link that has no redirect of ours. A qdisc without any
+// filter is what a process leaves that dies between the two.
 func (p *place) redirectOf(l *link) (netstate.Object, error) {
 	filters, err := p.filters(l.index, ingressFilters)
 	if err != nil {
@@ -133,7 +134,23 @@ func (p *place) redirectOf(l *link) (netstate.Object, error) {
 		}
 		return r, nil
 	}
-	return nil, nil
+	if empty, err := p.emptyIngress(l); err != nil || !empty {
+		return nil, err
+	}
+	return netstate.Redirect{Link: l.name, To: unknown}, nil
+}
+
+func (p *place) emptyIngress(l *link) (bool, error) {
+	q, err := p.qdiscAt(l.index, ingressQdisc)
+	if err != nil || q == nil || q.kind != "clsact" {
+		return false, err
+	}
+	for _, parent := range []uint32{ingressFilters, egressFilters} {
+		if filters, err := p.filters(l.index, parent); err != nil || len(filters) > 0 {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // filters lists those of one link in one direction.

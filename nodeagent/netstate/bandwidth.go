@@ -1,9 +1,6 @@
 package netstate
 
-import (
-	"fmt"
-	"time"
-)
+import "fmt"
 
 // Shaper limits what leaves an interface: a token bucket (tbf) as its root
 // qdisc. Make it with NewShaper, which gives it the form that is read back.
@@ -19,7 +16,7 @@ type Shaper struct {
 	Queue uint64
 }
 
-// What a shaper is made of beside the rate.
+// What a shaper is made of beside the rate; times are in milliseconds.
 const (
 	// frameOverhead is what a frame has beside its MTU: an Ethernet header with
 	// two VLAN tags. tbf drops every frame that is larger than its burst.
@@ -27,14 +24,14 @@ const (
 	// tick is the timer's at CONFIG_HZ=250, as distributions have it. Without
 	// high-resolution timers a bucket is filled once a tick, and must hold what
 	// the rate carries until the next, or the rate is never reached.
-	tick = 4 * time.Millisecond
+	tick = 4
 	// longestBurst: the kernel tells of a burst by the time it takes, in units of
 	// 64 ns and 32 bits of them, which are 274 s.
-	longestBurst = 240 * time.Second
+	longestBurst = 240_000
 	// queued is how long a packet waits in a full queue, beside the burst: what
 	// TCP needs to fill the rate over a round trip of as much, and little enough
 	// that a call is not disturbed by it.
-	queued = 50 * time.Millisecond
+	queued = 50
 	// queuedFrames at least: five segments on their way in either direction are
 	// below what TCP recovers from without a timeout.
 	queuedFrames = 10
@@ -57,16 +54,15 @@ func NewShaper(on End, mtu int, rate, burst uint64) Shaper {
 }
 
 // carried is how many bytes a rate in bits per second carries.
-func carried(rate uint64, d time.Duration) uint64 {
-	return rate / 8 * uint64(d/time.Millisecond) / 1000
-}
+func carried(rate, milliseconds uint64) uint64 { return rate / 8 * milliseconds / 1000 }
 
 // BurstUnit is the size in which bursts are counted at a rate. The kernel keeps
 // the time that a burst takes, in units of 64 ns, so that a burst in bytes comes
 // back a little smaller; this is twice that at least, and 1 KiB.
 func BurstUnit(rate uint64) uint64 {
+	const nanoseconds = 1_000_000_000
 	unit := uint64(1024)
-	for unit*8*uint64(time.Second) < rate*2*64 {
+	for unit*8*nanoseconds < rate*2*64 {
 		unit *= 2
 	}
 	return unit
