@@ -32,7 +32,7 @@ test: deps verify lint controlplane ## Everything below a cluster: checks, unit 
 	$(GO) test -timeout 20m ./...
 
 .PHONY: bench
-bench: deps ## Time per attachment beside the bare netlink cost of the same objects.
+bench: deps ## Time per attachment beside the bare netlink cost of the same objects, and bandwidth limits.
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
 .PHONY: fuzz

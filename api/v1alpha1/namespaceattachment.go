@@ -109,7 +109,12 @@ type NamespaceAttachmentSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.to == b.to))",message="spec.routes must not name a destination twice"
 	Routes []RouteSpec `json:"routes,omitempty"`
-	// Bandwidth limits the interface, such as {ingressRate: 100M, egressRate: 20M}.
+	// Bandwidth limits what the interface carries, such as
+	// {ingressRate: 100M, egressRate: 20M}, counted in whole Ethernet frames. A
+	// change takes effect on the live interface. What limits is on the host, out of
+	// the target's reach. A link between two namespaces (pointToPoint.netns) has no
+	// end there: each of its ends limits what it sends, and who is root in such a
+	// namespace can remove that until the agent repairs it.
 	// +optional
 	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
 }
@@ -134,17 +139,7 @@ const (
 )
 
 // Bandwidth limits what an interface carries, in bits per second as seen from
-// the target, counted in whole Ethernet frames. For 100 Mbit/s to the target and
-// 20 Mbit/s from it:
-//
-//	bandwidth: {ingressRate: 100M, egressRate: 20M}
-//
-// What limits is on the host, out of the target's reach: a token bucket (tbf) on
-// the host's end, and one on an ifb interface that what the target sends is led
-// through. On a link between two namespaces (pointToPoint.netns) nothing is on the
-// host: each end limits what it sends, and who is root in such a namespace can
-// remove that until the agent repairs it. A change takes effect on the live
-// interface.
+// the target.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.ingressRate) || has(self.egressRate)",message="spec.bandwidth needs ingressRate, egressRate or both"
 type Bandwidth struct {

@@ -161,6 +161,11 @@ func (s *session) shape(end netstate.End, o netstate.Shaper) error {
 	if err != nil {
 		return err
 	}
+	body := &nl.TcMsg{Ifindex: l.index, Handle: shaperHandle, Parent: rootQdisc}
+	return c.change(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body, text(nl.TCA_KIND, "tbf"), shaperOptions(o))
+}
+
+func shaperOptions(o netstate.Shaper) *nl.RtAttr {
 	bytes := o.Rate / 8
 	parameters := &nl.TcTbfQopt{
 		Rate:  nl.TcRateSpec{Linklayer: nl.LINKLAYER_ETHERNET, Rate: uint32(min(bytes, 1<<32-1))},
@@ -174,8 +179,7 @@ func (s *session) shape(end netstate.End, o netstate.Shaper) error {
 	// In bytes, since what is larger than the burst is dropped, and the kernel
 	// would compute that from at most 4 s of time.
 	options.AddRtAttr(nl.TCA_TBF_BURST, nl.Uint32Attr(uint32(o.Burst)))
-	body := &nl.TcMsg{Ifindex: l.index, Handle: shaperHandle, Parent: rootQdisc}
-	return c.change(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body, text(nl.TCA_KIND, "tbf"), options)
+	return options
 }
 
 // unshape leaves a foreign qdisc alone.

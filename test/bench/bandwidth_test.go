@@ -22,7 +22,7 @@ import (
 
 const (
 	// settling: the burst is spent then, and TCP has found the rate.
-	settling  = 500 * time.Millisecond
+	settling  = time.Second
 	measuring = 2 * time.Second
 	// tolerated is so much that a busy machine does not fail.
 	tolerated = 0.30
