@@ -32,7 +32,7 @@ test: deps verify lint controlplane ## Everything below a cluster: checks, unit 
 	$(GO) test -timeout 20m ./...
 
 .PHONY: bench
-bench: deps controlplane ## Time per attachment beside the bare kernel cost of the same objects, and its latency beside the CNI reference plugins.
+bench: deps controlplane ## Time per attachment beside the bare kernel cost of the same objects, its latency beside the CNI reference plugins, and bandwidth limits.
 	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
 
 .PHONY: fuzz

@@ -109,7 +109,12 @@ type NamespaceAttachmentSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.to == b.to))",message="spec.routes must not name a destination twice"
 	Routes []RouteSpec `json:"routes,omitempty"`
-	// Bandwidth limits the interface.
+	// Bandwidth limits what the interface carries, such as
+	// {ingressRate: 100M, egressRate: 20M}, counted in whole Ethernet frames. A
+	// change takes effect on the live interface. What limits is on the host, out of
+	// the target's reach. A link between two namespaces (pointToPoint.netns) has no
+	// end there: each of its ends limits what it sends, and who is root in such a
+	// namespace can remove that until the agent repairs it.
 	// +optional
 	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
 }
@@ -149,7 +154,11 @@ type Bandwidth struct {
 	// +kubebuilder:validation:XValidation:rule="!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('8k')) >= 0 && quantity(string(self)).compareTo(quantity('1T')) <= 0",message="spec.bandwidth.egressRate must be between 8k and 1T bits per second, such as 100M"
 	EgressRate *resource.Quantity `json:"egressRate,omitempty"`
 	// Burst is how many bits may pass at once, such as 1M; by default what the
-	// rates carry in 20 ms, and 512 kbit at least.
+	// rates carry in 20 ms, and 512 kbit at least. It is raised to one frame and
+	// what the rate carries in 4 ms, below which a rate is not reached, held to
+	// what the rate carries in 4 minutes, and rounded up to 1 KiB. Beside it,
+	// packets of 50 ms wait, and ten full ones at least; what comes then is
+	// dropped.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule="!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('32k')) >= 0 && quantity(string(self)).compareTo(quantity('16G')) <= 0",message="spec.bandwidth.burst must be between 32k and 16G bits: it has to hold one packet at least"
 	Burst *resource.Quantity `json:"burst,omitempty"`

@@ -57,6 +57,7 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, at Place,
 	default:
 		b.toNetns(p2p.Netns)
 	}
+	b.limit()
 	p := b.routes()
 	b.r.withoutIPv6(c.Node)
 	return b.r, b.view, p

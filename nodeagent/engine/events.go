@@ -32,6 +32,9 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 		e.stale = e.stale || ev.Key.Link == "" && ev.Key.Netns == ""
 	case netstate.KindRoute:
 		e.considerRoute(ev, batch)
+	case netstate.KindShaper, netstate.KindRedirect:
+		e.considerLimit(ev, batch)
+		return
 	case netstate.KindNetns:
 		e.mark(ev.Key, batch, func(u *unit) bool { return ev.Gone || !u.done })
 	default:
@@ -59,6 +62,18 @@ func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 		}
 	}
 	e.recheck(connected, batch)
+}
+
+// considerLimit handles what limits a link. Of a redirect the kernel tells in
+// parts, so it is read.
+func (e *Engine) considerLimit(ev kernel.Event, batch map[netstate.Owner]bool) {
+	switch want := e.wantedAt(ev.Key); {
+	case want == nil:
+	case ev.Key.Kind == netstate.KindRedirect:
+		e.recheck([]netstate.Key{ev.Key}, batch)
+	case ev.Gone || !plan.Same(want, ev.Object):
+		e.mark(ev.Key, batch, nil)
+	}
 }
 
 // considerLink handles a link's own state and its place in a bridge, of which

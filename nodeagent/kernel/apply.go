@@ -13,16 +13,22 @@ import (
 // fails does not stop the others. Deleting what is gone succeeds; creating what
 // exists fails with ErrExists, or ErrForeign where that will not change.
 //
-// Links are deleted first and together, so that what is on them needs no
-// message of its own; sysctls are written last, one thread switch a namespace.
+// Links are deleted first, but for redirects through them, and together, so that
+// what is on them needs no message of its own; sysctls are written last, one thread switch a namespace.
 func (k *Kernel) Apply(steps []plan.Step) []error {
 	s := k.session()
 	defer s.close()
 	errs := make([]error, len(steps))
+	for i, step := range steps {
+		if first(step) {
+			errs[i] = s.apply(step)
+			s.trim()
+		}
+	}
 	s.deleteLinks(steps, errs)
 	for _, i := range order(steps) {
 		step := steps[i]
-		if step.Key.Kind == netstate.KindLink && step.Op == plan.Delete || sysctl(step.Key) {
+		if step.Key.Kind == netstate.KindLink && step.Op == plan.Delete || first(step) || sysctl(step.Key) {
 			continue
 		}
 		errs[i] = s.apply(step)
@@ -30,6 +36,12 @@ func (k *Kernel) Apply(steps []plan.Step) []error {
 	}
 	s.applySysctls(steps, errs)
 	return errs
+}
+
+// first reports whether a step removes a redirect: a link that others are led
+// through must not go before, or what they carry is lost.
+func first(step plan.Step) bool {
+	return step.Key.Kind == netstate.KindRedirect && step.Op == plan.Delete
 }
 
 // order puts new bridges before the veths that name them as master.
@@ -58,6 +70,10 @@ func (s *session) apply(step plan.Step) error {
 		return s.applyNetns(step.Op, o)
 	case netstate.Link:
 		return s.applyLink(step, o)
+	case netstate.Shaper:
+		return s.applyShaper(step.Op, o)
+	case netstate.Redirect:
+		return s.applyRedirect(step.Op, o)
 	case netstate.Address:
 		return s.applyAddress(step.Op, o)
 	case netstate.Route:

@@ -1,5 +1,11 @@
 package kernel
 
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
+
 // Numbers of the kernel's interface that golang.org/x/sys/unix lacks.
 const (
 	nlaTypeMask     = 0x3fff // NLA_TYPE_MASK, linux/netlink.h
@@ -12,3 +18,27 @@ const (
 
 // maxName is IFNAMSIZ-1.
 const maxName = 15
+
+// everyProtocol is ETH_P_ALL in network byte order.
+var everyProtocol = binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
+
+// Numbers of the packet scheduler, linux/pkt_sched.h, pkt_cls.h and tc_act.
+const (
+	rootQdisc      = 0xffffffff // TC_H_ROOT
+	ingressQdisc   = 0xfffffff1 // TC_H_CLSACT
+	ingressFilters = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+	egressFilters  = 0xfffffff3 // TC_H_MIN_EGRESS
+	actionStolen   = 4          // TC_ACT_STOLEN
+	egressRedirect = 1          // TCA_EGRESS_REDIR
+	mirredSize     = 28         // struct tc_mirred; nl's has two bytes too many
+	schedulerTick  = 64         // nanoseconds, 1 << PSCHED_SHIFT
+)
+
+// What marks qdiscs and filters of ours: a qdisc has nothing but its handle, a
+// filter the cookie of its action.
+const (
+	shaperHandle   = 0x50420000
+	redirectCookie = "patchbay"
+	// redirectPriority is the first.
+	redirectPriority = uint16(1)
+)

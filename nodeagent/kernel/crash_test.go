@@ -58,7 +58,7 @@ func buildAndDie(t *testing.T, at int) {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
 	}
-	attachment(t, k)
+	limited(t, k)
 	removeHeld(t, k)
 }
 

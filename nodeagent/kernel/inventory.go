@@ -50,6 +50,7 @@ type listing struct {
 	links     []*link
 	addresses []address
 	routes    []route
+	qdiscs    []qdisc
 }
 
 // list reads one namespace and closes its socket again, since a node may have
@@ -70,6 +71,9 @@ func (s *session) list(netns string) (listing, error) {
 		return l, err
 	}
 	if l.addresses, err = p.addresses(unix.AF_UNSPEC, 0); err != nil {
+		return l, err
+	}
+	if l.qdiscs, err = p.qdiscs(); err != nil {
 		return l, err
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
@@ -103,7 +107,8 @@ func (s *session) held(l listing) ([]Held, error) {
 		}
 		held = append(held, more...)
 	}
-	return append(held, l.heldOn(ours)...), nil
+	limits, err := l.heldLimits(ours)
+	return slices.Concat(held, l.heldOn(ours), limits), err
 }
 
 // heldLink is a link of ours with its namespace or hairpin mode, or a foreign
@@ -157,4 +162,29 @@ func (l listing) heldOn(ours map[int32]*link) []Held {
 		}
 	}
 	return held
+}
+
+// heldLimits picks the qdiscs and redirects of ours on links of ours.
+func (l listing) heldLimits(ours map[int32]*link) ([]Held, error) {
+	var held []Held
+	for _, q := range l.qdiscs {
+		on := ours[q.index]
+		if on == nil {
+			continue
+		}
+		if s, ok := q.shaper(l.name, on.name); ok {
+			held = append(held, Held{Owner: on.owner(), Object: s})
+		}
+		if q.parent != ingressQdisc || l.name != "" {
+			continue
+		}
+		r, err := l.place.redirectOf(on)
+		if err != nil && !missing(err) {
+			return nil, err
+		}
+		if r != nil {
+			held = append(held, Held{Owner: on.owner(), Object: r})
+		}
+	}
+	return held, nil
 }

@@ -108,6 +108,8 @@ func (l *link) typ() netstate.LinkType {
 		return netstate.Bridge
 	case l.kind == "veth":
 		return netstate.Veth
+	case l.kind == "ifb":
+		return netstate.IFB
 	}
 	return netstate.OtherLink
 }

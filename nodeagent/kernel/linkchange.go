@@ -45,6 +45,8 @@ func (s *session) createLink(l netstate.Link, peer netstate.Object) error {
 			return errors.New("a veth needs its peer")
 		}
 		err = s.createVeth(p, l, other)
+	case netstate.IFB:
+		err = p.createIFB(l)
 	case netstate.Loopback:
 		// It comes and goes with its namespace.
 		_, err = p.link(l.Name)
@@ -55,6 +57,16 @@ func (s *session) createLink(l netstate.Link, peer netstate.Object) error {
 		return ErrExists
 	}
 	return err
+}
+
+func (p *place) createIFB(l netstate.Link) error {
+	c, err := p.conn()
+	if err != nil {
+		return err
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("ifb"))
+	return c.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC), append(properties(l), info)...)
 }
 
 func (p *place) createBridge(l netstate.Link) error {

@@ -36,6 +36,7 @@ func (m *monitor) linkGone(netns string, l *link) {
 		})
 	}
 	delete(m.links[netns], l.index)
+	delete(m.shapers, shaperKey{netns, l.index})
 }
 
 // bridgePort handles what the bridge says of a port. A quiet bridge says a lot

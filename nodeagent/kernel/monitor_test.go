@@ -287,7 +287,15 @@ func FuzzMessages(f *testing.F) {
 	for _, a := range attrs {
 		route.AddData(a)
 	}
-	for _, r := range []*nl.NetlinkRequest{link, addr, route} {
+	qdisc := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, 0)
+	qdisc.AddData(&nl.TcMsg{Ifindex: 1, Handle: shaperHandle, Parent: rootQdisc})
+	qdisc.AddData(text(nl.TCA_KIND, "tbf"))
+	qdisc.AddData(shaperOptions(shaperOn(bridge("br-red"), 1_000_000_000_000, 0)))
+	filter := nl.NewNetlinkRequest(unix.RTM_NEWTFILTER, 0)
+	filter.AddData(&nl.TcMsg{Ifindex: 1, Parent: ingressFilters})
+	filter.AddData(text(nl.TCA_KIND, "u32"))
+	filter.AddData(redirectOptions(1))
+	for _, r := range []*nl.NetlinkRequest{link, addr, route, qdisc, filter} {
 		b := r.Serialize()
 		f.Add(b)
 		for _, kind := range []uint16{unix.RTM_DELLINK, unix.RTM_NEWNETCONF, unix.RTM_DELNSID} {
@@ -306,6 +314,13 @@ func FuzzMessages(f *testing.F) {
 		m.handle(datagram{nsid: ownNetns, data: b})
 		for _, parse := range []func([]byte){
 			func(b []byte) { parseLink(b) }, func(b []byte) { parseAddress(b) }, func(b []byte) { parseRoute(b) }, func(b []byte) { nsidOf(b) },
+			func(b []byte) { parseFilter(b) },
+			func(b []byte) {
+				if q, ok := parseQdisc(b); ok {
+					q.parent, q.handle, q.kind = rootQdisc, shaperHandle, "tbf"
+					q.shaper("", "veth1")
+				}
+			},
 		} {
 			parse(b)
 		}

@@ -23,6 +23,8 @@ type monitor struct {
 	peers map[peerKey]netstate.End
 	// routes are the links of our routes: a replaced route is not announced.
 	routes map[routeKey]string
+	// shapers are the last that was told of each link.
+	shapers map[shaperKey]netstate.Shaper
 }
 
 type space struct {
@@ -58,6 +60,7 @@ func (m *monitor) reset() {
 	m.links = map[string]map[int32]seen{}
 	m.peers = map[peerKey]netstate.End{}
 	m.routes = map[routeKey]string{}
+	m.shapers = map[shaperKey]netstate.Shaper{}
 }
 
 // prime learns the names of what there is, so that a renamed link is missed
@@ -97,6 +100,7 @@ func (m *monitor) forgetNetns(name string) {
 	delete(m.links, name)
 	maps.DeleteFunc(m.peers, func(k peerKey, e netstate.End) bool { return k.netns == name || e.Netns == name })
 	maps.DeleteFunc(m.routes, func(k routeKey, _ string) bool { return k.netns == name })
+	maps.DeleteFunc(m.shapers, func(k shaperKey, _ netstate.Shaper) bool { return k.netns == name })
 	// Unnamed namespaces may have got this name.
 	maps.DeleteFunc(m.spaces, func(_ int32, s space) bool { return s.name == name || s.name == "" })
 }
@@ -137,6 +141,14 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		if r, ok := parseRoute(body); ok && r.main() {
 			m.route(netns, kind == unix.RTM_DELROUTE, flags&unix.NLM_F_REPLACE != 0, r)
+		}
+	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC:
+		if q, ok := parseQdisc(body); ok {
+			m.qdisc(netns, kind == unix.RTM_DELQDISC, q)
+		}
+	case unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
+		if f, ok := parseFilter(body); ok && f.parent == ingressFilters {
+			m.redirect(netns, f.index)
 		}
 	case unix.RTM_NEWNETCONF:
 		m.netconf(netns, body)

@@ -41,12 +41,14 @@ func (k *Kernel) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]er
 }
 
 var observers = map[netstate.Kind]func(*session, netstate.Key) (netstate.Object, error){
-	netstate.KindNetns:   (*session).observeNetns,
-	netstate.KindLink:    (*session).observeLink,
-	netstate.KindPort:    (*session).observePort,
-	netstate.KindHairpin: (*session).observeHairpin,
-	netstate.KindAddress: (*session).observeAddress,
-	netstate.KindRoute:   (*session).observeRoute,
+	netstate.KindNetns:    (*session).observeNetns,
+	netstate.KindLink:     (*session).observeLink,
+	netstate.KindShaper:   (*session).observeShaper,
+	netstate.KindRedirect: (*session).observeRedirect,
+	netstate.KindPort:     (*session).observePort,
+	netstate.KindHairpin:  (*session).observeHairpin,
+	netstate.KindAddress:  (*session).observeAddress,
+	netstate.KindRoute:    (*session).observeRoute,
 }
 
 type observation struct {

@@ -26,6 +26,8 @@ const (
 	KindSysctlNode
 	KindLink
 	KindSysctl
+	KindShaper
+	KindRedirect
 	KindRealm
 	KindForwardGuard
 	KindForeignBridge
@@ -40,7 +42,7 @@ const (
 	KindPublish
 )
 
-var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "isolation", "forward-guard", "foreign-bridge", "anti-spoof", "anti-spoof",
+var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "isolation", "forward-guard", "foreign-bridge", "anti-spoof", "anti-spoof",
 	"uplink", "hairpin", "address", "route", "masquerade", "no-masquerade", "publish"}
 
 func (k Kind) String() string { return kindNames[k] }

@@ -37,6 +37,8 @@ const (
 	Bridge   LinkType = "bridge"
 	Veth     LinkType = "veth"
 	Loopback LinkType = "loopback"
+	// IFB sends what is redirected to it on as if it came from where it was.
+	IFB LinkType = "ifb"
 	// OtherLink is any interface that Patchbay would not make.
 	OtherLink LinkType = "other"
 )

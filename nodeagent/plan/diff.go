@@ -149,8 +149,11 @@ func (d *differ) deleteLink(l netstate.Link) {
 		d.gone[k] = true
 		delete(d.observed, k)
 	}
-	for k := range d.observed {
-		if d.gone[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}] && DiesWithLink(k.Kind) {
+	for k, o := range d.observed {
+		// A wanted redirect through it leads nowhere now.
+		r, redirects := o.(netstate.Redirect)
+		severed := redirects && d.desired[k] != nil && d.gone[linkKey(netstate.End{Name: r.To})]
+		if severed || DiesWithLink(k.Kind) && d.gone[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}] {
 			delete(d.observed, k)
 		}
 	}
@@ -158,7 +161,11 @@ func (d *differ) deleteLink(l netstate.Link) {
 
 // DiesWithLink reports whether objects of a kind go when their link goes.
 func DiesWithLink(k netstate.Kind) bool {
-	return k == netstate.KindSysctl || k == netstate.KindAddress || k == netstate.KindRoute || k == netstate.KindHairpin
+	switch k {
+	case netstate.KindSysctl, netstate.KindAddress, netstate.KindRoute, netstate.KindHairpin, netstate.KindShaper, netstate.KindRedirect:
+		return true
+	}
+	return false
 }
 
 func linkKey(e netstate.End) netstate.Key {
@@ -213,10 +220,13 @@ func (d *differ) build(k netstate.Key) {
 		}
 		return
 	}
+	op := Update
 	if got == nil {
-		d.add(buildStage(k.Kind), Create, nil, want)
-	} else {
-		d.add(updateStage(got, want), Update, got, want)
+		op = Create
+	}
+	step := d.add(updateStage(got, want), op, got, want)
+	if r, ok := want.(netstate.Redirect); ok {
+		step.Needs = through(r)
 	}
 }
 
@@ -237,7 +247,7 @@ func buildStage(k netstate.Kind) Stage {
 		return StageNetns
 	case netstate.KindLink:
 		return StageLink
-	case netstate.KindSysctl:
+	case netstate.KindSysctl, netstate.KindShaper, netstate.KindRedirect:
 		return StageMark
 	case netstate.KindSysctlNode, netstate.KindPort, netstate.KindHairpin:
 		return StageActivate
@@ -266,13 +276,13 @@ func (d *differ) peerBlocked(k netstate.Key) bool {
 // primary veth comes with the first. The loopback comes with its namespace.
 func (d *differ) createLink(l netstate.Link) {
 	if l.Type != netstate.Loopback {
-		if l.Type == netstate.Bridge || l.Primary {
+		if l.Type != netstate.Veth || l.Primary {
 			d.add(StageLink, Create, nil, l).Peer = d.desired[linkKey(l.Peer)]
 		}
 		d.add(StageMark, Mark, nil, l)
 	}
 	if l.Up && l.Type != netstate.Loopback {
-		d.add(StageActivate, Activate, nil, l)
+		d.activate(nil, l)
 	}
 }
 
@@ -285,7 +295,7 @@ func (d *differ) changeLink(old, l netstate.Link) {
 		d.add(StageMark, Update, old, l)
 	}
 	if old.Master != l.Master || old.Isolated != l.Isolated || old.Up != l.Up {
-		d.add(StageActivate, Activate, old, l)
+		d.activate(old, l)
 	}
 }
 
@@ -311,8 +321,11 @@ func linkRank(s Step) int {
 
 // DependsOn reports whether a step cannot succeed when the object of a failed
 // key is not as desired: what is in a namespace needs the namespace, what is on
-// a link the link, a port its bridge.
+// a link the link, a port its bridge, and everything its Needs.
 func DependsOn(s Step, failed netstate.Key) bool {
+	if slices.Contains(s.Needs, failed) {
+		return true
+	}
 	if s.Op == Delete || failed.Kind != netstate.KindNetns && failed.Kind != netstate.KindLink {
 		return s.Key == failed
 	}

@@ -18,7 +18,7 @@ var (
 	net1 = netstate.Mark(netstate.SourceLocal, netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: "lab", Name: "net1"})
 )
 
-// world is one network with one published attachment.
+// world is one network with one published attachment, limited both ways.
 func world() netstate.Set {
 	mac := netstate.MAC{2, 0, 0, 0, 0, 1}
 	addr := netip.MustParsePrefix("10.0.0.2/24")
@@ -28,6 +28,10 @@ func world() netstate.Set {
 		netstate.Link{Name: "br-red", Type: netstate.Bridge, MAC: netstate.MAC{2, 1}, MTU: 1500, Mark: red, Up: true},
 		netstate.Link{Name: "veth1", Type: netstate.Veth, MAC: netstate.MAC{2, 2}, MTU: 1500, Mark: net1, Primary: true, Peer: netstate.End{Netns: "net1", Name: "eth0"}, Master: "br-red", Up: true},
 		netstate.Link{Netns: "net1", Name: "eth0", Type: netstate.Veth, MAC: mac, MTU: 1500, Mark: net1, Peer: netstate.End{Name: "veth1"}, Up: true},
+		netstate.Link{Name: "ifb1", Type: netstate.IFB, MAC: netstate.MAC{2, 3}, MTU: 1500, Mark: net1, Up: true},
+		netstate.Shaper{Link: "veth1", Rate: 8_000_000, Burst: 64 << 10},
+		netstate.Shaper{Link: "ifb1", Rate: 8_000_000, Burst: 64 << 10},
+		netstate.Redirect{Link: "veth1", To: "ifb1"},
 		netstate.Sysctl{Link: "veth1", Path: "net/ipv6/conf/veth1/disable_ipv6", Value: "1"},
 		netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1", Restore: true},
 		netstate.Realm{Link: "br-red", Guarded: true},
@@ -68,11 +72,17 @@ func TestNothingToDo(t *testing.T) {
 func TestBuildOrder(t *testing.T) {
 	want := `4 create netns net1
 5 create link br-red
+5 create link ifb1
 5 create link veth1
 6 mark link br-red
+6 mark link ifb1
+6 activate link ifb1
 6 mark link veth1
 6 mark link netns/net1 eth0
 6 create sysctl veth1 net/ipv6/conf/veth1/disable_ipv6
+6 create bandwidth ifb1
+6 create bandwidth veth1
+6 create redirect veth1
 7 create isolation br-red
 7 create forward-guard ipv4
 7 create anti-spoof veth1
@@ -94,6 +104,7 @@ func TestBuildOrder(t *testing.T) {
 
 func TestRemoveOrder(t *testing.T) {
 	want := `0 delete publish 0.0.0.0:80/tcp
+1 delete link ifb1
 1 delete link veth1
 1 delete link br-red
 1 delete sysctl net/ipv4/ip_forward
@@ -144,6 +155,12 @@ func disturb(o netstate.Object) netstate.Object {
 	case netstate.Sysctl:
 		o.Value = "7"
 		return o
+	case netstate.Shaper:
+		o.Rate *= 2
+		return o
+	case netstate.Redirect:
+		o.To = "?"
+		return o
 	case netstate.Route:
 		o.Via = netip.MustParseAddr("10.0.0.9")
 		return o
@@ -153,6 +170,8 @@ func disturb(o netstate.Object) netstate.Object {
 	}
 	return o
 }
+
+var redirected = netstate.Redirect{Link: "veth1"}.Key()
 
 // heal makes a random state one that a kernel can be in.
 func heal(s netstate.Set) {
@@ -166,6 +185,9 @@ func heal(s netstate.Set) {
 		delete(s, linkKey(netstate.End{Netns: "net1", Name: "lo"}))
 	} else if s[linkKey(netstate.End{Netns: "net1", Name: "lo"})] == nil {
 		s.Add(world()[linkKey(netstate.End{Netns: "net1", Name: "lo"})])
+	}
+	if s[linkKey(netstate.End{Name: "ifb1"})] == nil && s[redirected] != nil {
+		s.Add(netstate.Redirect{Link: "veth1", To: "?"})
 	}
 	for k := range s {
 		if DiesWithLink(k.Kind) && s[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}] == nil {
@@ -200,7 +222,7 @@ func carryOut(s netstate.Set, steps []Step) netstate.Set {
 }
 
 // TestNeverUpAndUnfiltered looks at every prefix of random plans: a port that
-// is up has its filter.
+// is up has its filter and its limits.
 func TestNeverUpAndUnfiltered(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -249,7 +271,7 @@ func activated(steps []Step) []Step {
 
 func unfiltered(s netstate.Set) bool {
 	l, ok := s[linkKey(netstate.End{Name: "veth1"})].(netstate.Link)
-	return ok && l.Up && s[netstate.Key{Kind: netstate.KindPortFilter, Link: "veth1"}] == nil
+	return ok && l.Up && (s[netstate.Key{Kind: netstate.KindPortFilter, Link: "veth1"}] == nil || unlimited(s))
 }
 
 func TestForeignIsLeftAlone(t *testing.T) {

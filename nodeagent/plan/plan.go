@@ -43,7 +43,8 @@ const (
 	StageNetns
 	// StageLink makes links, down.
 	StageLink
-	// StageMark sets aliases, link sysctls and changed link properties.
+	// StageMark sets aliases, link sysctls, changed link properties and what
+	// limits links.
 	StageMark
 	// StageFilter adds realms, filters and filter addresses (firewall).
 	StageFilter
@@ -74,4 +75,7 @@ type Step struct {
 	New netstate.Object
 	// Peer is the other end that Create of a primary veth brings along.
 	Peer netstate.Object
+	// Needs are further objects without which the step must not be taken: what
+	// limits a link, before it is up.
+	Needs []netstate.Key
 }

@@ -248,7 +248,7 @@ var (
 	blanks   = regexp.MustCompile(`[\s\\]+`)
 )
 
-// dump is everything that may differ, in lines: links, addresses, routes of
+// dump is everything that may differ, in lines: links, addresses, routes, qdiscs of
 // every namespace, the firewall, sysctls, namespaces.
 func dump(t *testing.T) []string {
 	t.Helper()
@@ -261,6 +261,7 @@ func dump(t *testing.T) []string {
 		for _, what := range [][]string{{"-o", "link"}, {"-o", "addr"}, {"route", "show", "table", "all"}, {"-6", "route", "show", "table", "all"}} {
 			lines = append(lines, section("ns "+ns, output("ip", append(at, what...)...))...)
 		}
+		lines = append(lines, section("ns "+ns, output("tc", append(at, "qdisc")...))...)
 	}
 	lines = append(lines, section("nft", strings.NewReplacer(",", "\n", "{", "\n", "}", "\n").Replace(output("nft", "list", "ruleset")))...)
 	forward, _ := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
@@ -309,16 +310,7 @@ func TestKillWhileEditing(t *testing.T) {
 		b.reset(before)
 		b.fill()
 		b.apply()
-		b.write(edited)
-		var exit *exec.ExitError
-		cmd := command([]string{killAfter + "=" + strconv.Itoa(n)}, "apply", "-f", b.folder)
-		if err := cmd.Run(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-			t.Fatalf("step %d: apply was not killed: %v", n, err)
-		}
-		b.apply()
-		if got := dump(t); !slices.Equal(got, want) {
-			t.Fatalf("after a kill at edit step %d (-want +got):\n%s", n, cmp.Diff(want, got))
-		}
+		b.killAndFinish(edited, n, want)
 	}
 	b.reset(before)
 }

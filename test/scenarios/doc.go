@@ -32,6 +32,14 @@
 //	* dial NETNS tcp|udp|http ADDRESS:PORT [REGEXP]
 //	    A server answers, within 2 s, and the answer matches. It is left in
 //	    stdout. Negated: refused, unreachable or silent for a second.
+//	* carries NETNS NETNS ADDRESS:PORT RATE
+//	    TCP from the first namespace to a server there at ADDRESS:PORT in the
+//	    second carries between half and one and a half of RATE, such as 20M, in
+//	    bits per second.
+//	connect NAME NETNS NETNS ADDRESS:PORT
+//	    Opens a TCP connection from the first namespace to the second.
+//	* alive NAME
+//	    That connection still carries bytes there and back, within 2 s.
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
 //	    A raw frame (arp-request, arp-reply, udp, na, ra) from the first interface
 //	    arrives at the second. SOURCE-MAC "own" is the first interface's.

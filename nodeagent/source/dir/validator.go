@@ -148,7 +148,6 @@ var later = map[string]bool{
 	"NamespaceAttachment spec.target.pod":         true,
 	"NamespaceAttachment spec.target.podSelector": true,
 	"NamespaceAttachment spec.ipam":               true,
-	"NamespaceAttachment spec.bandwidth":          true,
 	"PortPublish spec.ports.hostPortEnd":          true,
 	"PortPublish spec.sourceRanges":               true,
 	"PortPublish spec.loopback":                   true,

@@ -1,0 +1,141 @@
+package scenarios
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// settling is how long a connection sends before it is measured: the burst is
+// spent then, and TCP has found the rate.
+const (
+	settling  = 300 * time.Millisecond
+	measuring = 700 * time.Millisecond
+)
+
+func carries(c call) (output, error) {
+	if len(c.args) != 4 {
+		return output{}, errUsage
+	}
+	want, err := resource.ParseQuantity(c.args[3])
+	if err != nil {
+		return output{}, err
+	}
+	client, server, err := join(c.args[0], c.args[1], c.args[2])
+	if err != nil {
+		return output{}, err
+	}
+	defer client.Close()
+	defer server.Close()
+	go io.Copy(client, endless{})
+	got, err := received(server)
+	if err != nil {
+		return output{}, err
+	}
+	out := output{out: fmt.Sprintf("%.1f Mbit/s\n", got/1e6)}
+	if share := got / want.AsApproximateFloat64(); share < 0.5 || share > 1.5 {
+		return out, refuted("%.1f Mbit/s, not %s", got/1e6, c.args[3])
+	}
+	return out, nil
+}
+
+// received is how many bits a second arrive.
+func received(conn net.Conn) (float64, error) {
+	var start time.Time
+	count := 0
+	buf := make([]byte, 64<<10)
+	began := time.Now()
+	if err := conn.SetDeadline(began.Add(settling + 6*measuring)); err != nil {
+		return 0, err
+	}
+	for {
+		n, err := conn.Read(buf)
+		if err != nil {
+			return 0, err
+		}
+		switch now := time.Now(); {
+		case now.Sub(began) < settling:
+		case start.IsZero():
+			start = now
+		default:
+			count += n
+			if passed := now.Sub(start); passed > measuring {
+				return float64(count) * 8 / passed.Seconds(), nil
+			}
+		}
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
+
+// join opens a TCP connection from one namespace to another.
+func join(from, to, addr string) (client, server net.Conn, err error) {
+	var l net.Listener
+	err = in(to, func() (err error) {
+		l, err = net.Listen("tcp", addr)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.Close()
+	err = in(from, func() (err error) {
+		client, err = net.DialTimeout("tcp", addr, dialPatience)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if server, err = l.Accept(); err != nil {
+		client.Close()
+	}
+	return client, server, err
+}
+
+// echoed is a connection whose other end sends back what arrives.
+type echoed struct{ client, server net.Conn }
+
+func connect(c call) (output, error) {
+	if c.neg || len(c.args) != 4 {
+		return output{}, errUsage
+	}
+	client, server, err := join(c.args[1], c.args[2], c.args[3])
+	if err != nil {
+		return output{}, err
+	}
+	c.state.open[c.args[0]] = &echoed{client, server}
+	go io.Copy(server, server)
+	c.Defer(func() {
+		client.Close()
+		server.Close()
+	})
+	return output{}, nil
+}
+
+func alive(c call) (output, error) {
+	if len(c.args) != 1 {
+		return output{}, errUsage
+	}
+	e := c.state.open[c.args[0]]
+	if e == nil {
+		return output{}, fmt.Errorf("no connection %s", c.args[0])
+	}
+	if err := e.client.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		return output{}, err
+	}
+	buf := []byte("are you there?")
+	_, err := e.client.Write(buf)
+	if err == nil {
+		_, err = io.ReadFull(e.client, buf)
+	}
+	if err != nil {
+		return output{}, refutation{errors.Join(fmt.Errorf("connection %s", c.args[0]), err)}
+	}
+	return output{}, nil
+}
