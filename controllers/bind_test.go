@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
 // noon is a whole second, as all times of the API are.
@@ -30,11 +31,11 @@ func attachment(nodeName string, conditions ...metav1.Condition) *v1alpha1.Names
 }
 
 func acceptedOn(node string) verdict {
-	return verdict{accepted: condition("Accepted", "True", "Accepted", "bound to node "+node, 3), node: node}
+	return verdict{accepted: condition("Accepted", "True", "Accepted", "bound to node "+node, 3), binding: accept.Binding{Node: node}}
 }
 
 func refused(early bool) verdict {
-	return verdict{accepted: condition("Accepted", "False", "NetworkNotFound", "no red", 3), node: "w1", early: early}
+	return verdict{accepted: condition("Accepted", "False", "NetworkNotFound", "no red", 3), binding: accept.Binding{Node: "w1"}, early: early}
 }
 
 func TestPatience(t *testing.T) {
@@ -52,6 +53,7 @@ func TestPatience(t *testing.T) {
 		{"our clock is wrong", unjudged, refused(true), -time.Hour, 0},
 		{"refused for another reason", unjudged, refused(false), 0, 0},
 		{"accepted", unjudged, acceptedOn("w1"), 0, 0},
+		{"waits for its pod", unjudged, verdict{accepted: condition("Accepted", "Unknown", "Pending", "waiting", 3)}, 0, 2 * time.Second},
 		{"judged before", condition("Accepted", "True", "Accepted", "", 2), refused(true), 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -90,6 +92,30 @@ func TestJudge(t *testing.T) {
 			now := meta.FindStatusCondition(a.Status.Conditions, "Accepted")
 			if kept := now.LastTransitionTime.Time.Equal(noon); kept != (c.old.Status == now.Status || now.Status == c.v.accepted.Status) {
 				t.Errorf("lastTransitionTime %v", now.LastTransitionTime)
+			}
+		})
+	}
+}
+
+// TestJudgePod: the pod of an attachment is written along with its node, and
+// anew when it is another.
+func TestJudgePod(t *testing.T) {
+	fine := acceptedOn("w1")
+	for _, c := range []struct {
+		name          string
+		have, verdict accept.Binding
+		changed       bool
+	}{
+		{"first", accept.Binding{}, accept.Binding{Node: "w1", PodUID: "a"}, true},
+		{"the same", accept.Binding{Node: "w1", PodUID: "a"}, accept.Binding{Node: "w1", PodUID: "a"}, false},
+		{"another", accept.Binding{Node: "w1", PodUID: "a"}, accept.Binding{Node: "w1", PodUID: "b"}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := attachment(c.have.Node, fine.accepted)
+			a.Status.PodUID = c.have.PodUID
+			got := judge(attachmentSubject(a), verdict{accepted: fine.accepted, binding: c.verdict})
+			if now := (accept.Binding{Node: a.Status.NodeName, PodUID: a.Status.PodUID}); got != c.changed || now != c.verdict {
+				t.Errorf("changed %v to %v", got, now)
 			}
 		})
 	}

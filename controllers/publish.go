@@ -39,7 +39,7 @@ func (r publishes) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	w := r.world(ctx)
 	v := verdict{accepted: accept.Publish(p, w.World), early: w.missed}
 	if a := w.Attachment(types.NamespacedName{Namespace: p.Namespace, Name: p.Spec.Attachment}); a != nil {
-		v.node = accept.NodeOf(a, w.World)
+		v.binding.Node = accept.BindingOf(a, w.World).Node
 	}
 	if w.err != nil {
 		return reconcile.Result{}, w.err

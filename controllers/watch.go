@@ -55,6 +55,13 @@ func readyChanged(old, now *corev1.Node) bool {
 	return a.Status != b.Status || !a.LastTransitionTime.Equal(&b.LastTransitionTime)
 }
 
+// podMoved: a pod is another, or has got its node. What else becomes of it is
+// for its node's agent.
+var podMoved = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	old, now := e.ObjectOld.(*corev1.Pod), e.ObjectNew.(*corev1.Pod)
+	return old.UID != now.UID || old.Spec.NodeName != now.Spec.NodeName
+}}
+
 // attachmentChanged leaves out what the agent writes.
 var attachmentChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	old, now := e.ObjectOld.(*v1alpha1.NamespaceAttachment), e.ObjectNew.(*v1alpha1.NamespaceAttachment)
