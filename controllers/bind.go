@@ -33,20 +33,22 @@ type subject struct {
 	object           client.Object
 	nodeName, podUID *string
 	conditions       *[]metav1.Condition
+	// summed: the status is the controller's sum over children.
+	summed bool
 	// forget clears what the agent wrote, conditions aside.
 	forget func()
 }
 
 func attachmentSubject(a *v1alpha1.NamespaceAttachment) subject {
 	s := &a.Status
-	return subject{a, &s.NodeName, &s.PodUID, &s.Conditions, func() {
+	return subject{a, &s.NodeName, &s.PodUID, &s.Conditions, false, func() {
 		*s = v1alpha1.NamespaceAttachmentStatus{NodeName: s.NodeName, PodUID: s.PodUID, Conditions: s.Conditions}
 	}}
 }
 
 func publishSubject(p *v1alpha1.PortPublish) subject {
 	s := &p.Status
-	return subject{p, &s.NodeName, new(string), &s.Conditions, func() {
+	return subject{p, &s.NodeName, new(string), &s.Conditions, wasSpread(p), func() {
 		*s = v1alpha1.PortPublishStatus{NodeName: s.NodeName, Conditions: s.Conditions}
 	}}
 }
@@ -104,7 +106,11 @@ func patience(s subject, v verdict, now time.Time, grace time.Duration) time.Dur
 // over Ready, since the former node's agent no longer sees the object. It says
 // whether it did.
 func rebind(s subject, v verdict) bool {
-	if !v.binds() || *s.nodeName == "" || *s.nodeName == v.binding.Node {
+	former := "node " + *s.nodeName
+	if s.summed {
+		former = "children on nodes of their own"
+	}
+	if !v.binds() || *s.nodeName == "" && !s.summed || *s.nodeName == v.binding.Node {
 		return false
 	}
 	s.forget()
@@ -112,7 +118,7 @@ func rebind(s subject, v verdict) bool {
 	meta.SetStatusCondition(s.conditions, metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionUnknown, ObservedGeneration: s.object.GetGeneration(),
 		Reason:  v1alpha1.ReasonRebinding,
-		Message: fmt.Sprintf("moved from node %s to node %s; waiting for its agent", *s.nodeName, v.binding.Node),
+		Message: fmt.Sprintf("moved from %s to node %s; waiting for its agent", former, v.binding.Node),
 	})
 	*s.nodeName, *s.podUID = v.binding.Node, v.binding.PodUID
 	return true

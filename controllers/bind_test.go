@@ -126,23 +126,25 @@ func TestRebind(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		nodeName string
+		observed int64
 		v        verdict
-		want     bool
+		former   string
 	}{
-		{"not bound yet", "", acceptedOn("w2"), false},
-		{"bound there", "w2", acceptedOn("w2"), false},
-		{"refused", "w2", refused(false), false},
-		{"bound elsewhere", "w1", acceptedOn("w2"), true},
+		{"not bound yet", "", 0, acceptedOn("w2"), ""},
+		{"bound there", "w2", 2, acceptedOn("w2"), ""},
+		{"refused", "w2", 2, refused(false), ""},
+		{"bound elsewhere", "w1", 2, acceptedOn("w2"), "node w1"},
+		{"was the sum of children", "", 2, acceptedOn("w2"), "children on nodes of their own"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &v1alpha1.PortPublish{ObjectMeta: metav1.ObjectMeta{Generation: 3}, Status: v1alpha1.PortPublishStatus{
-				NodeName: c.nodeName, ObservedGeneration: 2, Summary: "*:80", Published: []v1alpha1.PublishedStatus{{HostPort: 80}}, Conditions: []metav1.Condition{ready},
+				NodeName: c.nodeName, ObservedGeneration: c.observed, Summary: "*:80", Published: []v1alpha1.PublishedStatus{{HostPort: 80}}, Conditions: []metav1.Condition{ready},
 			}}
 			before := p.DeepCopy()
-			if got := rebind(publishSubject(p), c.v); got != c.want {
+			if got := rebind(publishSubject(p), c.v); got != (c.former != "") {
 				t.Fatalf("rebound %v", got)
 			}
-			if !c.want {
+			if c.former == "" {
 				if diff := cmp.Diff(before, p); diff != "" {
 					t.Errorf("not rebound, and yet:\n%s", diff)
 				}
@@ -150,7 +152,7 @@ func TestRebind(t *testing.T) {
 			}
 			ready := meta.FindStatusCondition(p.Status.Conditions, "Ready")
 			want := v1alpha1.PortPublishStatus{NodeName: "w2", Conditions: []metav1.Condition{
-				condition("Ready", "Unknown", "Rebinding", "moved from node w1 to node w2; waiting for its agent", 3), c.v.accepted,
+				condition("Ready", "Unknown", "Rebinding", "moved from "+c.former+" to node w2; waiting for its agent", 3), c.v.accepted,
 			}}
 			want.Conditions[0].LastTransitionTime = ready.LastTransitionTime
 			if diff := cmp.Diff(want, p.Status); diff != "" || ready.LastTransitionTime.Time.Equal(noon) {

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
 // ManagerOptions are those that Setup relies on: the scheme, what of objects is
@@ -105,6 +106,11 @@ const (
 	byAttachment = "attachment"
 	// byPod finds the attachments that name a pod, within a namespace.
 	byPod = "pod"
+	// byTarget finds the attachments that select pods, within a namespace.
+	byTarget       = "target"
+	targetSelector = "podSelector"
+	// byParent finds the children of an attachment or publish, within a namespace.
+	byParent = "parent"
 )
 
 // startCaches has a replica that stands by hold all that it needs to lead.
@@ -122,6 +128,9 @@ func (c *cluster) startCaches(mgr manager.Manager) error {
 	}{
 		{&v1alpha1.NamespaceAttachment{}, byNode, func(o client.Object) []string { return nodesOf(o.(*v1alpha1.NamespaceAttachment)) }},
 		{&v1alpha1.NamespaceAttachment{}, byPod, func(o client.Object) []string { return podOf(o.(*v1alpha1.NamespaceAttachment)) }},
+		{&v1alpha1.NamespaceAttachment{}, byTarget, func(o client.Object) []string { return targetOf(o.(*v1alpha1.NamespaceAttachment)) }},
+		{&v1alpha1.NamespaceAttachment{}, byParent, func(o client.Object) []string { return unlessEmpty(v1alpha1.Parent(o)) }},
+		{&v1alpha1.PortPublish{}, byParent, func(o client.Object) []string { return unlessEmpty(v1alpha1.Parent(o)) }},
 		{&corev1.Pod{}, byNode, func(o client.Object) []string { return unlessEmpty(o.(*corev1.Pod).Spec.NodeName) }},
 		{&v1alpha1.NamespaceAttachment{}, byNetwork, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.NamespaceAttachment).Spec.Network) }},
 		{&v1alpha1.PortPublish{}, byNode, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.PortPublish).Status.NodeName) }},
@@ -147,6 +156,13 @@ func nodesOf(a *v1alpha1.NamespaceAttachment) []string {
 func podOf(a *v1alpha1.NamespaceAttachment) []string {
 	if t := a.Spec.Target.Pod; t != nil {
 		return []string{t.Name}
+	}
+	return nil
+}
+
+func targetOf(a *v1alpha1.NamespaceAttachment) []string {
+	if accept.IsParent(a) {
+		return []string{targetSelector}
 	}
 	return nil
 }

@@ -96,7 +96,8 @@ func Setup(mgr manager.Manager, o Options) error {
 		{"BridgeNetworks", networks{c, &sync.Map{}}.add},
 		{"NodeBridges", nodeBridges{c}.add},
 		{"NamespaceAttachments", attachments{c}.add},
-		{"PortPublishes", publishes{c}.add},
+		{"pod selectors", selectors{c, &sync.Map{}}.add},
+		{"PortPublishes", publishes{c, &sync.Map{}}.add},
 	} {
 		if err := part.add(mgr); err != nil {
 			return fmt.Errorf("set up %s: %w", part.name, err)

@@ -1,6 +1,12 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // What the controller writes on children: on the attachments that it makes for
 // the pods of a spec.target.podSelector, and on the publishes that it makes for
@@ -20,4 +26,21 @@ func Parent(o metav1.Object) string {
 		return ref.Name
 	}
 	return ""
+}
+
+// ChildName is the name of the child that a parent makes for a pod, by the pod's
+// UID, or for a node, by its name: at most 63 bytes, and no two alike.
+func ChildName(parent, of string) string {
+	const longest = 63
+	const digits = 10
+	suffix := "-" + digest(of, digits)
+	if len(parent) > longest-len(suffix) {
+		short := strings.TrimRight(parent[:longest-len(suffix)-digits-1], "-.")
+		parent = short + "-" + digest(parent, digits)
+	}
+	return parent + suffix
+}
+
+func digest(s string, digits int) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(s)))[:digits]
 }

@@ -40,8 +40,12 @@ func IsParent(a *v1alpha1.NamespaceAttachment) bool { return a.Spec.Target.PodSe
 // has or gets an attachment of its own; one that has run to its end does not. A
 // selector that Attachment does not accept selects nothing.
 func SelectsPod(a *v1alpha1.NamespaceAttachment, p *corev1.Pod) bool {
-	ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-	return IsParent(a) && !ended && p.Namespace == a.Namespace && matches(a.Spec.Target.PodSelector, p.Labels)
+	return IsParent(a) && !Ended(p) && p.Namespace == a.Namespace && matches(a.Spec.Target.PodSelector, p.Labels)
+}
+
+// Ended says whether a pod has run to its end, and will not run again.
+func Ended(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }
 
 // podOf is the pod that an attachment names. That of a child is the one that it
