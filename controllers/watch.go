@@ -37,9 +37,11 @@ func requests(ctx context.Context, c *cluster, list client.ObjectList, opts ...c
 	return out
 }
 
-// networkChanged: a network's status is no news to anybody here.
+// networkChanged: the status of a network, or of a parent, is no news to anybody
+// here.
 var networkChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-	return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+	return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
+		e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 		e.ObjectOld.GetDeletionTimestamp().IsZero() != e.ObjectNew.GetDeletionTimestamp().IsZero() ||
 		!slices.Equal(e.ObjectOld.GetFinalizers(), e.ObjectNew.GetFinalizers())
 }}
@@ -75,7 +77,8 @@ var isParent = predicate.NewPredicateFuncs(func(o client.Object) bool { return a
 // childChanged is what a parent sees of its children.
 var childChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	old, now := v1alpha1.ConditionsOf(e.ObjectOld), v1alpha1.ConditionsOf(e.ObjectNew)
-	return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+	return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
+		e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 		v1alpha1.Parent(e.ObjectOld) != v1alpha1.Parent(e.ObjectNew) ||
 		!maps.Equal(e.ObjectOld.GetLabels(), e.ObjectNew.GetLabels()) ||
 		!maps.Equal(e.ObjectOld.GetAnnotations(), e.ObjectNew.GetAnnotations()) ||

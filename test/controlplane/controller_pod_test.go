@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers"
 )
 
 // Nobody schedules or runs pods here: tests bind them, and write their phases.
@@ -162,7 +163,7 @@ func (l *lab) attachmentStays(a *v1alpha1.NamespaceAttachment, p *corev1.Pod, no
 // TestControllerPodAtOnce: a pod and its attachment in one go cost one write, and
 // what the pod becomes afterwards costs none.
 func TestControllerPodAtOnce(t *testing.T) {
-	l := newLab(t, "podonce")
+	l := newLab(t, "podonce", func(o *controllers.Options) { o.ReferenceGrace = deadline })
 	w1 := l.node("w1").Name
 	n := l.network("red")
 	a := l.podAttachment("net1", "web-0", n.Name)

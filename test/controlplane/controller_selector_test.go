@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers"
 )
 
 func (l *lab) newSelector(name, network string, labels ...string) *v1alpha1.NamespaceAttachment {
@@ -112,6 +113,7 @@ func TestControllerSelector(t *testing.T) {
 	if diff := gocmp.Diff(want, parent.Status); diff != "" {
 		t.Errorf("status, want -, got +:\n%s", diff)
 	}
+	l.until("Events", func() string { return gocmp.Diff([]string{"Normal Programmed"}, l.events(parent)) })
 	child, no, yes := children["a"], false, true
 	wantMeta := metav1.ObjectMeta{
 		Name: child.Name, Namespace: l.name, Labels: map[string]string{v1alpha1.LabelPodUID: string(pods[0].UID)},
@@ -292,7 +294,7 @@ func TestControllerSelectorInUse(t *testing.T) {
 // TestControllerSelectorMany: 100 pods at once cost a child two writes, its
 // making and its binding, and the parent few.
 func TestControllerSelectorMany(t *testing.T) {
-	l := newLab(t, "selmany")
+	l := newLab(t, "selmany", func(o *controllers.Options) { o.ReferenceGrace = deadline })
 	w1 := l.node("w1").Name
 	n := l.network("red")
 	parent := l.selector("web", n.Name, "web")
