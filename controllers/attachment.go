@@ -4,6 +4,7 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -15,7 +16,8 @@ import (
 	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
-// attachments accepts and binds NamespaceAttachments.
+// attachments accepts and binds NamespaceAttachments, but for the parents of
+// others.
 type attachments struct{ *cluster }
 
 func (r attachments) add(mgr manager.Manager) error {
@@ -24,6 +26,7 @@ func (r attachments) add(mgr manager.Manager) error {
 		Watches(&v1alpha1.BridgeNetwork{}, handler.EnqueueRequestsFromMapFunc(r.ofNetwork), builder.WithPredicates(networkChanged)).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.ofNode), builder.WithPredicates(nodeChanged)).
 		Watches(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.ofNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ofPod), builder.WithPredicates(podMoved)).
 		WithOptions(parallel()).
 		Complete(r)
 }
@@ -34,8 +37,11 @@ func (r attachments) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err := r.Get(ctx, req.NamespacedName, a); err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
+	if accept.IsParent(a) {
+		return reconcile.Result{}, nil
+	}
 	w := r.world(ctx)
-	v := verdict{accepted: accept.Attachment(a, w.World), node: accept.NodeOf(a, w.World), early: w.missed}
+	v := verdict{accepted: accept.Attachment(a, w.World), binding: accept.BindingOf(a, w.World), early: w.missed}
 	if w.err != nil {
 		return reconcile.Result{}, w.err
 	}
@@ -46,8 +52,23 @@ func (r attachments) ofNetwork(ctx context.Context, network client.Object) []rec
 	return requests(ctx, r.cluster, &v1alpha1.NamespaceAttachmentList{}, client.MatchingFields{byNetwork: network.GetName()})
 }
 
+// ofNode: what is bound to the node or names it, and what names a pod there, which
+// may have been refused for what the node is.
 func (r attachments) ofNode(ctx context.Context, node client.Object) []reconcile.Request {
-	return requests(ctx, r.cluster, &v1alpha1.NamespaceAttachmentList{}, client.MatchingFields{byNode: node.GetName()})
+	onNode := client.MatchingFields{byNode: node.GetName()}
+	out := requests(ctx, r.cluster, &v1alpha1.NamespaceAttachmentList{}, onNode)
+	for _, pod := range requests(ctx, r.cluster, &corev1.PodList{}, onNode) {
+		out = append(out, r.namingPod(ctx, pod.NamespacedName)...)
+	}
+	return out
+}
+
+func (r attachments) ofPod(ctx context.Context, pod client.Object) []reconcile.Request {
+	return r.namingPod(ctx, client.ObjectKeyFromObject(pod))
+}
+
+func (r attachments) namingPod(ctx context.Context, pod types.NamespacedName) []reconcile.Request {
+	return requests(ctx, r.cluster, &v1alpha1.NamespaceAttachmentList{}, client.InNamespace(pod.Namespace), client.MatchingFields{byPod: pod.Name})
 }
 
 func (r attachments) ofNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {

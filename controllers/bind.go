@@ -12,38 +12,43 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
 // verdict is what acceptance says of an object as it is now.
 type verdict struct {
 	accepted metav1.Condition
-	// node is where an accepted object belongs.
-	node string
+	// binding is where an accepted object belongs.
+	binding accept.Binding
 	// early: something that the object refers to is not there, or not yet.
 	early bool
 }
 
-func (v verdict) binds() bool { return v.accepted.Status == metav1.ConditionTrue && v.node != "" }
+func (v verdict) binds() bool {
+	return v.accepted.Status == metav1.ConditionTrue && v.binding.Node != ""
+}
 
 // subject is an attachment or a publish: what is bound to a node.
 type subject struct {
-	object     client.Object
-	nodeName   *string
-	conditions *[]metav1.Condition
+	object           client.Object
+	nodeName, podUID *string
+	conditions       *[]metav1.Condition
+	// summed: the status is the controller's sum over children.
+	summed bool
 	// forget clears what the agent wrote, conditions aside.
 	forget func()
 }
 
 func attachmentSubject(a *v1alpha1.NamespaceAttachment) subject {
 	s := &a.Status
-	return subject{a, &s.NodeName, &s.Conditions, func() {
-		*s = v1alpha1.NamespaceAttachmentStatus{NodeName: s.NodeName, Conditions: s.Conditions}
+	return subject{a, &s.NodeName, &s.PodUID, &s.Conditions, false, func() {
+		*s = v1alpha1.NamespaceAttachmentStatus{NodeName: s.NodeName, PodUID: s.PodUID, Conditions: s.Conditions}
 	}}
 }
 
 func publishSubject(p *v1alpha1.PortPublish) subject {
 	s := &p.Status
-	return subject{p, &s.NodeName, &s.Conditions, func() {
+	return subject{p, &s.NodeName, new(string), &s.Conditions, wasSpread(p), func() {
 		*s = v1alpha1.PortPublishStatus{NodeName: s.NodeName, Conditions: s.Conditions}
 	}}
 }
@@ -51,6 +56,7 @@ func publishSubject(p *v1alpha1.PortPublish) subject {
 // boundStatus is the controller's part of a subject's status.
 type boundStatus struct {
 	NodeName   string             `json:"nodeName,omitempty"`
+	PodUID     string             `json:"podUID,omitempty"`
 	Conditions []metav1.Condition `json:"conditions"`
 }
 
@@ -64,19 +70,19 @@ func (c *cluster) settle(ctx context.Context, s subject, v verdict) (reconcile.R
 	before := s.object.DeepCopyObject().(client.Object)
 	former := *s.nodeName
 	if rebind(s, v) {
-		log.FromContext(ctx).Info("rebound", "old", former, "new", v.node)
+		log.FromContext(ctx).Info("rebound", "old", former, "new", v.binding.Node, "pod", v.binding.PodUID)
 		c.metrics.bindings.Inc()
 		return c.patchStatus(ctx, s.object, before)
 	}
 	if !judge(s, v) {
 		return c.watchNode(ctx, nodeSubject{s.object, former, s.conditions})
 	}
-	log.FromContext(ctx).Info("judged", "accepted", v.accepted.Status, "reason", v.accepted.Reason, "message", v.accepted.Message, "node", *s.nodeName)
+	log.FromContext(ctx).Info("judged", "accepted", v.accepted.Status, "reason", v.accepted.Reason, "message", v.accepted.Message, "node", *s.nodeName, "pod", *s.podUID)
 	if former == "" && *s.nodeName != "" {
 		c.metrics.bindings.Inc()
 	}
 	accepted := meta.FindStatusCondition(*s.conditions, v1alpha1.ConditionAccepted)
-	return c.applyStatus(ctx, s.object, boundStatus{NodeName: *s.nodeName, Conditions: []metav1.Condition{*accepted}})
+	return c.applyStatus(ctx, s.object, boundStatus{NodeName: *s.nodeName, PodUID: *s.podUID, Conditions: []metav1.Condition{*accepted}})
 }
 
 // patience is how long to wait before a new object is refused for what it
@@ -85,7 +91,8 @@ func (c *cluster) settle(ctx context.Context, s subject, v verdict) (reconcile.R
 func patience(s subject, v verdict, now time.Time, grace time.Duration) time.Duration {
 	old := meta.FindStatusCondition(*s.conditions, v1alpha1.ConditionAccepted)
 	judged := old != nil && old.Status != metav1.ConditionUnknown
-	if !v.early || judged || v.accepted.Status == metav1.ConditionTrue {
+	early := v.early || v.accepted.Status == metav1.ConditionUnknown
+	if !early || judged || v.accepted.Status == metav1.ConditionTrue {
 		return 0
 	}
 	age := now.Sub(s.object.GetCreationTimestamp().Time)
@@ -99,7 +106,11 @@ func patience(s subject, v verdict, now time.Time, grace time.Duration) time.Dur
 // over Ready, since the former node's agent no longer sees the object. It says
 // whether it did.
 func rebind(s subject, v verdict) bool {
-	if !v.binds() || *s.nodeName == "" || *s.nodeName == v.node {
+	former := "node " + *s.nodeName
+	if s.summed {
+		former = "children on nodes of their own"
+	}
+	if !v.binds() || *s.nodeName == "" && !s.summed || *s.nodeName == v.binding.Node {
 		return false
 	}
 	s.forget()
@@ -107,18 +118,19 @@ func rebind(s subject, v verdict) bool {
 	meta.SetStatusCondition(s.conditions, metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionUnknown, ObservedGeneration: s.object.GetGeneration(),
 		Reason:  v1alpha1.ReasonRebinding,
-		Message: fmt.Sprintf("moved from node %s to node %s; waiting for its agent", *s.nodeName, v.node),
+		Message: fmt.Sprintf("moved from %s to node %s; waiting for its agent", former, v.binding.Node),
 	})
-	*s.nodeName = v.node
+	*s.nodeName, *s.podUID = v.binding.Node, v.binding.PodUID
 	return true
 }
 
-// judge sets Accepted, and the node of what is accepted and not yet bound. What
-// is bound stays so. It says whether anything changed its meaning.
+// judge sets Accepted, the node of what is accepted and not yet bound, and the
+// pod there. What is bound stays so. It says whether anything changed its meaning.
 func judge(s subject, v verdict) bool {
 	changed := meta.SetStatusCondition(s.conditions, v.accepted)
-	if v.binds() && *s.nodeName == "" {
-		*s.nodeName, changed = v.node, true
+	if have := (accept.Binding{Node: *s.nodeName, PodUID: *s.podUID}); v.binds() && have != v.binding {
+		*s.nodeName, *s.podUID = v.binding.Node, v.binding.PodUID
+		return true
 	}
 	return changed
 }

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
 // noon is a whole second, as all times of the API are.
@@ -30,11 +31,11 @@ func attachment(nodeName string, conditions ...metav1.Condition) *v1alpha1.Names
 }
 
 func acceptedOn(node string) verdict {
-	return verdict{accepted: condition("Accepted", "True", "Accepted", "bound to node "+node, 3), node: node}
+	return verdict{accepted: condition("Accepted", "True", "Accepted", "bound to node "+node, 3), binding: accept.Binding{Node: node}}
 }
 
 func refused(early bool) verdict {
-	return verdict{accepted: condition("Accepted", "False", "NetworkNotFound", "no red", 3), node: "w1", early: early}
+	return verdict{accepted: condition("Accepted", "False", "NetworkNotFound", "no red", 3), binding: accept.Binding{Node: "w1"}, early: early}
 }
 
 func TestPatience(t *testing.T) {
@@ -52,6 +53,7 @@ func TestPatience(t *testing.T) {
 		{"our clock is wrong", unjudged, refused(true), -time.Hour, 0},
 		{"refused for another reason", unjudged, refused(false), 0, 0},
 		{"accepted", unjudged, acceptedOn("w1"), 0, 0},
+		{"waits for its pod", unjudged, verdict{accepted: condition("Accepted", "Unknown", "Pending", "waiting", 3)}, 0, 2 * time.Second},
 		{"judged before", condition("Accepted", "True", "Accepted", "", 2), refused(true), 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -95,28 +97,54 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// TestJudgePod: the pod of an attachment is written along with its node, and
+// anew when it is another.
+func TestJudgePod(t *testing.T) {
+	fine := acceptedOn("w1")
+	for _, c := range []struct {
+		name          string
+		have, verdict accept.Binding
+		changed       bool
+	}{
+		{"first", accept.Binding{}, accept.Binding{Node: "w1", PodUID: "a"}, true},
+		{"the same", accept.Binding{Node: "w1", PodUID: "a"}, accept.Binding{Node: "w1", PodUID: "a"}, false},
+		{"another", accept.Binding{Node: "w1", PodUID: "a"}, accept.Binding{Node: "w1", PodUID: "b"}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := attachment(c.have.Node, fine.accepted)
+			a.Status.PodUID = c.have.PodUID
+			got := judge(attachmentSubject(a), verdict{accepted: fine.accepted, binding: c.verdict})
+			if now := (accept.Binding{Node: a.Status.NodeName, PodUID: a.Status.PodUID}); got != c.changed || now != c.verdict {
+				t.Errorf("changed %v to %v", got, now)
+			}
+		})
+	}
+}
+
 func TestRebind(t *testing.T) {
 	ready := condition("Ready", "True", "Programmed", "all", 2)
 	for _, c := range []struct {
 		name     string
 		nodeName string
+		observed int64
 		v        verdict
-		want     bool
+		former   string
 	}{
-		{"not bound yet", "", acceptedOn("w2"), false},
-		{"bound there", "w2", acceptedOn("w2"), false},
-		{"refused", "w2", refused(false), false},
-		{"bound elsewhere", "w1", acceptedOn("w2"), true},
+		{"not bound yet", "", 0, acceptedOn("w2"), ""},
+		{"bound there", "w2", 2, acceptedOn("w2"), ""},
+		{"refused", "w2", 2, refused(false), ""},
+		{"bound elsewhere", "w1", 2, acceptedOn("w2"), "node w1"},
+		{"was the sum of children", "", 2, acceptedOn("w2"), "children on nodes of their own"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := &v1alpha1.PortPublish{ObjectMeta: metav1.ObjectMeta{Generation: 3}, Status: v1alpha1.PortPublishStatus{
-				NodeName: c.nodeName, ObservedGeneration: 2, Summary: "*:80", Published: []v1alpha1.PublishedStatus{{HostPort: 80}}, Conditions: []metav1.Condition{ready},
+				NodeName: c.nodeName, ObservedGeneration: c.observed, Summary: "*:80", Published: []v1alpha1.PublishedStatus{{HostPort: 80}}, Conditions: []metav1.Condition{ready},
 			}}
 			before := p.DeepCopy()
-			if got := rebind(publishSubject(p), c.v); got != c.want {
+			if got := rebind(publishSubject(p), c.v); got != (c.former != "") {
 				t.Fatalf("rebound %v", got)
 			}
-			if !c.want {
+			if c.former == "" {
 				if diff := cmp.Diff(before, p); diff != "" {
 					t.Errorf("not rebound, and yet:\n%s", diff)
 				}
@@ -124,7 +152,7 @@ func TestRebind(t *testing.T) {
 			}
 			ready := meta.FindStatusCondition(p.Status.Conditions, "Ready")
 			want := v1alpha1.PortPublishStatus{NodeName: "w2", Conditions: []metav1.Condition{
-				condition("Ready", "Unknown", "Rebinding", "moved from node w1 to node w2; waiting for its agent", 3), c.v.accepted,
+				condition("Ready", "Unknown", "Rebinding", "moved from "+c.former+" to node w2; waiting for its agent", 3), c.v.accepted,
 			}}
 			want.Conditions[0].LastTransitionTime = ready.LastTransitionTime
 			if diff := cmp.Diff(want, p.Status); diff != "" || ready.LastTransitionTime.Time.Equal(noon) {

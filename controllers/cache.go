@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
 // ManagerOptions are those that Setup relies on: the scheme, what of objects is
@@ -36,6 +37,7 @@ func ManagerOptions() manager.Options {
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Node{}:      {Transform: slimNode},
 				&corev1.Namespace{}: {Transform: slimNamespace},
+				&corev1.Pod{}:       {Transform: slimPod},
 			},
 		},
 		Client: client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: &consistent}},
@@ -47,6 +49,7 @@ func mapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	m := v1alpha1.NewRESTMapper()
 	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
 	return m, nil
 }
 
@@ -72,9 +75,22 @@ func slimNamespace(in any) (any, error) {
 	return &corev1.Namespace{ObjectMeta: slimMeta(namespace.ObjectMeta)}, nil
 }
 
+// slimPod keeps of a pod whom it is and where it runs.
+func slimPod(in any) (any, error) {
+	pod, ok := in.(*corev1.Pod)
+	if !ok {
+		return in, nil
+	}
+	return &corev1.Pod{
+		ObjectMeta: slimMeta(pod.ObjectMeta),
+		Spec:       corev1.PodSpec{NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork},
+		Status:     corev1.PodStatus{Phase: pod.Status.Phase},
+	}, nil
+}
+
 func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
-		Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion, Labels: m.Labels,
+		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion, Labels: m.Labels,
 		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp,
 	}
 }
@@ -82,18 +98,25 @@ func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 // Indexes of the cache.
 const (
 	// byNode finds what is bound to a node or wants to be: attachments,
-	// publishes, NodeBridges.
+	// publishes, NodeBridges; and pods.
 	byNode = "node"
 	// byNetwork finds attachments and NodeBridges.
 	byNetwork = "network"
 	// byAttachment finds publishes, within a namespace.
 	byAttachment = "attachment"
+	// byPod finds the attachments that name a pod, within a namespace.
+	byPod = "pod"
+	// byTarget finds the attachments that select pods, within a namespace.
+	byTarget       = "target"
+	targetSelector = "podSelector"
+	// byParent finds the children of an attachment or publish, within a namespace.
+	byParent = "parent"
 )
 
 // startCaches has a replica that stands by hold all that it needs to lead.
 func (c *cluster) startCaches(mgr manager.Manager) error {
 	ctx := context.Background()
-	for _, o := range []client.Object{&v1alpha1.BridgeNetwork{}, &corev1.Node{}, &corev1.Namespace{}} {
+	for _, o := range []client.Object{&v1alpha1.BridgeNetwork{}, &corev1.Node{}, &corev1.Namespace{}, &corev1.Pod{}} {
 		if _, err := mgr.GetCache().GetInformer(ctx, o); err != nil {
 			return fmt.Errorf("watch %T: %w", o, err)
 		}
@@ -104,6 +127,11 @@ func (c *cluster) startCaches(mgr manager.Manager) error {
 		values func(client.Object) []string
 	}{
 		{&v1alpha1.NamespaceAttachment{}, byNode, func(o client.Object) []string { return nodesOf(o.(*v1alpha1.NamespaceAttachment)) }},
+		{&v1alpha1.NamespaceAttachment{}, byPod, func(o client.Object) []string { return podOf(o.(*v1alpha1.NamespaceAttachment)) }},
+		{&v1alpha1.NamespaceAttachment{}, byTarget, func(o client.Object) []string { return targetOf(o.(*v1alpha1.NamespaceAttachment)) }},
+		{&v1alpha1.NamespaceAttachment{}, byParent, func(o client.Object) []string { return unlessEmpty(v1alpha1.Parent(o)) }},
+		{&v1alpha1.PortPublish{}, byParent, func(o client.Object) []string { return unlessEmpty(v1alpha1.Parent(o)) }},
+		{&corev1.Pod{}, byNode, func(o client.Object) []string { return unlessEmpty(o.(*corev1.Pod).Spec.NodeName) }},
 		{&v1alpha1.NamespaceAttachment{}, byNetwork, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.NamespaceAttachment).Spec.Network) }},
 		{&v1alpha1.PortPublish{}, byNode, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.PortPublish).Status.NodeName) }},
 		{&v1alpha1.PortPublish{}, byAttachment, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.PortPublish).Spec.Attachment) }},
@@ -123,6 +151,20 @@ func nodesOf(a *v1alpha1.NamespaceAttachment) []string {
 		list = append(list, unlessEmpty(t.NodeName)...)
 	}
 	return list
+}
+
+func podOf(a *v1alpha1.NamespaceAttachment) []string {
+	if t := a.Spec.Target.Pod; t != nil {
+		return []string{t.Name}
+	}
+	return nil
+}
+
+func targetOf(a *v1alpha1.NamespaceAttachment) []string {
+	if accept.IsParent(a) {
+		return []string{targetSelector}
+	}
+	return nil
 }
 
 func unlessEmpty(s string) []string {

@@ -1,6 +1,7 @@
 // Package controllers is the cluster half of Patchbay: it accepts and binds
-// what people write, makes the NodeBridges, sums them up, says what a lost
-// node means for what is bound to it, and keeps a network while it is in use.
+// what people write, makes the NodeBridges, and the attachments and publishes of
+// selected pods, sums them up, says what a lost node means for what is bound to
+// it, and keeps a network while it is in use.
 // It promises to be level-based: whatever was missed while it was away is made
 // up for, and nothing is written that says what is there already. Each
 // reconciler is a thin shell around functions that neither read nor write the
@@ -96,7 +97,8 @@ func Setup(mgr manager.Manager, o Options) error {
 		{"BridgeNetworks", networks{c, &sync.Map{}}.add},
 		{"NodeBridges", nodeBridges{c}.add},
 		{"NamespaceAttachments", attachments{c}.add},
-		{"PortPublishes", publishes{c}.add},
+		{"pod selectors", selectors{c, &sync.Map{}}.add},
+		{"PortPublishes", publishes{c, &sync.Map{}}.add},
 	} {
 		if err := part.add(mgr); err != nil {
 			return fmt.Errorf("set up %s: %w", part.name, err)

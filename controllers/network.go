@@ -28,13 +28,7 @@ import (
 // while they are in use.
 type networks struct {
 	*cluster
-	// paces are by name; one name is in the hands of one worker at a time.
 	paces *sync.Map
-}
-
-func (r networks) pace(name string) *pace {
-	p, _ := r.paces.LoadOrStore(name, &pace{})
-	return p.(*pace)
 }
 
 func (r networks) add(mgr manager.Manager) error {
@@ -77,34 +71,16 @@ func (r networks) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 
 // write holds back what only sums up.
 func (r networks) write(ctx context.Context, n *v1alpha1.BridgeNetwork, want v1alpha1.BridgeNetworkStatus) (reconcile.Result, error) {
-	now, p := time.Now(), r.pace(n.Name)
-	switch {
-	case equality.Semantic.DeepEqual(n.Status, want):
+	p := paceOf(r.paces, n.Name)
+	if equality.Semantic.DeepEqual(n.Status, want) {
 		p.settled()
 		return reconcile.Result{}, nil
-	case urgent(n.Status, want):
-		p.settled()
-	default:
-		waiting := meta.IsStatusConditionPresentAndEqual(want.Conditions, v1alpha1.ConditionReady, metav1.ConditionUnknown)
-		if wait := p.wait(now, waiting, r.options.RollupInterval); wait > 0 {
-			return reconcile.Result{RequeueAfter: wait}, nil
-		}
-		p.written(now)
 	}
-	for _, c := range want.Conditions {
-		if old := meta.FindStatusCondition(n.Status.Conditions, c.Type); old == nil || old.Status != c.Status || old.Reason != c.Reason {
-			log.FromContext(ctx).Info("condition changed", "type", c.Type, "status", c.Status, "reason", c.Reason, "message", c.Message)
-		}
+	if wait := p.hold(time.Now(), n.Status.Conditions, want.Conditions, r.options.RollupInterval); wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}, nil
 	}
+	logConditions(ctx, n.Status.Conditions, want.Conditions)
 	return r.applyStatus(ctx, n, want)
-}
-
-// urgent is a change of Accepted, which agents wait for, or the news that a
-// deletion has to wait.
-func urgent(have, want v1alpha1.BridgeNetworkStatus) bool {
-	inUse := v1alpha1.ConditionInUse
-	return conditionChanged(have.Conditions, want.Conditions, v1alpha1.ConditionAccepted) ||
-		(meta.FindStatusCondition(have.Conditions, inUse) == nil) != (meta.FindStatusCondition(want.Conditions, inUse) == nil)
 }
 
 // networkStatus is the whole of a network's status, all of it the controller's.

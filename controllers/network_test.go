@@ -92,7 +92,7 @@ func TestNetworkStatus(t *testing.T) {
 		t.Errorf("conditions when unused: %+v", free.Conditions)
 	}
 	n.Status = first
-	if !urgent(n.Status, refused) || urgent(n.Status, first) {
+	if !urgent(n.Status.Conditions, refused.Conditions) || urgent(n.Status.Conditions, first.Conditions) {
 		t.Error("what is urgent is not, or what is not is")
 	}
 }

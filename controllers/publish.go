@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,12 +17,16 @@ import (
 )
 
 // publishes accepts PortPublishes and binds them to the nodes of their
-// attachments.
-type publishes struct{ *cluster }
+// attachments. One whose attachment is the parent of others becomes a parent too.
+type publishes struct {
+	*cluster
+	paces *sync.Map
+}
 
 func (r publishes) add(mgr manager.Manager) error {
 	return builder.ControllerManagedBy(mgr).
 		For(&v1alpha1.PortPublish{}).
+		Watches(&v1alpha1.PortPublish{}, after(r.options.RollupDelay, ofChild), builder.WithPredicates(childChanged)).
 		Watches(&v1alpha1.NamespaceAttachment{}, handler.EnqueueRequestsFromMapFunc(r.ofAttachment), builder.WithPredicates(attachmentChanged)).
 		Watches(&v1alpha1.BridgeNetwork{}, handler.EnqueueRequestsFromMapFunc(r.ofNetwork), builder.WithPredicates(networkChanged)).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.ofNode), builder.WithPredicates(nodeChanged)).
@@ -34,28 +39,49 @@ func (r publishes) add(mgr manager.Manager) error {
 func (r publishes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	p := &v1alpha1.PortPublish{}
 	if err := r.Get(ctx, req.NamespacedName, p); err != nil {
+		r.paces.Delete(req.NamespacedName)
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	w := r.world(ctx)
 	v := verdict{accepted: accept.Publish(p, w.World), early: w.missed}
-	if a := w.Attachment(types.NamespacedName{Namespace: p.Namespace, Name: p.Spec.Attachment}); a != nil {
-		v.node = accept.NodeOf(a, w.World)
-	}
+	a := w.Attachment(types.NamespacedName{Namespace: p.Namespace, Name: p.Spec.Attachment})
 	if w.err != nil {
 		return reconcile.Result{}, w.err
+	}
+	switch {
+	case v1alpha1.Parent(p) != "":
+		v.binding.Node = p.Annotations[v1alpha1.AnnotationNodeName]
+		return r.settle(ctx, publishSubject(p), v)
+	case a != nil:
+		v.binding.Node = accept.BindingOf(a, w.World).Node
+	}
+	if a != nil && accept.IsParent(a) || wasSpread(p) && !v.binds() {
+		return r.spread(ctx, p, v)
+	}
+	if err := r.gather(ctx, p); err != nil {
+		return reconcile.Result{}, err
 	}
 	return r.settle(ctx, publishSubject(p), v)
 }
 
+// ofAttachment: also those that the attachment's parent is published by.
 func (r publishes) ofAttachment(ctx context.Context, a client.Object) []reconcile.Request {
-	return requests(ctx, r.cluster, &v1alpha1.PortPublishList{}, client.InNamespace(a.GetNamespace()), client.MatchingFields{byAttachment: a.GetName()})
+	out := r.naming(ctx, a.GetNamespace(), a.GetName())
+	if parent := v1alpha1.Parent(a); parent != "" {
+		out = append(out, r.naming(ctx, a.GetNamespace(), parent)...)
+	}
+	return out
+}
+
+func (r publishes) naming(ctx context.Context, namespace, attachment string) []reconcile.Request {
+	return requests(ctx, r.cluster, &v1alpha1.PortPublishList{}, client.InNamespace(namespace), client.MatchingFields{byAttachment: attachment})
 }
 
 // ofNetwork: whether the host reaches an attachment depends on its network.
 func (r publishes) ofNetwork(ctx context.Context, network client.Object) []reconcile.Request {
 	var out []reconcile.Request
-	for _, a := range attachments(r).ofNetwork(ctx, network) {
-		out = append(out, requests(ctx, r.cluster, &v1alpha1.PortPublishList{}, client.InNamespace(a.Namespace), client.MatchingFields{byAttachment: a.Name})...)
+	for _, a := range (attachments{r.cluster}).ofNetwork(ctx, network) {
+		out = append(out, r.naming(ctx, a.Namespace, a.Name)...)
 	}
 	return out
 }

@@ -7,9 +7,12 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -54,6 +57,15 @@ func (c *cluster) writeStatus(ctx context.Context, obj client.Object, patch clie
 	c.metrics.statusWrites.WithLabelValues(gvk.Kind).Inc()
 	opts = append(opts, client.FieldOwner(v1alpha1.FieldManagerController))
 	return written(c.Status().Patch(ctx, obj, patch, opts...), "write status of %s %s", gvk.Kind, client.ObjectKeyFromObject(obj))
+}
+
+// logConditions tells of the conditions that mean something else than before.
+func logConditions(ctx context.Context, have, want []metav1.Condition) {
+	for _, c := range want {
+		if old := meta.FindStatusCondition(have, c.Type); old == nil || old.Status != c.Status || old.Reason != c.Reason {
+			log.FromContext(ctx).Info("condition changed", "type", c.Type, "status", c.Status, "reason", c.Reason, "message", c.Message)
+		}
+	}
 }
 
 // written is the result of a write: what is gone needs none, and what has

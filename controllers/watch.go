@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
 // requests are the objects of a list in the cache.
@@ -35,9 +37,11 @@ func requests(ctx context.Context, c *cluster, list client.ObjectList, opts ...c
 	return out
 }
 
-// networkChanged: a network's status is no news to anybody here.
+// networkChanged: the status of a network, or of a parent, is no news to anybody
+// here.
 var networkChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-	return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+	return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
+		e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
 		e.ObjectOld.GetDeletionTimestamp().IsZero() != e.ObjectNew.GetDeletionTimestamp().IsZero() ||
 		!slices.Equal(e.ObjectOld.GetFinalizers(), e.ObjectNew.GetFinalizers())
 }}
@@ -54,6 +58,32 @@ func readyChanged(old, now *corev1.Node) bool {
 	}
 	return a.Status != b.Status || !a.LastTransitionTime.Equal(&b.LastTransitionTime)
 }
+
+// podMoved: a pod is another, or has got its node. What else becomes of it is
+// for its node's agent.
+var podMoved = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	old, now := e.ObjectOld.(*corev1.Pod), e.ObjectNew.(*corev1.Pod)
+	return old.UID != now.UID || old.Spec.NodeName != now.Spec.NodeName
+}}
+
+// podSelected: a pod is another, or others may select it.
+var podSelected = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	old, now := e.ObjectOld.(*corev1.Pod), e.ObjectNew.(*corev1.Pod)
+	return old.UID != now.UID || !maps.Equal(old.Labels, now.Labels) || accept.Ended(old) != accept.Ended(now)
+}}
+
+var isParent = predicate.NewPredicateFuncs(func(o client.Object) bool { return accept.IsParent(o.(*v1alpha1.NamespaceAttachment)) })
+
+// childChanged is what a parent sees of its children.
+var childChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	old, now := v1alpha1.ConditionsOf(e.ObjectOld), v1alpha1.ConditionsOf(e.ObjectNew)
+	return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
+		e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
+		v1alpha1.Parent(e.ObjectOld) != v1alpha1.Parent(e.ObjectNew) ||
+		!maps.Equal(e.ObjectOld.GetLabels(), e.ObjectNew.GetLabels()) ||
+		!maps.Equal(e.ObjectOld.GetAnnotations(), e.ObjectNew.GetAnnotations()) ||
+		conditionChanged(old, now, v1alpha1.ConditionAccepted) || conditionChanged(old, now, v1alpha1.ConditionReady)
+}}
 
 // attachmentChanged leaves out what the agent writes.
 var attachmentChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {

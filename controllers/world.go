@@ -49,6 +49,13 @@ func (c *cluster) world(ctx context.Context) *world {
 		}
 		return a
 	}
+	w.Pod = func(name types.NamespacedName) *corev1.Pod {
+		p := &corev1.Pod{}
+		if !get(name, p) {
+			return nil
+		}
+		return p
+	}
 	w.NodeLabels = func(name string) (map[string]string, bool) {
 		node := &corev1.Node{}
 		ok := get(types.NamespacedName{Name: name}, node)

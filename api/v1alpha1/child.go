@@ -1,6 +1,12 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // What the controller writes on children: on the attachments that it makes for
 // the pods of a spec.target.podSelector, and on the publishes that it makes for
@@ -16,8 +22,38 @@ const (
 // Parent is the name of the object that made this one, which is then of the same
 // kind and namespace; empty for an object that somebody wrote.
 func Parent(o metav1.Object) string {
-	if ref := metav1.GetControllerOf(o); ref != nil && ref.APIVersion == GroupVersion.String() {
-		return ref.Name
+	ref := metav1.GetControllerOf(o)
+	if ref == nil || ref.APIVersion != GroupVersion.String() || ref.Kind != parentKind(o) {
+		return ""
+	}
+	return ref.Name
+}
+
+// parentKind is the kind of an object that can be made by another of its kind; the
+// objects of typed clients do not say it.
+func parentKind(o metav1.Object) string {
+	switch o.(type) {
+	case *NamespaceAttachment:
+		return "NamespaceAttachment"
+	case *PortPublish:
+		return "PortPublish"
 	}
 	return ""
+}
+
+// ChildName is the name of the child that a parent makes for a pod, by the pod's
+// UID, or for a node, by its name: at most 63 bytes, and no two alike.
+func ChildName(parent, of string) string {
+	const longest = 63
+	const digits = 10
+	suffix := "-" + digest(of, digits)
+	if len(parent) > longest-len(suffix) {
+		short := strings.TrimRight(parent[:longest-len(suffix)-digits-1], "-.")
+		parent = short + "-" + digest(parent, digits)
+	}
+	return parent + suffix
+}
+
+func digest(s string, digits int) string {
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(s)))[:digits]
 }

@@ -9,7 +9,8 @@ const (
 	// controller; in standalone mode by the same rules on the node.
 	ConditionAccepted = "Accepted"
 	// ConditionReady says that the kernel holds all of the object. Written by
-	// the node's agent; for BridgeNetworks by the controller.
+	// the node's agent; for BridgeNetworks, and for the parents of attachments and
+	// publishes, by the controller.
 	ConditionReady = "Ready"
 	// ConditionInUse says, on a BridgeNetwork that is being deleted, which
 	// attachments keep it. Written by the controller.
@@ -67,6 +68,7 @@ const (
 	ReasonNodeNotReady         = "NodeNotReady"
 	ReasonKernelError          = "KernelError"
 	ReasonInUse                = "InUse"
+	ReasonNameConflict         = "NameConflict"
 )
 
 // Reason describes one reason a user can meet.
@@ -109,4 +111,5 @@ var Reasons = []Reason{
 	{ReasonNodeNotReady, ConditionReady, "controller", "Bring the node back; what is bound to it is not known to work."},
 	{ReasonKernelError, ConditionReady, "agent", "Read the message; the agent tries again with growing pauses."},
 	{ReasonInUse, ConditionInUse, "controller", "Delete the attachments that the message names; the network goes with the last of them."},
+	{ReasonNameConflict, ConditionReady, "controller", "Delete or rename the object that the message names: the controller needs its name for one that it makes."},
 }

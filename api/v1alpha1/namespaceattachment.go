@@ -18,6 +18,8 @@ import (
 // +kubebuilder:printcolumn:name="Interface",type=string,JSONPath=`.status.interface.name`
 // +kubebuilder:printcolumn:name="Addresses",type=string,JSONPath=`.status.addresses`
 // +kubebuilder:printcolumn:name="Host-Interface",type=string,JSONPath=`.status.hostInterface.name`,priority=1
+// +kubebuilder:printcolumn:name="Attached",type=integer,JSONPath=`.status.pods.ready`,priority=1
+// +kubebuilder:printcolumn:name="Selected",type=integer,JSONPath=`.status.pods.matched`,priority=1
 // +kubebuilder:printcolumn:name="Node",type=string,JSONPath=`.status.nodeName`
 // +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`

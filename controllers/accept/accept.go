@@ -31,6 +31,8 @@ type World struct {
 
 	Network    func(name string) *v1alpha1.BridgeNetwork
 	Attachment func(name types.NamespacedName) *v1alpha1.NamespaceAttachment
+	// Pod is not asked in standalone mode.
+	Pod func(name types.NamespacedName) *corev1.Pod
 	// NodeLabels returns a node's labels, and whether the node exists. It is not
 	// asked in standalone mode.
 	NodeLabels func(name string) (map[string]string, bool)
@@ -64,18 +66,6 @@ func Selects(n *v1alpha1.BridgeNetwork, nodeName string, w World) bool {
 	return ok && matches(n.Spec.NodeSelector, nodeLabels)
 }
 
-// NodeOf is the node an attachment asks for; empty where it names none and
-// there is more than one.
-func NodeOf(a *v1alpha1.NamespaceAttachment, w World) string {
-	if t := a.Spec.Target.Netns; t != nil && t.NodeName != "" {
-		return t.NodeName
-	}
-	if w.Standalone {
-		return w.NodeName
-	}
-	return ""
-}
-
 // nodeLabels gives a standalone node the one label that every kubelet sets.
 func (w World) nodeLabels(name string) (map[string]string, bool) {
 	if w.Standalone {
@@ -100,7 +90,7 @@ func matches(s *metav1.LabelSelector, set map[string]string) bool {
 	return err == nil && selector.Matches(labels.Set(set))
 }
 
-// refusal is why an object is not accepted.
+// refusal is why an object is not accepted, or with ReasonPending, not yet.
 type refusal struct{ reason, message string }
 
 func refuse(reason, format string, args ...any) *refusal {
@@ -119,6 +109,9 @@ func condition(generation int64, r *refusal, accepted string) metav1.Condition {
 	}
 	if r != nil {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, r.reason, r.message
+	}
+	if c.Reason == v1alpha1.ReasonPending {
+		c.Status = metav1.ConditionUnknown
 	}
 	return c
 }

@@ -9,15 +9,49 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// Attachment judges a NamespaceAttachment.
+// Attachment judges a NamespaceAttachment. It is Unknown, Pending, while all that
+// is missing is its pod, or the pod's node.
 func Attachment(a *v1alpha1.NamespaceAttachment, w World) metav1.Condition {
-	return condition(a.Generation, attachment(a, w), "bound to node "+NodeOf(a, w))
+	accepted := "bound to node " + BindingOf(a, w).Node
+	if IsParent(a) {
+		accepted = "each pod that spec.target.podSelector selects gets an attachment of its own"
+	}
+	return condition(a.Generation, attachment(a, w), accepted)
 }
 
 func attachment(a *v1alpha1.NamespaceAttachment, w World) *refusal {
-	if r := node(a, w); r != nil {
-		return r
+	return first(
+		func() *refusal { return target(a, w) },
+		func() *refusal { return node(a, w) },
+		func() *refusal { return link(a, w) },
+		func() *refusal { return placed(a, w) },
+	)
+}
+
+// node has nothing to say of a pod that has none yet, and of pods that are each
+// on their own.
+func node(a *v1alpha1.NamespaceAttachment, w World) *refusal {
+	name := BindingOf(a, w).Node
+	if name == "" {
+		if a.Spec.Target.Netns == nil {
+			return nil
+		}
+		return refuse(v1alpha1.ReasonNodeNotFound, "spec.target.netns.nodeName must name the node that the namespace is on")
 	}
+	_, ok := w.nodeLabels(name)
+	switch {
+	case ok:
+		return nil
+	case w.Standalone:
+		return refuse(v1alpha1.ReasonNodeNotFound, "spec.target.netns.nodeName is %s, but this node is %s; correct it or leave it out", name, w.NodeName)
+	case a.Spec.Target.Pod != nil:
+		return refuse(v1alpha1.ReasonNodeNotFound, "node %s of pod %s does not exist; bring it back or delete the pod", name, podName(a))
+	}
+	return refuse(v1alpha1.ReasonNodeNotFound, "node %s does not exist; correct spec.target.netns.nodeName", name)
+}
+
+// link is what the attachment is wired to, and how.
+func link(a *v1alpha1.NamespaceAttachment, w World) *refusal {
 	if a.Spec.Network == "" {
 		return routes(a, onLink(a, nil))
 	}
@@ -38,20 +72,6 @@ func attachment(a *v1alpha1.NamespaceAttachment, w World) *refusal {
 	)
 }
 
-func node(a *v1alpha1.NamespaceAttachment, w World) *refusal {
-	name := NodeOf(a, w)
-	if name == "" {
-		return refuse(v1alpha1.ReasonNodeNotFound, "spec.target.netns.nodeName must name the node that the namespace is on")
-	}
-	if _, ok := w.nodeLabels(name); ok {
-		return nil
-	}
-	if w.Standalone {
-		return refuse(v1alpha1.ReasonNodeNotFound, "spec.target.netns.nodeName is %s, but this node is %s; correct it or leave it out", name, w.NodeName)
-	}
-	return refuse(v1alpha1.ReasonNodeNotFound, "node %s does not exist; correct spec.target.netns.nodeName", name)
-}
-
 func networkAccepted(n *v1alpha1.BridgeNetwork, w World) *refusal {
 	if c := Network(n, w); c.Status != metav1.ConditionTrue {
 		return refuse(v1alpha1.ReasonNetworkNotFound, "BridgeNetwork %s is not accepted: %s", n.Name, c.Message)
@@ -70,8 +90,8 @@ func staying(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refusa
 }
 
 func selected(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork, w World) *refusal {
-	name := NodeOf(a, w)
-	if Selects(n, name, w) {
+	name := BindingOf(a, w).Node
+	if name == "" || Selects(n, name, w) {
 		return nil
 	}
 	return refuse(v1alpha1.ReasonNetworkNotFound,
@@ -94,6 +114,10 @@ func allowed(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork, w World
 func staticOnly(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refusal {
 	if n.Spec.Uplink == nil || len(n.Spec.Subnets) == 0 || len(a.Spec.Addresses) > 0 {
 		return nil
+	}
+	if IsParent(a) {
+		return refuse(v1alpha1.ReasonUnsupported,
+			"BridgeNetwork %s has an uplink, where no addresses are allocated; give each pod an attachment with spec.target.pod and spec.addresses", n.Name)
 	}
 	return refuse(v1alpha1.ReasonUnsupported,
 		"BridgeNetwork %s has an uplink, where no addresses are allocated; set spec.addresses to a free one of %s", n.Name, join(prefixes(n.Spec.Subnets)))

@@ -10,7 +10,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// Publish judges a PortPublish.
+// Publish judges a PortPublish. It is Unknown, Pending, while its attachment is.
 func Publish(p *v1alpha1.PortPublish, w World) metav1.Condition {
 	return condition(p.Generation, publish(p, w), fmt.Sprintf("leads to NamespaceAttachment %s/%s", p.Namespace, p.Spec.Attachment))
 }
@@ -21,7 +21,11 @@ func publish(p *v1alpha1.PortPublish, w World) *refusal {
 	if a == nil {
 		return refuse(v1alpha1.ReasonAttachmentNotFound, "NamespaceAttachment %s does not exist; create it or correct spec.attachment", name)
 	}
-	if r := attachment(a, w); r != nil {
+	r := attachment(a, w)
+	switch {
+	case r != nil && r.reason == v1alpha1.ReasonPending:
+		return refuse(r.reason, "NamespaceAttachment %s is %s", name, r.message)
+	case r != nil:
 		return refuse(v1alpha1.ReasonAttachmentNotFound, "NamespaceAttachment %s is not accepted: %s", name, r.message)
 	}
 	f, why := reachable(a, w)

@@ -46,6 +46,41 @@ func TestControllerRestart(t *testing.T) {
 	}
 }
 
+// TestControllerRestartChildren: children are as they were left, and what pods did
+// meanwhile is made up for.
+func TestControllerRestartChildren(t *testing.T) {
+	l := newLab(t, "restartch")
+	w1, w2 := l.node("w1").Name, l.node("w2").Name
+	n := l.network("red")
+	parent, p := l.selector("web", n.Name, "web"), l.publish("web", "web")
+	gone, kept, moves := l.pod("a", w1, "web"), l.pod("b", w1, "web"), l.pod("c", w1, "web")
+	named := l.podAttachment("named", "c", n.Name)
+	l.boundTo(named, moves, w1)
+	l.attached(l.hasChildren(parent, gone, kept, moves))
+	for _, c := range l.spreadOver(p, w1) {
+		l.agentOf(c, "True", "Programmed")
+	}
+	l.wants(parent, "Ready", "True Programmed")
+	l.wants(p, "Ready", "True Programmed")
+	l.wants(n, "Ready", "Unknown Pending")
+	l.restart()
+	l.during(2*quick.RollupInterval, "a restart writes nothing", func() string {
+		if got := l.writes.all(); len(got) > 0 {
+			return fmt.Sprint(got)
+		}
+		return ""
+	})
+
+	l.stop()
+	l.end(gone)
+	l.end(moves)
+	moves, more := l.pod("c", w2, "web"), l.pod("d", w2, "web")
+	l.restart()
+	l.hasChildren(parent, kept, moves, more)
+	l.boundTo(named, moves, w2)
+	l.spreadOver(p, w1, w2)
+}
+
 // TestControllerEvents: transitions are told once, waiting never.
 func TestControllerEvents(t *testing.T) {
 	l := newLab(t, "events")

@@ -231,6 +231,7 @@ func (l *lab) clear() {
 	inLab, here := client.MatchingLabels{"lab": l.name}, client.InNamespace(l.name)
 	l.deleteAll(ctx, &v1alpha1.PortPublish{}, here)
 	l.deleteAll(ctx, &v1alpha1.NamespaceAttachment{}, here)
+	l.deleteAll(ctx, &corev1.Pod{}, here, client.GracePeriodSeconds(0))
 	l.deleteAll(ctx, &v1alpha1.BridgeNetwork{}, inLab)
 	l.deleteAll(ctx, &corev1.Node{}, inLab)
 	var networks v1alpha1.BridgeNetworkList
@@ -248,9 +249,9 @@ func (l *lab) clear() {
 	}
 }
 
-func (l *lab) deleteAll(ctx context.Context, o client.Object, of client.DeleteAllOfOption) {
+func (l *lab) deleteAll(ctx context.Context, o client.Object, of ...client.DeleteAllOfOption) {
 	l.Helper()
-	if err := l.DeleteAllOf(ctx, o, of); err != nil {
+	if err := l.DeleteAllOf(ctx, o, of...); err != nil {
 		l.Errorf("delete each %T: %v", o, err)
 	}
 }

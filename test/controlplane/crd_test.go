@@ -117,8 +117,8 @@ func TestColumns(t *testing.T) {
 			"Accepted": "True", "Ready": "True", "Nodes": 2.0, "Selected": 3.0, "Reason": "Programmed",
 		},
 		"namespaceattachments": {
-			"Name": "columns", "Netns": "ns1", "Network": "red", "Interface": "eth0", "Addresses": `["10.68.0.101/24","fd00::65/64"]`,
-			"Host-Interface": "veth1", "Node": "w1", "Accepted": "True", "Ready": "True", "Reason": "Programmed",
+			"Name": "columns", "Netns": "ns1", "Pod": nil, "Network": "red", "Interface": "eth0", "Addresses": `["10.68.0.101/24","fd00::65/64"]`,
+			"Host-Interface": "veth1", "Attached": 1.0, "Selected": 2.0, "Node": "w1", "Accepted": "True", "Ready": "True", "Reason": "Programmed",
 		},
 		"portpublishes": {
 			"Name": "columns", "Attachment": "net1", "Published": "*:8001/TCP->10.68.0.101:80, +1",

@@ -59,7 +59,7 @@ func TestControllerRights(t *testing.T) {
 	for _, kind := range kinds {
 		checkAccepted(t, c.List(ctx, emptyList(kind)))
 	}
-	for _, kind := range []string{"Node", "Namespace"} {
+	for _, kind := range []string{"Node", "Namespace", "Pod"} {
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: kind + "List"})
 		checkAccepted(t, c.List(ctx, list))
@@ -74,18 +74,27 @@ func TestControllerRights(t *testing.T) {
 		APIVersion: network.GetAPIVersion(), Kind: network.GetKind(), Name: network.GetName(), UID: network.GetUID(), Controller: &yes,
 	}})
 	checkAccepted(t, c.Create(ctx, bridge))
+	// What only somebody with the verb may write.
+	children := map[string]string{
+		"NamespaceAttachment": `{"spec": {"network": "blue"}}`,
+		"PortPublish":         `{"spec": {"ports": [{"hostPort": 443}]}}`,
+	}
 	for _, kind := range []string{"NamespaceAttachment", "PortPublish"} {
 		o := create(t, object(kind, namespaceOf(kind), "bound", minimal(kind)))
 		checkAccepted(t, patchStatus(t, c, o, `{"nodeName": "w1"}`))
-		checkForbidden(t, "patch", c.Patch(ctx, o.DeepCopy(), mergePatch(`{"spec": {}}`)))
-		checkForbidden(t, "delete", c.Delete(ctx, o.DeepCopy()))
+		checkForbidden(t, "update", c.Update(ctx, get(t, o)))
+		child := object(kind, namespaceOf(kind), "bound-child", minimal(kind))
+		checkAccepted(t, c.Create(ctx, child))
+		removeAfter(t, child.DeepCopy())
+		checkAccepted(t, c.Patch(ctx, child.DeepCopy(), mergePatch(children[kind])))
+		checkAccepted(t, c.Delete(ctx, child))
 	}
 	checkAccepted(t, patchStatus(t, c, network, `{"nodes": {"selected": 1, "ready": 0}}`))
 	checkAccepted(t, patchStatus(t, c, bridge, `{"mtu": 1500}`))
 	checkAccepted(t, c.Delete(ctx, bridge))
 	checkForbidden(t, "delete", c.Delete(ctx, network.DeepCopy()))
 	checkAccepted(t, c.Create(ctx, event()))
-	checkReadsNothingElse(t, c, "Secret", "Pod", "ConfigMap", "ServiceAccount")
+	checkReadsNothingElse(t, c, "Secret", "ConfigMap", "ServiceAccount")
 }
 
 // TestLeaderElection: the lease is the controller's own, and no other.

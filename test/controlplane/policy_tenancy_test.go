@@ -19,6 +19,7 @@ func TestTenants(t *testing.T) {
 	netns := func(name, lifecycle string) map[string]any {
 		return map[string]any{"netns": map[string]any{"name": name, "nodeName": "w1", "lifecycle": lifecycle}}
 	}
+	pod := map[string]any{"pod": map[string]any{"name": "web-0"}}
 	ports := func(hostPorts ...int64) (out []any) {
 		for _, p := range hostPorts {
 			out = append(out, map[string]any{"hostPort": p})
@@ -41,6 +42,13 @@ func TestTenants(t *testing.T) {
 		"cni netns": {"NamespaceAttachment", map[string]any{"target": netns("cni-0a1b", "External"), "network": "red"}, "spec.target.netns " + toAttach},
 		"point to point": {"NamespaceAttachment", map[string]any{"target": netns("net1", "Managed"), "pointToPoint": map[string]any{"host": map[string]any{}}},
 			"spec.target.netns, spec.pointToPoint " + toAttach},
+		"pod":            {"NamespaceAttachment", map[string]any{"target": pod, "network": "red"}, ""},
+		"pod, all of it": {"NamespaceAttachment", map[string]any{"target": pod, "network": "red", "ipam": map[string]any{}, "bandwidth": map[string]any{"egressRate": "1M"}, "hostInterface": "veth1"}, ""},
+		"pods":           {"NamespaceAttachment", map[string]any{"target": map[string]any{"podSelector": map[string]any{}}, "network": "red"}, ""},
+		"pod to the host": {"NamespaceAttachment", map[string]any{"target": pod, "pointToPoint": map[string]any{"host": map[string]any{}}},
+			"spec.pointToPoint " + toAttach},
+		"pod to a netns": {"NamespaceAttachment", map[string]any{"target": pod, "pointToPoint": map[string]any{"netns": map[string]any{"name": "ns2"}}},
+			"spec.pointToPoint " + toAttach},
 		"first and last port": {"PortPublish", publish(map[string]any{"ports": ports(20000, 29999)}), ""},
 		"no host addresses":   {"PortPublish", publish(map[string]any{"ports": ports(20000), "hostAddresses": []any{}}), ""},
 		"ports below":         {"PortPublish", publish(map[string]any{"ports": ports(80, 20000, 19999)}), "spec.ports hostPort 80, spec.ports hostPort 19999 " + toPublish},

@@ -67,6 +67,7 @@ func TestAgentLeavesOthersFields(t *testing.T) {
 		ready    = `{"type": "Ready", "status": "True", "reason": "Programmed", "message": "", "lastTransitionTime": "2026-01-02T03:04:05Z"}`
 		inUse    = `{"type": "InUse", "status": "True", "reason": "InUse", "message": "", "lastTransitionTime": "2026-01-02T03:04:05Z"}`
 		nodeName = "status.nodeName is written by the controller"
+		pods     = "status.podUID and status.pods are written by the controller"
 		readOnly = "an agent writes Ready only"
 	)
 	for name, c := range map[string]struct{ kind, status, refused string }{
@@ -77,6 +78,8 @@ func TestAgentLeavesOthersFields(t *testing.T) {
 		"nodeName":         {"NamespaceAttachment", `{"nodeName": "w2"}`, nodeName},
 		"no nodeName":      {"NamespaceAttachment", `{"nodeName": null}`, nodeName},
 		"no status":        {"NamespaceAttachment", `null`, nodeName},
+		"podUID":           {"NamespaceAttachment", `{"podUID": "0a1b"}`, pods},
+		"pods":             {"NamespaceAttachment", `{"pods": {"matched": 1, "ready": 1}}`, pods},
 		"publish nodeName": {"PortPublish", `{"nodeName": "w2"}`, nodeName},
 		"accepted changed": {"NamespaceAttachment", `{"conditions": [` + changed + `, ` + ready + `]}`, readOnly},
 		"accepted removed": {"NamespaceAttachment", `{"conditions": [` + ready + `]}`, readOnly},

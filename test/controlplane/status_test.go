@@ -166,7 +166,7 @@ func fullObjects() []*unstructured.Unstructured {
 			ObjectMeta: inDefault,
 			Spec:       v1alpha1.NamespaceAttachmentSpec{Network: "red", Target: v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: "ns1"}}},
 			Status: v1alpha1.NamespaceAttachmentStatus{
-				ObservedGeneration: 1, NodeName: "w1",
+				ObservedGeneration: 1, NodeName: "w1", PodUID: "0a1b", Pods: &v1alpha1.PodCounts{Matched: 2, Ready: 1},
 				Interface:     &v1alpha1.InterfaceStatus{Netns: "ns1", Name: "eth0", Index: 2},
 				HostInterface: &v1alpha1.InterfaceStatus{Name: "veth1", Index: 7},
 				Addresses:     []v1alpha1.Subnet{"10.68.0.101/24", "fd00::65/64"},

@@ -145,13 +145,10 @@ func (k *kindValidator) decode(kind string, obj map[string]any) field.ErrorList 
 
 // later names the fields of the design that this version does not have.
 var later = map[string]bool{
-	"NamespaceAttachment spec.target.pod":         true,
-	"NamespaceAttachment spec.target.podSelector": true,
-	"NamespaceAttachment spec.ipam":               true,
-	"PortPublish spec.ports.hostPortEnd":          true,
-	"PortPublish spec.sourceRanges":               true,
-	"PortPublish spec.loopback":                   true,
-	"PortPublish spec.reservePort":                true,
+	"PortPublish spec.ports.hostPortEnd": true,
+	"PortPublish spec.sourceRanges":      true,
+	"PortPublish spec.loopback":          true,
+	"PortPublish spec.reservePort":       true,
 }
 
 func unknownField(kind, path string) string {

@@ -1,0 +1,105 @@
+package controllers
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+)
+
+// member is what there is to say of one pod or node of a parent.
+type member struct {
+	name string
+	// ready is the child's Ready condition, or why there can be none. Unknown is
+	// waited for, if its reason is not NodeNotReady.
+	ready metav1.Condition
+}
+
+// memberOf judges a child, nil for one that is not there yet.
+func memberOf(name string, generation int64, conditions []metav1.Condition) member {
+	accepted := meta.FindStatusCondition(conditions, v1alpha1.ConditionAccepted)
+	ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
+	waiting := metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending}
+	switch {
+	case accepted == nil || ready == nil:
+		return member{name, waiting}
+	case accepted.Status == metav1.ConditionFalse:
+		return member{name, *accepted}
+	case ready.Reason == v1alpha1.ReasonNodeNotReady:
+		return member{name, *ready}
+	case accepted.Status == metav1.ConditionUnknown, ready.ObservedGeneration != generation:
+		return member{name, waiting}
+	}
+	return member{name, *ready}
+}
+
+// heldMember is one whose child's name somebody else has.
+func heldMember(name, kind, child string) member {
+	return member{name, metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNameConflict,
+		Message: fmt.Sprintf("%s %s exists and was not made for it; delete that or give it another name", kind, child)}}
+}
+
+func (m member) waits() bool {
+	switch m.ready.Reason {
+	case v1alpha1.ReasonPending, v1alpha1.ReasonRebinding, v1alpha1.ReasonPodNotRunning:
+		return m.ready.Status != metav1.ConditionTrue
+	}
+	return false
+}
+
+// tally is what all members of a parent say in sum.
+type tally struct{ failing, waiting, ready []member }
+
+func tallyUp(members []member) tally {
+	var t tally
+	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.name, b.name) })
+	for _, m := range members {
+		switch {
+		case m.waits():
+			t.waiting = append(t.waiting, m)
+		case m.ready.Status == metav1.ConditionTrue:
+			t.ready = append(t.ready, m)
+		default:
+			t.failing = append(t.failing, m)
+		}
+	}
+	return t
+}
+
+func (t tally) all() int { return len(t.failing) + len(t.waiting) + len(t.ready) }
+
+// condition says what is most worth knowing: why a member fails before which is
+// waited for. Counts are how many are ready, in the parent's words.
+func (t tally) condition(counts, none string) metav1.Condition {
+	switch {
+	case t.all() == 0:
+		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending, Message: none}
+	case len(t.failing) > 0:
+		first := t.failing[0]
+		return metav1.Condition{Status: metav1.ConditionFalse, Reason: first.ready.Reason,
+			Message: fmt.Sprintf("%s: %s (%s, %d failing)", first.name, truncate(first.ready.Message, 1024), counts, len(t.failing))}
+	case len(t.waiting) > 0:
+		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending,
+			Message: fmt.Sprintf("%s, waiting for %d; the first is %s", counts, len(t.waiting), t.waiting[0].name)}
+	}
+	return metav1.Condition{Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed, Message: counts}
+}
+
+// parentConditions are a parent's own, of its present generation.
+func parentConditions(generation int64, have []metav1.Condition, accepted, ready metav1.Condition) []metav1.Condition {
+	switch accepted.Status {
+	case metav1.ConditionFalse:
+		ready = metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending, Message: "not accepted: " + accepted.Message}
+	case metav1.ConditionUnknown:
+		ready = metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending, Message: accepted.Message}
+	}
+	ready.Type, ready.ObservedGeneration = v1alpha1.ConditionReady, generation
+	out := slices.Clone(have)
+	meta.SetStatusCondition(&out, accepted)
+	meta.SetStatusCondition(&out, ready)
+	return out
+}
