@@ -81,8 +81,12 @@ func slimPod(in any) (any, error) {
 	if !ok {
 		return in, nil
 	}
+	meta := slimMeta(pod.ObjectMeta)
+	if static, ok := pod.Annotations[corev1.MirrorPodAnnotationKey]; ok {
+		meta.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: static}
+	}
 	return &corev1.Pod{
-		ObjectMeta: slimMeta(pod.ObjectMeta),
+		ObjectMeta: meta,
 		Spec:       corev1.PodSpec{NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork},
 		Status:     corev1.PodStatus{Phase: pod.Status.Phase},
 	}, nil

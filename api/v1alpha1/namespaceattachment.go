@@ -51,6 +51,7 @@ type NamespaceAttachment struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.target.podSelector) || has(self.network)",message="spec.network must be set with spec.target.podSelector: pods are selected onto a network",fieldPath=".network"
 // +kubebuilder:validation:XValidation:rule="!has(self.target.podSelector) || !(has(self.addresses) || has(self.macAddress) || has(self.hostInterface))",message="spec.addresses, spec.macAddress and spec.hostInterface cannot be set with spec.target.podSelector: every pod needs its own",fieldPath=".target.podSelector"
 // +kubebuilder:validation:XValidation:rule="!has(self.target.podSelector) || !has(self.ipam) || self.ipam.lifecycle == 'Ephemeral'",message="spec.ipam.lifecycle must be Ephemeral with spec.target.podSelector: a pod that is selected takes its address along; use spec.target.pod for one that keeps it",fieldPath=".ipam.lifecycle"
+// +kubebuilder:validation:XValidation:rule="!has(self.ipam) || !has(self.target.netns) || self.ipam.lifecycle == 'Persistent'",message="spec.ipam.lifecycle Ephemeral is for pods: the address of a network namespace stays while its attachment exists",fieldPath=".ipam.lifecycle"
 // +kubebuilder:validation:XValidation:rule="!has(self.ipam) || has(self.network) && !has(self.addresses)",message="spec.ipam is about addresses that a network allocates: set spec.network and leave spec.addresses out",fieldPath=".ipam"
 // +kubebuilder:validation:XValidation:rule="!has(self.mtu) || self.mtu >= 1280 || !has(self.addresses) || self.addresses.all(a, !isCIDR(a) || cidr(a).ip().family() == 4)",message="spec.mtu must be at least 1280 with an IPv6 address: the kernel turns IPv6 off below",fieldPath=".mtu"
 type NamespaceAttachmentSpec struct {
@@ -124,7 +125,7 @@ type NamespaceAttachmentSpec struct {
 // AttachmentIPAM says how long an allocated address stays.
 type AttachmentIPAM struct {
 	// Lifecycle Persistent keeps the address while the attachment exists, also
-	// while its target does not; Ephemeral gives it back when the target goes.
+	// while its pod does not; Ephemeral gives it back when the pod goes.
 	// +kubebuilder:default=Persistent
 	Lifecycle IPAMLifecycle `json:"lifecycle,omitempty"`
 }
@@ -291,8 +292,8 @@ type NamespaceAttachmentStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	NodeName string `json:"nodeName,omitempty"`
-	// PodUID is the UID of the pod that spec.target.pod names, as far as it has a
-	// node.
+	// PodUID is the UID by which its node knows the pod that spec.target.pod names,
+	// as far as it has a node.
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
 	PodUID string `json:"podUID,omitempty"`

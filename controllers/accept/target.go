@@ -10,7 +10,7 @@ import (
 // Binding is where an attachment belongs.
 type Binding struct {
 	Node string
-	// PodUID is the UID of the pod that the attachment names.
+	// PodUID is the UID by which the node knows the pod that the attachment names.
 	PodUID string
 }
 
@@ -27,9 +27,18 @@ func BindingOf(a *v1alpha1.NamespaceAttachment, w World) Binding {
 		return Binding{}
 	}
 	if p := podOf(a, w); p != nil && p.Spec.NodeName != "" {
-		return Binding{Node: p.Spec.NodeName, PodUID: string(p.UID)}
+		return Binding{Node: p.Spec.NodeName, PodUID: uidOnNode(p)}
 	}
 	return Binding{Node: a.Status.NodeName, PodUID: a.Status.PodUID}
+}
+
+// uidOnNode is a pod's UID, but for that of a static pod, of which the API server
+// has only a mirror with another.
+func uidOnNode(p *corev1.Pod) string {
+	if static := p.Annotations[corev1.MirrorPodAnnotationKey]; static != "" {
+		return static
+	}
+	return string(p.UID)
 }
 
 // IsParent says whether an attachment is wired to nothing itself, but is the

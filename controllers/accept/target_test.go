@@ -35,6 +35,7 @@ const (
 	noPod    = ``
 	unplaced = `{metadata: {name: web-0, namespace: lab, uid: u1}}`
 	placed1  = `{metadata: {name: web-0, namespace: lab, uid: u1}, spec: {nodeName: w1}}`
+	static   = `{metadata: {name: web-0, namespace: lab, uid: u1, annotations: {kubernetes.io/config.mirror: u7}}, spec: {nodeName: w1}}`
 	onHost   = `{metadata: {name: web-0, namespace: lab, uid: u1}, spec: {hostNetwork: true}}`
 )
 
@@ -49,6 +50,7 @@ func TestPod(t *testing.T) {
 		{"no pod", open, pod + `}`, noPod, Binding{}, Binding{}, "Unknown", "Pending", "waiting for pod lab/web-0, which does not exist"},
 		{"no node", open, pod + `}`, unplaced, Binding{}, Binding{}, "Unknown", "Pending", "waiting for pod lab/web-0, which is not on a node yet"},
 		{"on a node", open, pod + `}`, placed1, Binding{}, Binding{"w1", "u1"}, "True", accepted, "bound to node w1"},
+		{"static", open, pod + `}`, static, Binding{}, Binding{"w1", "u7"}, "True", accepted, "bound to node w1"},
 		{"gone", open, pod + `}`, noPod, bound, bound, "True", accepted, "bound to node w1"},
 		{"again without node", open, pod + `}`, unplaced, bound, bound, "True", accepted, "bound to node w1"},
 		{"again", open, pod + `}`, placed1, bound, Binding{"w1", "u1"}, "True", accepted, "bound to node w1"},
