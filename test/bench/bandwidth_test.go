@@ -21,9 +21,10 @@ import (
 )
 
 const (
-	// settling: the burst is spent then, and TCP has found the rate.
-	settling  = time.Second
-	measuring = 2 * time.Second
+	// settling: the burst is spent then, and TCP has filled the gaps that slow start
+	// left: what waited behind one is read at once.
+	settling  = 3 * time.Second
+	measuring = 3 * time.Second
 	// tolerated is so much that a busy machine does not fail.
 	tolerated = 0.30
 	// payload is what TCP has of a full frame, which is what the limit counts.
