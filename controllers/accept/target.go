@@ -16,7 +16,8 @@ type Binding struct {
 
 // BindingOf is where an attachment belongs as the world is. Node is empty where
 // nothing names one yet, and for the parent of others, which is never bound.
-// While its pod does not exist, or has no node, an attachment stays where it is.
+// While its pod does not exist, or has no node, an attachment stays where it is,
+// and is for no pod.
 func BindingOf(a *v1alpha1.NamespaceAttachment, w World) Binding {
 	switch t := a.Spec.Target; {
 	case t.Netns != nil && t.Netns.NodeName != "":
@@ -29,7 +30,7 @@ func BindingOf(a *v1alpha1.NamespaceAttachment, w World) Binding {
 	if p := podOf(a, w); p != nil && p.Spec.NodeName != "" {
 		return Binding{Node: p.Spec.NodeName, PodUID: uidOnNode(p)}
 	}
-	return Binding{Node: a.Status.NodeName, PodUID: a.Status.PodUID}
+	return Binding{Node: a.Status.NodeName}
 }
 
 // uidOnNode is a pod's UID, but for that of a static pod, of which the API server

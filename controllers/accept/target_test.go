@@ -51,8 +51,8 @@ func TestPod(t *testing.T) {
 		{"no node", open, pod + `}`, unplaced, Binding{}, Binding{}, "Unknown", "Pending", "waiting for pod lab/web-0, which is not on a node yet"},
 		{"on a node", open, pod + `}`, placed1, Binding{}, Binding{"w1", "u1"}, "True", accepted, "bound to node w1"},
 		{"static", open, pod + `}`, static, Binding{}, Binding{"w1", "u7"}, "True", accepted, "bound to node w1"},
-		{"gone", open, pod + `}`, noPod, bound, bound, "True", accepted, "bound to node w1"},
-		{"again without node", open, pod + `}`, unplaced, bound, bound, "True", accepted, "bound to node w1"},
+		{"gone", open, pod + `}`, noPod, bound, Binding{Node: "w1"}, "True", accepted, "bound to node w1"},
+		{"again without node", open, pod + `}`, unplaced, bound, Binding{Node: "w1"}, "True", accepted, "bound to node w1"},
 		{"again", open, pod + `}`, placed1, bound, Binding{"w1", "u1"}, "True", accepted, "bound to node w1"},
 		{"again elsewhere", open, pod + `}`, placed1, Binding{"w2", "u0"}, Binding{"w1", "u1"}, "True", accepted, "bound to node w1"},
 		{"in the node's network", open, pod + `}`, onHost, Binding{}, Binding{}, "False", "Unsupported",
@@ -63,7 +63,7 @@ func TestPod(t *testing.T) {
 			"waiting for pod lab/web-0, which is not on a node yet"},
 		{"node not selected", `{nodeSelector: {matchLabels: {disk: hdd}}, allowedNamespaces: {from: All}}`, pod + `}`, placed1, Binding{}, Binding{"w1", "u1"}, "False", "NetworkNotFound",
 			"BridgeNetwork red does not select node w1; change its spec.nodeSelector or label the node"},
-		{"node gone", open, pod + `}`, noPod, Binding{"w9", "u0"}, Binding{"w9", "u0"}, "False", "NodeNotFound",
+		{"node gone", open, pod + `}`, noPod, Binding{"w9", "u0"}, Binding{Node: "w9"}, "False", "NodeNotFound",
 			"node w9 of pod lab/web-0 does not exist; bring it back or delete the pod"},
 		{"route without a pod", open, pod + `routes: [{to: 10.0.0.0/8, via: 10.69.0.1}]}`, noPod, Binding{}, Binding{}, "False", "Unsupported",
 			"spec.routes: 10.0.0.0/8 cannot go via 10.69.0.1, which is not on the link; choose a next hop in 10.68.0.0/24, fd00::/64"},
@@ -94,7 +94,7 @@ func TestChild(t *testing.T) {
 	}{
 		{"its pod", owner + `, labels: {patchbay.dev/pod-uid: u1}`, "", Binding{"w1", "u1"}},
 		{"a later pod", owner + `, labels: {patchbay.dev/pod-uid: u0}`, "", Binding{}},
-		{"a later pod elsewhere", owner + `, labels: {patchbay.dev/pod-uid: u0}`, "w2", Binding{"w2", "u0"}},
+		{"a later pod elsewhere", owner + `, labels: {patchbay.dev/pod-uid: u0}`, "w2", Binding{Node: "w2"}},
 		{"no label", owner, "", Binding{}},
 		{"no child", `labels: {patchbay.dev/pod-uid: u0}`, "", Binding{"w1", "u1"}},
 	} {

@@ -76,6 +76,9 @@ func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip
 		if slices.ContainsFunc(kept, func(p netip.Prefix) bool { return pool.Subnet().Contains(p.Addr()) }) {
 			continue
 		}
+		if !pool.Started() {
+			pool.StartAfter(e.highest(network, pool.Subnet()))
+		}
 		addr, err := pool.Next(func(a netip.Addr) bool {
 			c := compile.AddressClaim(network, a)
 			_, left := e.left(c)
@@ -130,8 +133,8 @@ func (e *Engine) leftovers() map[string]leftover {
 // usersOf says how many addresses of a subnet are in use, and by whom.
 func (e *Engine) usersOf(network string, subnet netip.Prefix) string {
 	var names []string
-	for o, list := range e.claims.of {
-		for _, c := range list {
+	for _, owners := range e.claims.held {
+		for o, c := range owners {
 			if c.Address.IsValid() && subnet.Contains(c.Address) && c.Resource == compile.AddressClaim(network, c.Address).Resource {
 				names = append(names, o.Namespace+"/"+o.Name)
 			}
@@ -142,16 +145,30 @@ func (e *Engine) usersOf(network string, subnet netip.Prefix) string {
 			names = append(names, l.owner.Namespace+"/"+l.owner.Name)
 		}
 	}
-	slices.Sort(names)
-	names = slices.Compact(names)
-	const shown = 5
-	if n := len(names) - shown; n > 1 {
-		names = append(names[:shown], fmt.Sprintf("%d more", n))
-	}
 	if len(names) == 0 {
 		return "it has none to give"
 	}
-	return fmt.Sprintf("in use by %s", strings.Join(names, ", "))
+	slices.Sort(names)
+	count, who := len(names), slices.Compact(names)
+	const shown = 5
+	if n := len(who) - shown; n > 1 {
+		who = append(who[:shown], fmt.Sprintf("%d more", n))
+	}
+	return fmt.Sprintf("%d in use, by %s", count, strings.Join(who, ", "))
+}
+
+// highest is the highest address of a subnet that somebody has: where a process
+// that does not know which was given last goes on.
+func (e *Engine) highest(network string, subnet netip.Prefix) netip.Addr {
+	best := subnet.Addr()
+	for _, owners := range e.claims.held {
+		for _, c := range owners {
+			if c.Address.IsValid() && subnet.Contains(c.Address) && best.Less(c.Address) && c.Resource == compile.AddressClaim(network, c.Address).Resource {
+				best = c.Address
+			}
+		}
+	}
+	return best
 }
 
 // leased are the claims of the addresses that an attachment has, and keeps

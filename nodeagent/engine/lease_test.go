@@ -30,7 +30,8 @@ type lab struct {
 	// pods are the namespaces of running pods by UID.
 	pods map[string]Pod
 	runs int
-	// had is what each persistent attachment has to have as long as it exists.
+	// had is what each attachment has to have as long as it, or the pod of an
+	// ephemeral one, exists.
 	had map[string][]v1alpha1.Subnet
 	log []string
 }
@@ -62,7 +63,7 @@ func (l *lab) setNetwork() {
 func (l *lab) act() {
 	name := fmt.Sprint("a", l.r.IntN(14))
 	what := ""
-	switch n := l.r.IntN(20); {
+	switch n := l.r.IntN(22); {
 	case n < 7:
 		what = l.create(name)
 	case n < 11:
@@ -77,8 +78,10 @@ func (l *lab) act() {
 		what = l.crash()
 	case n < 19:
 		what = l.judge()
-	default:
+	case n < 20:
 		what = l.failForAWhile()
+	default:
+		what = l.deletePod(name)
 	}
 	l.log = append(l.log, what)
 }
@@ -127,6 +130,20 @@ func (l *lab) startPod(name string) string {
 	l.k.set.Add(netstate.Netns{Name: l.pods[uid].Netns})
 	l.tellPods()
 	return "start " + uid
+}
+
+// deletePod has the controller see that a pod is gone, or there again.
+func (l *lab) deletePod(name string) string {
+	a := l.objects[name]
+	if a == nil || a.Spec.Target.Pod == nil || l.unjudged[name] {
+		return "nothing"
+	}
+	a.Status.PodUID = map[string]string{"": "pod-" + name}[a.Status.PodUID]
+	if ephemeral(a) {
+		delete(l.had, name)
+	}
+	l.set(a.DeepCopy())
+	return "pod of " + name + " is " + a.Status.PodUID
 }
 
 func (l *lab) tellPods() { l.e.SetPods(slices.Collect(maps.Values(l.pods))) }
@@ -264,9 +281,10 @@ func (l *lab) check() {
 	}
 }
 
-// checkLasting: what a persistent attachment had once it has for good.
+// checkLasting: what an attachment had once it has for good, and an ephemeral one as
+// long as its pod exists, running or not.
 func (l *lab) checkLasting(name string, a *v1alpha1.NamespaceAttachment) {
-	if ephemeral(a) || len(a.Spec.Addresses) > 0 || l.unjudged[name] {
+	if ephemeral(a) && a.Status.PodUID == "" || len(a.Spec.Addresses) > 0 || l.unjudged[name] {
 		return
 	}
 	had, has := l.had[name], a.Status.Addresses

@@ -28,7 +28,7 @@ func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView,
 	switch {
 	case network == nil || len(a.Spec.Addresses) > 0:
 		at.Addresses = e.static(u)
-	case p != nil && ephemeral(a):
+	case p != nil && ephemeral(a) && a.Status.PodUID == "":
 		u.given = nil
 	default:
 		u.given = e.keep(u, network.Name)
@@ -62,7 +62,7 @@ func (e *Engine) netnsOf(a *v1alpha1.NamespaceAttachment) (string, *compile.Prob
 	pod, runs := e.pods[a.Status.PodUID]
 	switch {
 	case a.Status.PodUID == "":
-		return problem(v1alpha1.ReasonPending, "waits for pod %s/%s to get a node", a.Namespace, t.Pod.Name)
+		return problem(v1alpha1.ReasonPodNotRunning, "pod %s/%s does not exist; it is wired as soon as it runs", a.Namespace, t.Pod.Name)
 	case !runs:
 		return problem(v1alpha1.ReasonPodNotRunning, "pod %s/%s does not run on node %s; it is wired as soon as it does", a.Namespace, t.Pod.Name, e.node.Name)
 	case pod.HostNetwork:

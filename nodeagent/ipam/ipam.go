@@ -88,6 +88,12 @@ func (p *Pool) Usable(a netip.Addr) bool {
 	return Usable(p.subnet, a) && !slices.Contains(p.reserved, a)
 }
 
+// Started reports whether the pool was told where to begin, or has chosen any.
+func (p *Pool) Started() bool { return p.next.IsValid() }
+
+// StartAfter has the search begin after an address.
+func (p *Pool) StartAfter(a netip.Addr) { p.next = a.Next() }
+
 // Next chooses the next address that is not taken. It asks of each at most once
 // and stops at the first that is not. It returns ErrExhausted where there is
 // none.
