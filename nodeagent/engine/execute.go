@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -95,11 +97,20 @@ func (x *execution) kernel(part []plan.Step) {
 	for i, err := range x.e.Kernel.Apply(part) {
 		if err != nil {
 			x.failed = append(x.failed, part[i].Key)
-			x.e.fail(x.batch, part[i].Key, err)
+			x.e.fail(x.batch, part[i].Key, advised(part[i].Key, err))
 			continue
 		}
 		x.success(part[i])
 	}
+}
+
+// advised adds what only the owner of a default route that stands behind a
+// foreign one can say.
+func advised(k netstate.Key, err error) error {
+	if k.Kind == netstate.KindRoute && strings.HasSuffix(k.Name, "/0") && errors.Is(err, kernel.ErrForeign) {
+		return fmt.Errorf("%w; or set spec.defaultRoute to true to go before it, to false to leave it", err)
+	}
+	return err
 }
 
 func (x *execution) firewall(ctx context.Context, part []plan.Step) {

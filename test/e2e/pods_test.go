@@ -192,7 +192,7 @@ func balanced(t *testing.T, list []v1alpha1.NamespaceAttachment) {
 func TestNamedPod(t *testing.T) {
 	l := newLab(t, network("named", "10.81.0.0/24", ""), podAttachment("db", "db-0", "named"), publish("db", "db", 20091, 8001),
 		attachment("client", cluster.Worker, "named"))
-	expect(t, "nsa", "db", v1alpha1.ConditionReady, "Unknown Pending")
+	expect(t, "nsa", "db", v1alpha1.ConditionAccepted, "Unknown Pending")
 	l.add(workload("StatefulSet", "db", 1, onWorker))
 	ready(t, "nsa/db", "pp/db", "nsa/client")
 	first := *get[v1alpha1.NamespaceAttachment](t, "nsa", "db")
