@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -129,8 +130,10 @@ func TestSelectedPods(t *testing.T) {
 	talk(t, first)
 	ready(t, "nsa/web", "pp/web")
 	balanced(t, first)
+	unbroken := keepPinging(t, first)
 	kubectl(t, "scale", "deployment/web", "--replicas=6")
 	six := wired(t, "web", 6)
+	unbroken()
 	talk(t, six)
 	for _, a := range first {
 		if !slices.ContainsFunc(six, func(b v1alpha1.NamespaceAttachment) bool { return b.UID == a.UID && ipOf(a) == ipOf(b) }) {
@@ -160,6 +163,35 @@ func TestSelectedPods(t *testing.T) {
 		})
 	}
 	expect(t, "nsa", "web", v1alpha1.ConditionReady, "False Pending")
+}
+
+// keepPinging has one pod ping another of its node until the returned function
+// says that nothing was lost.
+func keepPinging(t *testing.T, list []v1alpha1.NamespaceAttachment) (unbroken func()) {
+	t.Helper()
+	var from, to v1alpha1.NamespaceAttachment
+	for i, a := range list {
+		for _, b := range list[:i] {
+			if a.Status.NodeName == b.Status.NodeName {
+				from, to = a, b
+			}
+		}
+	}
+	ping := cluster.Command(context.Background(), from.Status.NodeName, "sh", "-ec",
+		fmt.Sprintf("ip netns exec %s timeout -s INT 60 ping -n -q -i 0.1 %s", from.Status.Interface.Netns, ipOf(to)))
+	var out strings.Builder
+	ping.Stdout = &out
+	if err := ping.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		_, _ = attempt(from.Status.NodeName, "pkill -INT -x ping")
+		_ = ping.Wait()
+		if !strings.Contains(out.String(), " 0% packet loss") {
+			t.Errorf("%s to %s: %s", from.Name, to.Name, out.String())
+		}
+	}
 }
 
 // balanced: the port of each node leads to every pod there.
