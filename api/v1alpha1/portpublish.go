@@ -47,8 +47,23 @@ type PortPublishSpec struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
-	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.hostPort == b.hostPort && a.protocol == b.protocol))",message="spec.ports must not publish a hostPort of one protocol twice: choose another hostPort"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.protocol == b.protocol && a.hostPort <= (has(b.hostPortEnd) ? b.hostPortEnd : b.hostPort) && b.hostPort <= (has(a.hostPortEnd) ? a.hostPortEnd : a.hostPort)))",message="spec.ports must not publish a hostPort of one protocol twice: choose another hostPort"
 	Ports []PublishedPort `json:"ports"`
+	// SourceRanges are who may connect, in CIDR form; default everyone. A range of
+	// the other family than an address of the attachment lets nobody in there.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isCIDR(a) && cidr(a) == cidr(a).masked())",message="spec.sourceRanges must be CIDRs without host bits, such as 10.0.0.0/8"
+	SourceRanges []Subnet `json:"sourceRanges,omitempty"`
+	// Loopback answers on 127.0.0.1 of the node too, for the node's own processes.
+	// It cannot be had for ::1.
+	// +optional
+	Loopback bool `json:"loopback,omitempty"`
+	// ReservePort has the agent hold the ports, so that no process can listen on
+	// one unawares: it gets EADDRINUSE. Ranges of more than 64 ports are not held.
+	// +kubebuilder:default=true
+	ReservePort *bool `json:"reservePort,omitempty"`
 }
 
 // Protocol is a transport protocol.
@@ -64,7 +79,11 @@ const (
 	SCTP Protocol = "SCTP"
 )
 
-// PublishedPort leads one host port to one port of the attachment.
+// PublishedPort leads one host port, or a range of them, to the attachment.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.hostPortEnd) || self.hostPortEnd >= self.hostPort",message="spec.ports.hostPortEnd must not be below hostPort",fieldPath=".hostPortEnd"
+// +kubebuilder:validation:XValidation:rule="!has(self.hostPortEnd) || !has(self.targetPort) || self.targetPort == self.hostPort || self.hostPortEnd - self.hostPort < 1024",message="spec.ports.hostPortEnd: a range whose targetPort differs from its hostPort has at most 1024 ports",fieldPath=".hostPortEnd"
+// +kubebuilder:validation:XValidation:rule="!has(self.hostPortEnd) || !has(self.targetPort) || self.targetPort + self.hostPortEnd - self.hostPort <= 65535",message="spec.ports.targetPort: the range ends beyond port 65535",fieldPath=".targetPort"
 type PublishedPort struct {
 	// Name describes the port.
 	// +optional
@@ -77,7 +96,13 @@ type PublishedPort struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	HostPort int32 `json:"hostPort"`
-	// TargetPort is the port on the attachment; default hostPort.
+	// HostPortEnd is the last port of a range that begins with hostPort. Its ports
+	// lead to as many from targetPort on, one by one.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	HostPortEnd int32 `json:"hostPortEnd,omitempty"`
+	// TargetPort is the port on the attachment, or the first one; default hostPort.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
@@ -124,8 +149,13 @@ type PublishedStatus struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	HostPort int32 `json:"hostPort"`
+	// HostPortEnd is the last port of a range.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	HostPortEnd int32 `json:"hostPortEnd,omitempty"`
 	// Target is the address and port it leads to, such as 10.68.0.101:80 or
-	// [fd00::65]:80.
+	// [fd00::65]:80; of a range, the first port's.
 	// +kubebuilder:validation:MaxLength=64
 	Target string `json:"target"`
 }

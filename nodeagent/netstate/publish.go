@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Publish leads one port of the node to a target, or to several that share new
-// connections evenly.
+// Publish leads one port of the node, or a range of them, to a target, or to
+// several that share new connections evenly.
 type Publish struct {
 	// Host is the node's address; the unspecified address of the targets'
 	// family means every local address but loopback.
@@ -16,15 +16,28 @@ type Publish struct {
 	// Proto is tcp, udp or sctp.
 	Proto    string
 	HostPort uint16
-	Targets  Targets
+	// HostPortEnd is the last port of a range; zero for one port.
+	HostPortEnd uint16
+	// Targets are those of HostPort. The further ports of a range lead as many
+	// ports further.
+	Targets Targets
 	// Back are those of the targets that have their default route elsewhere, so
 	// that their replies find back only if the connection is masqueraded.
 	Back Targets
+	// Sources are who may connect; empty for everyone.
+	Sources Sources
 }
 
 func (p Publish) Key() Key {
-	return Key{Kind: KindPublish, Name: fmt.Sprintf("%s/%s", netip.AddrPortFrom(p.Host, p.HostPort), p.Proto)}
+	end := ""
+	if p.HostPortEnd != 0 {
+		end = fmt.Sprintf("-%d", p.HostPortEnd)
+	}
+	return Key{Kind: KindPublish, Name: fmt.Sprintf("%s%s/%s", netip.AddrPortFrom(p.Host, p.HostPort), end, p.Proto)}
 }
+
+// Ports is how many ports of the node the publish is about.
+func (p Publish) Ports() int { return int(max(p.HostPort, p.HostPortEnd)-p.HostPort) + 1 }
 
 func (p Publish) String() string {
 	var s []string
@@ -35,7 +48,45 @@ func (p Publish) String() string {
 			s = append(s, t.String())
 		}
 	}
-	return "to " + strings.Join(s, ", ")
+	text := "to " + strings.Join(s, ", ")
+	if p.Sources != "" {
+		text += " from " + strings.ReplaceAll(string(p.Sources), ",", ", ")
+	}
+	return text
+}
+
+// Sources is a set of prefixes. It is text, so that two of them are equal exactly
+// if they have the same members.
+type Sources string
+
+// NewSources is the set of the given prefixes, in whatever order they come, those
+// left out that another holds: nested elements of an interval set are an error
+// (EEXIST).
+func NewSources(members ...netip.Prefix) Sources {
+	sorted := slices.Compact(slices.SortedFunc(slices.Values(members), netip.Prefix.Compare))
+	var s []string
+	for i, m := range sorted {
+		if !slices.ContainsFunc(sorted[:i], func(o netip.Prefix) bool { return o.Bits() < m.Bits() && o.Contains(m.Addr()) }) {
+			s = append(s, m.Masked().String())
+		}
+	}
+	return Sources(strings.Join(s, ","))
+}
+
+// All returns the members in order.
+func (s Sources) All() []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range strings.Split(string(s), ",") {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// Has reports whether an address may connect.
+func (s Sources) Has(a netip.Addr) bool {
+	return s == "" || slices.ContainsFunc(s.All(), func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // MaxTargets is how many targets a Publish may have. It is the number of slots
