@@ -29,6 +29,9 @@ func addEvents(mgr manager.Manager) error {
 		for _, t := range transitions(v1alpha1.ConditionsOf(old), v1alpha1.ConditionsOf(now)) {
 			t.record(recorder, o)
 		}
+		if n := repairs(old, now); n > 0 {
+			recorder.Eventf(o, nil, corev1.EventTypeWarning, "DriftRepaired", "Repaired", "somebody changed or removed what is the network's on this node, its rules in the firewall for instance; put back %d times so far", n)
+		}
 	}}
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		for _, o := range []client.Object{&v1alpha1.BridgeNetwork{}, &v1alpha1.NodeBridge{}, &v1alpha1.NamespaceAttachment{}, &v1alpha1.PortPublish{}} {
@@ -39,6 +42,17 @@ func addEvents(mgr manager.Manager) error {
 		<-ctx.Done()
 		return nil
 	}))
+}
+
+// repairs is the count of a NodeBridge that counts more than it did; zero for
+// everything else.
+func repairs(old, now any) int64 {
+	was, _ := old.(*v1alpha1.NodeBridge)
+	is, ok := now.(*v1alpha1.NodeBridge)
+	if !ok || was == nil || is.Status.Repairs <= was.Status.Repairs {
+		return 0
+	}
+	return is.Status.Repairs
 }
 
 func follow(ctx context.Context, c cache.Cache, o client.Object, h toolscache.ResourceEventHandler) error {

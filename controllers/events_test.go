@@ -5,6 +5,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
 func TestTransitions(t *testing.T) {
@@ -43,5 +45,22 @@ func TestTransitions(t *testing.T) {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestRepairs(t *testing.T) {
+	bridge := func(n int64) *v1alpha1.NodeBridge {
+		return &v1alpha1.NodeBridge{Status: v1alpha1.NodeBridgeStatus{Repairs: n}}
+	}
+	for _, c := range []struct {
+		old, now any
+		want     int64
+	}{
+		{bridge(0), bridge(1), 1}, {bridge(3), bridge(5), 5}, {bridge(5), bridge(5), 0}, {bridge(5), bridge(0), 0},
+		{&v1alpha1.BridgeNetwork{}, &v1alpha1.BridgeNetwork{}, 0},
+	} {
+		if got := repairs(c.old, c.now); got != c.want {
+			t.Errorf("of %v and %v: %d, want %d", c.old, c.now, got, c.want)
+		}
 	}
 }

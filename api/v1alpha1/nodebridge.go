@@ -74,6 +74,10 @@ type NodeBridgeStatus struct {
 	// MTU of the bridge in bytes.
 	// +optional
 	MTU int32 `json:"mtu,omitempty"`
+	// Repairs counts how often the agent put back what somebody else had changed or
+	// removed of the network on this node.
+	// +optional
+	Repairs int64 `json:"repairs,omitempty"`
 	// Conditions has Ready.
 	// +optional
 	// +listType=map

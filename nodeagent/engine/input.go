@@ -18,6 +18,8 @@ type Input struct {
 	// Before are the resource's versions that earlier processes built, in whole
 	// or in part: what they wanted and this one does not is removed.
 	Before []metav1.Object
+	// Repairs is how often a network was repaired here, by the record.
+	Repairs int64
 	// Background resources are not waited for by RunOnce.
 	Background bool
 	removed    bool

@@ -423,3 +423,38 @@ func TestStaticComesBeforeAllocated(t *testing.T) {
 		}
 	}
 }
+
+// TestRepairsAreCounted shows that what somebody else takes away is counted with
+// the network once per repair, goes on counting from the record, and that nobody's
+// wish is taken for one.
+func TestRepairsAreCounted(t *testing.T) {
+	w := newWorld(t)
+	in := yes(InputOf(bnet("red", "10.0.0.0/24")))
+	in.Repairs = 7
+	w.e.Set(in)
+	w.turns(20)
+	repairs := func() int64 { return w.r.status[in.Owner()].Bridge.Repairs }
+	if got := repairs(); got != 7 {
+		t.Fatalf("built and counts %d, want 7 as recorded", got)
+	}
+	clear(w.n.set)
+	w.e.setNATLost(true)
+	w.turns(20)
+	if got := repairs(); got != 8 {
+		t.Errorf("after a flush it counts %d, want 8", got)
+	}
+	link := netstate.Link{Name: "br-red"}.Key()
+	w.k.remove(link)
+	w.k.fn(kernel.Event{Key: link, Gone: true})
+	w.turns(20)
+	if got := repairs(); got != 9 {
+		t.Errorf("after its bridge was deleted it counts %d, want 9", got)
+	}
+	edited := bnet("red", "10.0.0.0/24")
+	edited.Spec.Isolation.Ports = true
+	w.set(edited)
+	w.turns(20)
+	if got := repairs(); got != 9 {
+		t.Errorf("edited it counts %d, want 9", got)
+	}
+}

@@ -12,12 +12,14 @@ import (
 // pass brings a batch of owners about: compile, observe, diff, apply, report.
 func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 	e.leaving = map[netstate.Key]netstate.Owner{}
+	intact := e.NAT.Intact()
 	e.compileAll(batch)
 	applied := e.converge(ctx, batch)
 	if slices.ContainsFunc(applied, losesRoutes) {
 		applied = append(applied, e.converge(ctx, batch)...)
 	}
 	e.Kernel.Announce(applied)
+	e.countRepairs(batch, applied, !intact && e.NAT.Intact())
 	e.settle(batch, applied)
 }
 

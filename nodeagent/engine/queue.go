@@ -57,6 +57,9 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 		in = nil
 	}
 	u.in, u.changed = in, true
+	if in != nil {
+		u.repairs = max(u.repairs, in.Repairs)
+	}
 	e.sweepDue = e.sweepDue || !u.accepted()
 	u.calm()
 }

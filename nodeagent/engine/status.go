@@ -70,6 +70,33 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 	}
 }
 
+// countRepairs counts for each owner of the batch that something of it was put
+// back: an object, or the rules that the firewall's objects need.
+func (e *Engine) countRepairs(batch map[netstate.Owner]bool, applied []plan.Step, rules bool) {
+	repaired := map[netstate.Owner]bool{}
+	for _, s := range applied {
+		if owner, drift := e.blame(s.Key); drift {
+			repaired[owner] = true
+		}
+	}
+	for o := range batch {
+		u := e.units[o]
+		if repaired[o] || rules && !u.changed && u.filtered() {
+			u.repairs++
+		}
+	}
+}
+
+// filtered says whether something of the owner is in the firewall.
+func (u *unit) filtered() bool {
+	for k := range u.desired {
+		if k.Kind.Firewall() {
+			return true
+		}
+	}
+	return false
+}
+
 // failing returns those of the owners that have errors: something they waited
 // for may be mended.
 func (e *Engine) failing(owners []netstate.Owner) []netstate.Owner {
@@ -151,7 +178,7 @@ func (e *Engine) status(u *unit) Status {
 	s.Ready.ObservedGeneration = generation
 	switch {
 	case u.in.Network != nil:
-		s.Bridge = &v1alpha1.NodeBridgeStatus{ObservedGeneration: generation, Bridge: u.network.Bridge, MTU: int32(u.network.MTU), Addresses: u.addressesOn(u.network.Bridge)}
+		s.Bridge = &v1alpha1.NodeBridgeStatus{Repairs: u.repairs, ObservedGeneration: generation, Bridge: u.network.Bridge, MTU: int32(u.network.MTU), Addresses: u.addressesOn(u.network.Bridge)}
 	case u.in.Attachment != nil:
 		s.Attachment = e.attachmentStatus(u)
 		s.Attachment.ObservedGeneration = generation

@@ -45,6 +45,8 @@ type unit struct {
 	// something else is wanted since.
 	done    bool
 	changed bool
+	// repairs counts the passes that put something back.
+	repairs int64
 	// ready is the Ready condition as last reported.
 	ready    metav1.Condition
 	attempts int

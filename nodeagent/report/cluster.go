@@ -48,6 +48,9 @@ const (
 	// settleTime is how long a status that is not Ready waits for a better one:
 	// what is built in several passes, or repaired at once, is one write.
 	settleTime = 500 * time.Millisecond
+	// repairPause is how long a count of repairs waits for more: somebody who
+	// undoes all of our work all the time is not to cost a write each time.
+	repairPause = 2 * time.Second
 )
 
 // NewCluster makes a reporter; it writes while Run runs.
@@ -100,11 +103,25 @@ func (c *Cluster) Report(s engine.Status) {
 	if known && sameStatus(old, s) {
 		return
 	}
-	if s.Ready.Status == metav1.ConditionTrue {
+	switch {
+	case known && onlyRepaired(old, s):
+		c.queue.AddAfter(s.Owner, repairPause)
+	case s.Ready.Status == metav1.ConditionTrue:
 		c.queue.Add(s.Owner)
-		return
+	default:
+		c.queue.AddAfter(s.Owner, settleTime)
 	}
-	c.queue.AddAfter(s.Owner, settleTime)
+}
+
+// onlyRepaired says that a status tells of nothing but further repairs.
+func onlyRepaired(old, now engine.Status) bool {
+	if old.Bridge == nil || now.Bridge == nil || old.Bridge.Repairs == now.Bridge.Repairs {
+		return false
+	}
+	b := *now.Bridge
+	b.Repairs = old.Bridge.Repairs
+	now.Bridge = &b
+	return sameStatus(old, now)
 }
 
 // Seen says that the watch brought an object's change.

@@ -149,7 +149,7 @@ func (f *Feed) network(name string) {
 	n.Status.Conditions = append(slices.DeleteFunc(n.Status.Conditions, func(c metav1.Condition) bool {
 		return c.Type != v1alpha1.ConditionAccepted
 	}), b.Status.Conditions...)
-	f.judge(engine.Input{Network: n})
+	f.judge(engine.Input{Network: n, Repairs: b.Status.Repairs})
 }
 
 // judge hands an input over if the verdict on it is of its current generation,
