@@ -19,11 +19,13 @@ import (
 // nftables is the Backend that keeps the tables inet patchbay and bridge
 // patchbay. A table exists while it has elements.
 type nftables struct {
-	opts  Options
-	nft   knftables.Interface
-	path  string
-	gens  generations
-	count atomic.Uint64
+	opts Options
+	nft  knftables.Interface
+	path string
+	// commit makes edits without nft, all or none.
+	commit func([]edit) error
+	gens   generations
+	count  atomic.Uint64
 
 	mu sync.Mutex
 	// stale memory must be loaded before anything is written: at the start and
@@ -45,7 +47,7 @@ func newNFTables(opts Options) (Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make NAT backend %s: %w", KindNFTables, err)
 	}
-	return &nftables{opts: opts, nft: nft, path: path, stale: true, memory: newMemory(opts.Source)}, nil
+	return &nftables{opts: opts, nft: nft, path: path, commit: commit, stale: true, memory: newMemory(opts.Source)}, nil
 }
 
 func (b *nftables) Name() string { return KindNFTables }
@@ -215,7 +217,8 @@ func (b *nftables) Clean(ctx context.Context) error {
 }
 
 // maxLines bounds a transaction: in a user namespace about 2,200 element lines
-// are EMSGSIZE, since SO_SNDBUFFORCE is not for everybody there.
+// are EMSGSIZE, since SO_SNDBUFFORCE is not for everybody there. By netlink an
+// element takes up to 140 bytes of net.core.wmem_default, usually 208 KiB.
 const maxLines = 1000
 
 // write runs the units in as few transactions as their number allows.
@@ -226,11 +229,8 @@ func (b *nftables) write(ctx context.Context, units []unit) error {
 			lines += len(units[n])
 			n++
 		}
-		tx := b.nft.NewTransaction()
-		for _, line := range slices.Concat(units[:n]...) {
-			line(tx)
-		}
-		if err := b.gens.own(func() error { return b.nft.Run(ctx, tx) }); err != nil {
+		statements := slices.Concat(units[:n]...)
+		if err := b.gens.own(func() error { return b.run(ctx, statements) }); err != nil {
 			return err
 		}
 		b.count.Add(1)

@@ -131,13 +131,22 @@ func list(s netstate.Set) (objects []netstate.Object) {
 	return objects
 }
 
+// backend lets nothing that netlink is refused fall to nft unnoticed.
 func backend(t testing.TB, source netstate.Source) *nftables {
 	t.Helper()
-	b, err := New(KindNFTables, Options{Source: source})
+	made, err := New(KindNFTables, Options{Source: source})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b.(*nftables)
+	b := made.(*nftables)
+	b.commit = func(edits []edit) error {
+		err := commit(edits)
+		if err != nil {
+			t.Errorf("refused: %v", err)
+		}
+		return err
+	}
+	return b
 }
 
 // loaded is a backend that has just read the kernel.

@@ -8,8 +8,29 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// unit is lines of a transaction that must not be torn apart.
-type unit []func(*knftables.Transaction)
+// unit is statements of a transaction that must not be torn apart.
+type unit []statement
+
+// statement is an edit, or a command to nft for whatever is not an element.
+type statement interface {
+	script(*knftables.Transaction)
+}
+
+type command func(*knftables.Transaction)
+
+func (c command) script(tx *knftables.Transaction) { c(tx) }
+
+func add(o knftables.Object) statement {
+	return command(func(tx *knftables.Transaction) { tx.Add(o) })
+}
+
+func remove(o knftables.Object) statement {
+	return command(func(tx *knftables.Transaction) { tx.Delete(o) })
+}
+
+func flush(o knftables.Object) statement {
+	return command(func(tx *knftables.Transaction) { tx.Flush(o) })
+}
 
 // script is what turns the kernel's tables into what memory holds, given the
 // changes of elements since.
@@ -55,14 +76,14 @@ func (m *memory) everything(f knftables.Family, of func(*setDef) bool) []change 
 }
 
 func deleteTable(f knftables.Family) unit {
-	return unit{func(tx *knftables.Transaction) { tx.Delete(&knftables.Table{Family: f, Name: tableName}) }}
+	return unit{remove(&knftables.Table{Family: f, Name: tableName})}
 }
 
 func createTable(f knftables.Family) unit {
-	u := unit{func(tx *knftables.Transaction) { tx.Add(&knftables.Table{Family: f, Name: tableName}) }}
+	u := unit{add(&knftables.Table{Family: f, Name: tableName})}
 	for i := range setDefs {
 		if d := &setDefs[i]; d.family == f {
-			u = append(u, func(tx *knftables.Transaction) { tx.Add(d.object()) })
+			u = append(u, add(d.object()))
 		}
 	}
 	return append(u, createRules(f)...)
@@ -72,9 +93,9 @@ func createRules(f knftables.Family) unit {
 	var u unit
 	for i := range chainDefs[f] {
 		d := &chainDefs[f][i]
-		u = append(u, func(tx *knftables.Transaction) { tx.Add(d.object(f)) })
+		u = append(u, add(d.object(f)))
 		for _, r := range d.ruleObjects(f) {
-			u = append(u, func(tx *knftables.Transaction) { tx.Add(r) })
+			u = append(u, add(r))
 		}
 	}
 	return u
@@ -83,15 +104,13 @@ func createRules(f knftables.Family) unit {
 // rewriteRules makes all chains anew and leaves the sets but for those that are
 // bound to rules: a chain whose hook is wrong cannot be changed, only replaced.
 func rewriteRules(f knftables.Family, existing []string) unit {
-	u := unit{func(tx *knftables.Transaction) { tx.Flush(&knftables.Table{Family: f, Name: tableName}) }}
+	u := unit{flush(&knftables.Table{Family: f, Name: tableName})}
 	for _, name := range existing {
-		u = append(u, func(tx *knftables.Transaction) {
-			tx.Delete(&knftables.Chain{Family: f, Table: tableName, Name: name})
-		})
+		u = append(u, remove(&knftables.Chain{Family: f, Table: tableName, Name: name}))
 	}
 	for i := range setDefs {
 		if d := &setDefs[i]; d.family == f && d.bound() {
-			u = append(u, func(tx *knftables.Transaction) { tx.Delete(d.object()) }, func(tx *knftables.Transaction) { tx.Add(d.object()) })
+			u = append(u, remove(d.object()), add(d.object()))
 		}
 	}
 	return append(u, createRules(f)...)
@@ -133,10 +152,10 @@ func portOf(i id) (netstate.Key, bool) {
 func (c change) unit() unit {
 	var u unit
 	if c.remove {
-		u = append(u, func(tx *knftables.Transaction) { tx.Delete(c.element(held{})) })
+		u = append(u, edit{id: c.id, remove: true})
 	}
 	if c.add != nil {
-		u = append(u, func(tx *knftables.Transaction) { tx.Add(c.element(*c.add)) })
+		u = append(u, edit{id: c.id, held: *c.add})
 	}
 	return u
 }
