@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"syscall"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/vishvananda/netlink/nl"
@@ -78,59 +77,32 @@ func commit(edits []edit) error {
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	answers, err := nfnetlink.exchange(batch)
 	if err != nil {
-		return fmt.Errorf("open a netlink socket: %w", err)
+		return fmt.Errorf("commit %d elements: %w", len(edits), err)
 	}
-	defer unix.Close(fd)
-	if err := unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("send a batch of %d elements: %w", len(edits), err)
+	answered := false
+	for _, m := range answers {
+		errno, ok := outcome(m)
+		seq := int(m.Header.Seq)
+		switch {
+		case ok && errno == 0:
+			answered = answered || seq == len(edits)
+		case ok && seq >= 1 && seq <= len(edits):
+			return fmt.Errorf("%s: %w", edits[seq-1], errno)
+		case ok:
+			// What befalls the batch as a whole is said of its beginning.
+			return fmt.Errorf("commit %d elements: %w", len(edits), errno)
+		}
 	}
-	return readAnswers(fd, edits)
+	if !answered {
+		return fmt.Errorf("commit %d elements: no answer", len(edits))
+	}
+	return nil
 }
 
-// readAnswers never waits: nfnetlink_rcv_batch has run and answered when sendto
-// returns. It answers every failed message, and the last edit in any case.
-func readAnswers(fd int, edits []edit) error {
-	buffer := make([]byte, 1<<13)
-	for answered := false; ; {
-		n, _, err := unix.Recvfrom(fd, buffer, 0)
-		if answered && errors.Is(err, unix.EAGAIN) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read the answer to a batch of %d elements: %w", len(edits), err)
-		}
-		messages, err := syscall.ParseNetlinkMessage(buffer[:n])
-		if err != nil {
-			return fmt.Errorf("read the answer to a batch of %d elements: %w", len(edits), err)
-		}
-		for _, m := range messages {
-			if err := verdict(m, edits); err != nil {
-				return err
-			}
-			answered = answered || m.Header.Seq == uint32(len(edits))
-		}
-	}
-}
-
-// verdict is the error that a message tells of. What concerns the batch as a
-// whole, such as a failed commit, is said of its beginning.
-func verdict(m syscall.NetlinkMessage, edits []edit) error {
-	if m.Header.Type != unix.NLMSG_ERROR || len(m.Data) < 4 {
-		return fmt.Errorf("read the answer to a batch of %d elements: unexpected message %d", len(edits), m.Header.Type)
-	}
-	errno := unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
-	switch i := int(m.Header.Seq) - 1; {
-	case errno == 0:
-		return nil
-	case i >= 0 && i < len(edits):
-		return fmt.Errorf("%s: %w", edits[i], errno)
-	}
-	return fmt.Errorf("commit a batch of %d elements: %w", len(edits), errno)
-}
-
-// encodeBatch gives the edits the sequence numbers from 1 on.
+// encodeBatch gives the edits the sequence numbers from 1 on. The kernel answers
+// for each that fails, and for the last one in any case.
 func encodeBatch(edits []edit) ([]byte, error) {
 	frame := []byte{unix.AF_UNSPEC, nl.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}
 	batch := request(unix.NFNL_MSG_BATCH_BEGIN, 0, 0, frame)

@@ -198,7 +198,7 @@ func TestBatchWithoutNft(t *testing.T) {
 	apply(t, b, creates(list(rich())...))
 	whole := ruleset(t)
 	w := watchAll(t, b)
-	nft := b.nft
+	nft, socket := b.nft, nfnetlink.fd
 	b.nft = knftables.NewFake("", "")
 	more := []netstate.Object{
 		netstate.PortFilter{Link: "veth9", MAC: macB},
@@ -214,6 +214,7 @@ func TestBatchWithoutNft(t *testing.T) {
 	apply(t, b, deletes(more...))
 	same(t, "ruleset", whole, ruleset(t))
 	same(t, "intact", true, loaded(t, netstate.SourceLocal).Intact())
+	same(t, "socket", socket, nfnetlink.fd)
 	b.nft = nft
 	run(t, "nft delete table bridge patchbay")
 	w.fires(t)

@@ -13,14 +13,16 @@ import (
 // Generation is the number of the last transaction, anybody's, that changed the
 // nftables ruleset of this network namespace.
 func Generation() (uint32, error) {
-	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0)
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
-	messages, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+	body := []byte{unix.AF_UNSPEC, nl.NFNETLINK_V0, 0, 0}
+	answers, err := nfnetlink.exchange(request(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0, 0, body))
 	if err != nil {
 		return 0, fmt.Errorf("get the ruleset's generation: %w", err)
 	}
-	for _, m := range messages {
-		if g, ok := parseGeneration(m); ok {
+	for _, m := range answers {
+		if errno, ok := outcome(m); ok {
+			return 0, fmt.Errorf("get the ruleset's generation: %w", errno)
+		}
+		if g, ok := parseGeneration(m.Data); ok {
 			return g, nil
 		}
 	}
