@@ -16,6 +16,9 @@ type AttachmentView struct {
 	// two namespaces and without a link.
 	Target, Host netstate.End
 	MAC          netstate.MAC
+	// Way is the interface by which the node reaches the target: the bridge, or
+	// the host's end.
+	Way string
 	// Gateways the target's default routes point to.
 	Gateways []netip.Addr
 	// Reachable by the node: there is an address on the node's end, or a
@@ -117,6 +120,7 @@ func (b *attachment) mtu(fallback int) int {
 // bridged joins the target to the network's bridge.
 func (b *attachment) bridged() {
 	v := b.net
+	b.view.Way = v.Bridge
 	host := netstate.Link{Master: v.Bridge, Isolated: v.Isolated}
 	b.pair(host, b.mtu(v.MTU))
 	b.inside(b.view.Target, b.view.Addresses)
@@ -143,6 +147,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 	b.pair(netstate.Link{}, b.mtu(mtuOf(b.c.Node, b.c.Node.DefaultLink)))
 	b.inside(b.view.Target, b.view.Addresses)
 	link := b.view.Host.Name
+	b.view.Way = link
 	disable6 := "1"
 	for _, p := range append(hostAddresses, b.view.Addresses...) {
 		if p.Addr().Is6() {
@@ -164,7 +169,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 			netstate.Masquerade{Link: link, Subnet: host(p.Addr()), Egress: egress})
 		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Subnet: host(p.Addr()), Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"})
 		if egress {
-			b.r.Note = b.c.blocked()
+			b.r.forwarded(b.c, link, netstate.FamilyOf(p.Addr()))
 			b.r.add(linkSysctl("", link, "ipv4", "forwarding", "1"))
 			b.r.add(forwarding(b.c, netstate.FamilyOf(p.Addr()))...)
 		}

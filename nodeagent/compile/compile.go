@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -21,16 +22,8 @@ import (
 type Context struct {
 	Source netstate.Source
 	Node   netstate.Node
-	// Blockers name what of others drops forwarded packets by policy.
-	Blockers []string
-}
-
-// blocked is the note on what needs forwarding while somebody else drops it.
-func (c Context) blocked() *Problem {
-	if len(c.Blockers) == 0 {
-		return nil
-	}
-	return problem(v1alpha1.ReasonForwardBlocked, "the kernel holds all of it, but %s drops forwarded packets by policy: let it accept those of this interface, or traffic to and from other networks does not pass", strings.Join(c.Blockers, " and "))
+	// Blockers are what of others drops forwarded packets by policy.
+	Blockers []netstate.Blocker
 }
 
 // Result is what one resource needs of the node.
@@ -40,6 +33,28 @@ type Result struct {
 	// Note is a limitation to report although all objects can be made; nil
 	// where there is none.
 	Note *Problem
+	// Blocked is why it does not work although all objects can be made.
+	Blocked *Problem
+}
+
+// forwarded has the firewalls of others let an interface's packets through where
+// they can be opened, and says which cannot.
+func (r *Result) forwarded(c Context, link string, families ...netstate.Family) {
+	var names []string
+	for _, b := range c.Blockers {
+		for _, f := range families {
+			switch {
+			case !b.Blocks(f, link) || slices.Contains(names, b.Name):
+			case b.Openable:
+				r.add(netstate.Opening{Family: f, Link: link})
+			default:
+				names = append(names, b.Name)
+			}
+		}
+	}
+	if len(names) > 0 && r.Blocked == nil {
+		r.Blocked = problem(v1alpha1.ReasonForwardBlocked, "the kernel holds all of it, but %s drops forwarded packets by policy, and names no %s that it accepts: accept what is forwarded from and to it there, or set another policy", strings.Join(names, " and "), link)
+	}
 }
 
 func (r *Result) add(objects ...netstate.Object) { r.Objects.Add(objects...) }

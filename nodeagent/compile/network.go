@@ -123,7 +123,6 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	// isolated ports, and br_netfilter shows the LAN's frames as forwarded.
 	r.add(netstate.Realm{Link: v.Bridge, Guarded: v.Guarded, Isolated: v.Isolated && v.Uplink == ""})
 	if v.Mode == v1alpha1.GatewayBridge {
-		r.Note = c.blocked()
 		addGateway(&r, v, c)
 	}
 	addEgress(&r, n, v)
@@ -211,6 +210,7 @@ func addGateway(r *Result, v NetworkView, c Context) {
 				continue
 			}
 			r.add(netstate.Address{Link: v.Bridge, Prefix: netip.PrefixFrom(gw, s.Bits())})
+			r.forwarded(c, v.Bridge, netstate.FamilyOf(gw))
 			r.add(forwarding(c, netstate.FamilyOf(gw))...)
 			r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets"})
 		}

@@ -26,7 +26,7 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 	if prob != nil {
 		return b.r, prob
 	}
-	b.r.Note = cmp.Or(b.crowd(), b.r.Note, c.blocked())
+	b.r.Note = cmp.Or(b.crowd(), b.r.Note)
 	for _, h := range hosts {
 		if _, ok := ofFamily(b.targets, ident, h); ok {
 			b.ports(h)
@@ -50,6 +50,7 @@ func (b *publish) target(t AttachmentView) {
 		_, routed := ofFamily(t.Gateways, ident, a)
 		b.targets, b.back[a] = append(b.targets, a), !routed
 		b.r.add(forwarding(b.c, netstate.FamilyOf(a))...)
+		b.r.forwarded(b.c, t.Way, netstate.FamilyOf(a))
 		addHairpin(&b.r, t, netstate.FamilyOf(a), b.c.Node)
 	}
 }

@@ -231,6 +231,9 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 			u.partial = append(u.partial, lost)
 		}
 	}
+	if r.Blocked != nil {
+		u.partial = append(u.partial, r.Blocked)
+	}
 	if u.problem != nil {
 		won = e.leased(u)
 	}

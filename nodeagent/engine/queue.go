@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"fmt"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -92,6 +94,7 @@ func (e *Engine) addDue(batch map[netstate.Owner]bool, all bool) {
 // there.
 func (e *Engine) reloadNAT(ctx context.Context, batch map[netstate.Owner]bool) {
 	e.setNATLost(false)
+	before := e.NAT.Blockers()
 	if err := e.NAT.Load(ctx); err != nil {
 		e.Log.Error("read the firewall", "err", err)
 		e.setNATLost(true)
@@ -99,9 +102,9 @@ func (e *Engine) reloadNAT(ctx context.Context, batch map[netstate.Owner]bool) {
 		return
 	}
 	e.sweepDue = true
-	intact := e.NAT.Intact()
+	same := e.NAT.Intact() && slices.EqualFunc(before, e.NAT.Blockers(), func(a, b netstate.Blocker) bool { return reflect.DeepEqual(a, b) })
 	for o, u := range e.units {
-		if !intact || e.misses(u) {
+		if !same || e.misses(u) {
 			batch[o] = true
 		}
 	}

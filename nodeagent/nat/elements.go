@@ -156,6 +156,8 @@ func validate(o netstate.Object) error {
 		err = checkLink(o.Link)
 	case netstate.ForeignBridge:
 		err = checkLink(o.Link)
+	case netstate.Opening:
+		err = checkLink(o.Link)
 	case netstate.PortAddress:
 		err = errors.Join(checkLink(o.Link), checkAddr(o.Addr))
 	case netstate.Masquerade:

@@ -370,28 +370,3 @@ func parseName(f field, text string) (string, error) {
 	}
 	return "", fmt.Errorf("%q is not an %s", text, f)
 }
-
-// parseBlockers reads the JSON listing of all chains and names those that hook
-// forwarded packets of an IP family with policy drop.
-func parseBlockers(text []byte) ([]string, error) {
-	var l struct {
-		Objects []struct {
-			Chain *struct{ Family, Table, Name, Hook, Policy string } `json:"chain"`
-		} `json:"nftables"`
-	}
-	if err := json.Unmarshal(text, &l); err != nil {
-		return nil, fmt.Errorf("read listing of chains: %w", err)
-	}
-	var out []string
-	for _, o := range l.Objects {
-		c := o.Chain
-		if c == nil || c.Hook != "forward" || c.Policy != "drop" || c.Table == tableName {
-			continue
-		}
-		switch knftables.Family(c.Family) {
-		case knftables.IPv4Family, knftables.IPv6Family, knftables.InetFamily:
-			out = append(out, fmt.Sprintf("chain %s of table %s %s", c.Name, c.Family, c.Table))
-		}
-	}
-	return out, nil
-}

@@ -170,13 +170,13 @@ func TestEvents(t *testing.T) {
 		return message(unix.NFT_MSG_NEWGEN, 0, unix.NFTA_GEN_ID, []byte{0, 0, 0, n})
 	}
 	var e events
-	ended, touched := e.parse(append(message(unix.NFT_MSG_NEWTABLE, unix.NFPROTO_INET, 1, []byte("other\x00")), generation(5)...))
+	ended, touched, _ := e.parse(append(message(unix.NFT_MSG_NEWTABLE, unix.NFPROTO_INET, 1, []byte("other\x00")), generation(5)...))
 	same(t, "another table", []any{uint32(5), 0}, []any{ended, len(touched)})
-	ended, touched = e.parse(append(message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, 1, name), generation(6)...))
+	ended, touched, _ = e.parse(append(message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, 1, name), generation(6)...))
 	same(t, "another family", []any{uint32(6), 0}, []any{ended, len(touched)})
-	ended, touched = e.parse(message(unix.NFT_MSG_DELSETELEM, unix.NFPROTO_BRIDGE, 1, name))
+	ended, touched, _ = e.parse(message(unix.NFT_MSG_DELSETELEM, unix.NFPROTO_BRIDGE, 1, name))
 	same(t, "not yet ended", []any{uint32(0), 0}, []any{ended, len(touched)})
-	ended, touched = e.parse(append(generation(7), generation(8)...))
+	ended, touched, _ = e.parse(append(generation(7), generation(8)...))
 	same(t, "ended", []any{uint32(8), []uint32{7}}, []any{ended, touched})
 }
 

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -21,7 +23,7 @@ func (b *nftables) Watch(ctx context.Context, fn func()) error {
 	if err != nil {
 		return fmt.Errorf("subscribe to nftables events: %w", err)
 	}
-	w := &watch{gens: &b.gens, seen: seen, wake: make(chan struct{}, 1)}
+	w := &watch{gens: &b.gens, seen: seen, wake: make(chan struct{}, 1), matters: b.matters}
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
 	go func() {
 		defer stop()
@@ -60,11 +62,16 @@ func subscribe() (*os.File, error) {
 type watch struct {
 	gens *generations
 	wake chan struct{}
+	// matters says whether an event about a table of others may change who drops
+	// forwarded packets, or what is open there.
+	matters func(kind uint16, family byte, table string, body []byte) bool
 
 	mu sync.Mutex
 	// touched generations changed our tables; lost events may have.
 	touched []uint32
 	lost    bool
+	// forward is set when what others do to forwarded packets has changed.
+	forward bool
 	// seen is the last generation up to which nothing was lost.
 	seen uint32
 }
@@ -75,12 +82,12 @@ const maxEvent = 1 << 16
 
 func (w *watch) read(ctx context.Context, socket *os.File) {
 	buffer := make([]byte, maxEvent)
-	var e events
+	e := events{matters: w.matters}
 	for {
 		n, err := socket.Read(buffer)
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
-			e = events{}
+			e.touched, e.forward = false, false
 			w.note(func() { w.lost = true })
 		case err != nil:
 			if ctx.Err() == nil {
@@ -88,7 +95,10 @@ func (w *watch) read(ctx context.Context, socket *os.File) {
 			}
 			return
 		default:
-			ended, touched := e.parse(buffer[:n])
+			ended, touched, forward := e.parse(buffer[:n])
+			if w.gens.foreign(forward) {
+				time.AfterFunc(forwardPause, func() { w.note(func() { w.forward = true }) })
+			}
 			w.note(func() {
 				w.touched = append(w.touched, touched...)
 				if ended != 0 && !w.lost {
@@ -102,7 +112,7 @@ func (w *watch) read(ctx context.Context, socket *os.File) {
 func (w *watch) note(change func()) {
 	w.mu.Lock()
 	change()
-	pending := w.lost || len(w.touched) > 0
+	pending := w.lost || w.forward || len(w.touched) > 0
 	w.mu.Unlock()
 	if !pending {
 		return
@@ -116,10 +126,10 @@ func (w *watch) note(change func()) {
 func (w *watch) decide(ctx context.Context, fn func()) {
 	for range w.wake {
 		w.mu.Lock()
-		touched, lost, seen := w.touched, w.lost, w.seen
-		w.touched, w.lost = nil, false
+		touched, lost, seen, forward := w.touched, w.lost, w.seen, w.forward
+		w.touched, w.lost, w.forward = nil, false, false
 		w.mu.Unlock()
-		foreign := w.gens.foreign(touched) || lost && w.gens.foreignSince(seen)
+		foreign := forward || w.gens.foreign(touched) || lost && w.gens.foreignSince(seen)
 		if foreign && ctx.Err() == nil {
 			fn()
 		}
@@ -128,21 +138,25 @@ func (w *watch) decide(ctx context.Context, fn func()) {
 
 // events reads the messages of a subscription, in their order. The events of a
 // transaction are followed by its generation.
-type events struct{ touched bool }
+type events struct {
+	matters          func(kind uint16, family byte, table string, body []byte) bool
+	touched, forward bool
+}
 
 // parse reads messages. It returns the last generation that ended in them, zero
-// if none, and those of them that touched a table of ours.
-func (e *events) parse(b []byte) (ended uint32, touched []uint32) {
+// if none, those of them that touched a table of ours, and those that touched what
+// matters of others.
+func (e *events) parse(b []byte) (ended uint32, touched, forward []uint32) {
 	for len(b) >= unix.NLMSG_HDRLEN {
 		size := int(binary.NativeEndian.Uint32(b))
 		if size < unix.NLMSG_HDRLEN || size > len(b) {
-			return ended, touched
+			return ended, touched, forward
 		}
 		kind := binary.NativeEndian.Uint16(b[4:])
 		body := b[unix.NLMSG_HDRLEN:size]
 		b = b[min(len(b), (size+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
 		if kind != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
-			e.touched = e.touched || ours(kind, body)
+			e.look(kind, body)
 			continue
 		}
 		if g, ok := parseGeneration(body); ok {
@@ -150,25 +164,36 @@ func (e *events) parse(b []byte) (ended uint32, touched []uint32) {
 			if e.touched {
 				touched = append(touched, g)
 			}
+			if e.forward {
+				forward = append(forward, g)
+			}
 		}
-		e.touched = false
+		e.touched, e.forward = false, false
 	}
-	return ended, touched
+	return ended, touched, forward
 }
 
-// ours reports whether an event is about a table of ours. The table's name is
-// attribute 1 of every kind of nftables event.
-func ours(kind uint16, body []byte) bool {
+// look notes what an event is about. The table's name is attribute 1 of every kind
+// of nftables event.
+func (e *events) look(kind uint16, body []byte) {
 	if kind>>8 != unix.NFNL_SUBSYS_NFTABLES || len(body) < nl.SizeofNfgenmsg {
-		return false
-	}
-	if body[0] != unix.NFPROTO_INET && body[0] != unix.NFPROTO_BRIDGE {
-		return false
+		return
 	}
 	for t, v := range attributes(body[nl.SizeofNfgenmsg:]) {
-		if t == unix.NFTA_TABLE_NAME {
-			return string(v) == tableName+"\x00"
+		if t != unix.NFTA_TABLE_NAME {
+			continue
 		}
+		table := strings.TrimSuffix(string(v), "\x00")
+		switch ours := body[0] == unix.NFPROTO_INET || body[0] == unix.NFPROTO_BRIDGE; {
+		case ours && table == tableName:
+			e.touched = true
+		case e.matters != nil && e.matters(kind&0xff, body[0], table, body[nl.SizeofNfgenmsg:]):
+			e.forward = true
+		}
+		return
 	}
-	return false
 }
+
+// forwardPause gathers changes of what others do to forwarded packets: a service
+// proxy may change its rules all the time.
+const forwardPause = 300 * time.Millisecond

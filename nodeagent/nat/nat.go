@@ -42,17 +42,17 @@ type Backend interface {
 	// publishes it removed, changed or added. It writes nothing if nothing
 	// changes, and may be repeated. An error fails all steps; call Load then.
 	Apply(ctx context.Context, steps []plan.Step) error
-	// Blockers names the base chains of others that, as of the last Load, drop
-	// forwarded packets by policy: an accept of ours cannot overrule them.
-	Blockers() []string
+	// Blockers are the chains of others that, as of the last Load, drop forwarded
+	// packets by policy.
+	Blockers() []netstate.Blocker
 	// Intact reports whether, as of the last Load and Apply, everything around
 	// the objects is as it must be. If it is not, the next Apply mends it, even
 	// without steps.
 	Intact() bool
 	// Clean removes everything of ours from the firewall, whatever its source.
 	Clean(ctx context.Context) error
-	// Watch calls fn whenever somebody else changed our part of the firewall,
-	// never for a transaction of this Backend, until ctx ends. It returns once
+	// Watch calls fn whenever somebody else changed our part of the firewall, or
+	// what may be a Blocker, never for a transaction of this Backend, until ctx ends. It returns once
 	// it is subscribed. fn must not block.
 	Watch(ctx context.Context, fn func()) error
 	// Transactions is the number of transactions committed so far.

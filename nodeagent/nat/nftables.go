@@ -33,7 +33,9 @@ type nftables struct {
 	stale  bool
 	memory memory
 	// blockers as of the last Load.
-	blockers []string
+	blockers []netstate.Blocker
+	openings openings
+	watched  atomic.Pointer[watched]
 	// pending conntrack entries are deleted by the next Apply.
 	pending flows
 }
@@ -47,7 +49,7 @@ func newNFTables(opts Options) (Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make NAT backend %s: %w", KindNFTables, err)
 	}
-	return &nftables{opts: opts, nft: nft, path: path, commit: commit, stale: true, memory: newMemory(opts.Source)}, nil
+	return &nftables{opts: opts, nft: nft, path: path, commit: commit, stale: true, memory: newMemory(opts.Source), openings: openings{source: opts.Source}}, nil
 }
 
 func (b *nftables) Name() string { return KindNFTables }
@@ -85,20 +87,10 @@ func (b *nftables) load(ctx context.Context) error {
 	}
 	m.understand()
 	b.memory, b.stale = m, false
-	blockers, err := b.listBlockers(ctx)
-	b.blockers = blockers
-	return err
+	return b.loadForward(ctx)
 }
 
-func (b *nftables) listBlockers(ctx context.Context) ([]string, error) {
-	out, err := exec.CommandContext(ctx, b.path, "--json", "list", "chains").Output()
-	if err != nil {
-		return nil, fmt.Errorf("list chains: %w", err)
-	}
-	return parseBlockers(out)
-}
-
-func (b *nftables) Blockers() []string {
+func (b *nftables) Blockers() []netstate.Blocker {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.blockers
@@ -128,6 +120,9 @@ func (b *nftables) Observe(keys []netstate.Key) netstate.Set {
 		if o := b.memory.observe(k); o != nil {
 			set.Add(o)
 		}
+		if o, ok := b.openings.whole(k); ok {
+			set.Add(o)
+		}
 	}
 	return set
 }
@@ -138,6 +133,9 @@ func (b *nftables) Held() netstate.Set {
 	set := netstate.Set{}
 	for _, e := range b.memory.entries {
 		set.Add(e.object)
+	}
+	for k := range b.openings.rules {
+		set.Add(opening(k))
 	}
 	return set
 }
@@ -159,9 +157,14 @@ func (b *nftables) Apply(ctx context.Context, steps []plan.Step) error {
 			return err
 		}
 	}
+	opened := slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool { return s.Key.Kind != netstate.KindOpening })
+	steps = slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool { return s.Key.Kind == netstate.KindOpening })
 	changes, contradicted, err := b.memory.apply(steps)
 	if err == nil {
 		err = b.write(ctx, b.memory.script(changes))
+	}
+	if err == nil {
+		err = b.open(opened)
 	}
 	if err != nil {
 		b.stale = true
@@ -195,6 +198,9 @@ func (b *nftables) Clean(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.load(ctx); err != nil {
+		return err
+	}
+	if err := b.closeAll(); err != nil {
 		return err
 	}
 	var gone []unit

@@ -1,0 +1,44 @@
+package netstate
+
+import "strings"
+
+// Blocker is a chain of somebody else's firewall that drops forwarded packets by
+// policy: an accept of ours in a chain of our own cannot overrule it.
+type Blocker struct {
+	// Name is family, table and chain, as a person looks for it.
+	Name string
+	// Families are those whose packets it sees.
+	Families []Family
+	// Accepts are the interfaces that its own rules let through, as far as they
+	// name any; one that ends in * is a prefix, and * alone is every interface.
+	Accepts []string
+	// Openable chains are iptables' own, where an Opening can let our interfaces
+	// through.
+	Openable bool
+}
+
+// Blocks reports whether the chain keeps packets of a family from an interface.
+func (b Blocker) Blocks(f Family, link string) bool {
+	sees := false
+	for _, family := range b.Families {
+		sees = sees || family == f
+	}
+	for _, a := range b.Accepts {
+		prefix, wildcard := strings.CutSuffix(a, "*")
+		if a == link || wildcard && strings.HasPrefix(link, prefix) {
+			return false
+		}
+	}
+	return sees
+}
+
+// Opening lets what is forwarded from and to an interface of ours through the
+// FORWARD chain of iptables, which drops the rest by policy. What may pass at all
+// is decided by our own chains all the same.
+type Opening struct {
+	Family Family
+	Link   string
+}
+
+func (o Opening) Key() Key       { return Key{Kind: KindOpening, Link: o.Link, Name: string(o.Family)} }
+func (o Opening) String() string { return "in FORWARD of iptables" }
