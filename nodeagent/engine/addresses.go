@@ -76,6 +76,9 @@ func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip
 		if slices.ContainsFunc(kept, func(p netip.Prefix) bool { return pool.Subnet().Contains(p.Addr()) }) {
 			continue
 		}
+		if p := e.exhausted[pool]; p != nil && !e.claims.letGo {
+			return nil, p
+		}
 		if !pool.Started() {
 			pool.StartAfter(e.highest(network, pool.Subnet()))
 		}
@@ -85,7 +88,8 @@ func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip
 			return left || !e.claims.choose(u.owner, c)
 		})
 		if errors.Is(err, ipam.ErrExhausted) {
-			return nil, &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: fmt.Sprintf("network %s: %v: %s: delete some, exclude less, or use a larger subnet", network, err, e.usersOf(network, pool.Subnet()))}
+			e.exhausted[pool] = &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: fmt.Sprintf("network %s: %v: %s: delete some, exclude less, or use a larger subnet", network, err, e.usersOf(network, pool.Subnet()))}
+			return nil, e.exhausted[pool]
 		}
 		kept = append(kept, netip.PrefixFrom(addr, pool.Subnet().Bits()))
 	}

@@ -203,3 +203,30 @@ func TestManyGo(t *testing.T) {
 		t.Errorf("to see that 300 are gone takes %v, and %v for 3,000", few, many)
 	}
 }
+
+// TestManyWait shows that an address which is freed costs little more where many
+// wait for one than where few do.
+func TestManyWait(t *testing.T) {
+	release := func(waiting int) time.Duration {
+		w := newWorld(t)
+		w.set(bnet("red", "10.0.0.0/21"))
+		const addresses = 1<<11 - 3
+		for i := range addresses + waiting {
+			w.set(nsa(fmt.Sprintf("n%05d", i), "red"))
+		}
+		w.turns(20)
+		w.e.Remove(yes(InputOf(nsa("n00000", "red"))))
+		begin := time.Now()
+		w.turns(20)
+		took := time.Since(begin)
+		if c := w.r.status[own(nsa(fmt.Sprintf("n%05d", addresses), ""))].Ready; c.Status != metav1.ConditionTrue {
+			t.Errorf("the first that waits is not served: %s", c.Message)
+		}
+		return took
+	}
+	few, many := release(20), release(1000)
+	t.Logf("20 wait: %v, 1,000 wait: %v", few, many)
+	if many > 20*few+200*time.Millisecond {
+		t.Errorf("a freed address takes %v where 20 wait, %v where 1,000 do", few, many)
+	}
+}
