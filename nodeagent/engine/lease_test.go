@@ -62,7 +62,7 @@ func (l *lab) setNetwork() {
 // act does one random thing.
 func (l *lab) act() {
 	name := fmt.Sprint("a", l.r.IntN(14))
-	what := ""
+	var what string
 	switch n := l.r.IntN(22); {
 	case n < 7:
 		what = l.create(name)
