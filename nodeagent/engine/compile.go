@@ -8,6 +8,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -32,6 +33,7 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 }
 
 func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
+	e.exhausted = map[*ipam.Pool]*compile.Problem{}
 	for _, kind := range ownerKinds {
 		units := e.ofKind(batch, kind)
 		results := make([]compile.Result, len(units))

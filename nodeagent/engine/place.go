@@ -87,6 +87,10 @@ func (e *Engine) interfaceOf(u *unit, netns string) string {
 		return "eth0"
 	}
 	names := u.interfacesIn(netns)
+	if had := u.view.Target.Name; had != "" {
+		// Another namespace of the same pod.
+		names = append(names, had)
+	}
 	if a.Status.Interface != nil {
 		names = append(names, a.Status.Interface.Name)
 	}

@@ -117,6 +117,38 @@ func TestPodDefaultRoute(t *testing.T) {
 	}
 }
 
+// TestPodDefaultRouteStaysFirst shows that our default route of a pod goes before
+// others again when somebody has put one before it, replaced it or removed it.
+func TestPodDefaultRouteStaysFirst(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	n := newNode(t)
+	podNetns(t, "cni-1", "10.244.0.5")
+	n.engine.SetPods([]engine.Pod{pod("web", "cni-1")})
+	yes := true
+	a := podAttachment("web", "red")
+	a.Attachment.Spec.DefaultRoute = &yes
+	n.engine.Update([]engine.Input{network("red", "10.1.0.0/24"), a}, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- n.engine.Run(ctx) }()
+	first := func() bool { return strings.Contains(run(t, "ip -n cni-1 route get 192.0.2.1 || true"), "dev net1") }
+	eventually(t, "ours is the first", 5*time.Second, true, first)
+	for _, command := range []string{
+		"ip -n cni-1 route prepend default via 10.244.0.7 dev eth0",
+		"ip -n cni-1 route replace default via 10.244.0.8 dev eth0",
+		"ip -n cni-1 route del default dev net1",
+	} {
+		run(t, command)
+		eventually(t, "ours is the first after "+command, 5*time.Second, true, first)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestPodsNotKnownYet shows that an agent which cannot ask the container runtime
 // yet leaves alone what was built for pods, and gives nobody their addresses.
 func TestPodsNotKnownYet(t *testing.T) {
