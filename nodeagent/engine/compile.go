@@ -236,7 +236,10 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 	if u.problem != nil {
 		won = e.leased(u)
 	}
-	if u.problem != nil && u.problem.Reason == v1alpha1.ReasonAddressPoolExhausted {
+	if u.short != nil && u.problem == nil {
+		u.partial = append(u.partial, u.short)
+	}
+	if u.short != nil || u.problem != nil && u.problem.Reason == v1alpha1.ReasonAddressPoolExhausted {
 		e.claims.waiting[u.owner] = true
 	}
 	if e.claims.take(u.owner, won) {

@@ -16,6 +16,7 @@ import (
 // subnet. With a problem it sets aside what the attachment keeps all the same.
 func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView, p *compile.Problem) {
 	a := u.in.Attachment
+	u.short = nil
 	if a.Spec.Network != "" {
 		n := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network}]
 		if n == nil || !n.accepted() || n.problem != nil && !n.kept {
@@ -35,6 +36,11 @@ func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView,
 		at.Addresses = u.given
 		if p == nil {
 			at.Addresses, p = e.allocate(u, network.Name, u.given)
+		}
+		if p != nil && at.Target.Netns != "" && len(u.given) > 0 {
+			// What has some stays up with those when a subnet that came later is
+			// too small for all.
+			at.Addresses, u.short, p = u.given, p, nil
 		}
 	}
 	if p == nil {

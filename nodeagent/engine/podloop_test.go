@@ -230,3 +230,38 @@ func TestManyWait(t *testing.T) {
 		t.Errorf("a freed address takes %v where 20 wait, %v where 1,000 do", few, many)
 	}
 }
+
+// TestSecondSubnetTooSmall shows that attachments which are up stay so when a
+// subnet is added that has not enough for all, say what they lack, and get it when
+// it is free.
+func TestSecondSubnetTooSmall(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	for i := range 4 {
+		w.set(nsa(fmt.Sprint("a", i), "red"))
+	}
+	w.turns(20)
+	w.set(bnet("red", "10.0.0.0/24", "fd00::/126"))
+	w.turns(20)
+	short := 0
+	for i := range 4 {
+		s := w.r.status[own(nsa(fmt.Sprint("a", i), ""))]
+		if w.k.set[netstate.Link{Netns: fmt.Sprint("a", i), Name: "eth0"}.Key()] == nil || len(s.Attachment.Addresses) == 0 {
+			t.Errorf("a%d is down: %s", i, s.Ready.Message)
+		}
+		if s.Ready.Reason == v1alpha1.ReasonAddressPoolExhausted {
+			short++
+		}
+	}
+	if short != 2 {
+		t.Errorf("%d say that they lack an address, want 2", short)
+	}
+	w.e.Remove(yes(InputOf(nsa("a0", "red"))))
+	w.e.Remove(yes(InputOf(nsa("a1", "red"))))
+	w.turns(20)
+	for _, name := range []string{"a2", "a3"} {
+		if c := w.r.status[own(nsa(name, ""))].Ready; c.Status != "True" {
+			t.Errorf("%s: %s %s", name, c.Reason, c.Message)
+		}
+	}
+}
