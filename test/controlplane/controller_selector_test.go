@@ -186,6 +186,26 @@ func TestControllerSelectorFails(t *testing.T) {
 	}
 }
 
+// TestControllerSelectorLeaving: what becomes of a pod that is being deleted is no
+// news of its parent, once it is no longer attached.
+func TestControllerSelectorLeaving(t *testing.T) {
+	l := newLab(t, "selleaving")
+	w1 := l.node("w1").Name
+	parent := l.selector("web", l.network("red").Name, "web")
+	pods := []*corev1.Pod{l.pod("a", w1, "web"), l.pod("b", w1, "web"), l.pod("c", w1, "web")}
+	children := l.hasChildren(parent, pods...)
+	l.attached(children)
+	l.wants(parent, "Ready", "True Programmed")
+	for _, p := range pods[:2] {
+		l.remove(p) // until its kubelet says that it has ended
+	}
+	l.agentOf(children["a"], "False", "NetnsNotFound")
+	l.agentOf(children["b"], "False", "PodNotRunning")
+	l.says(parent, "Ready", "1 of 1 pods attached")
+	l.wants(parent, "Ready", "True Programmed")
+	l.hasChildren(parent, pods...)
+}
+
 // TestControllerSelectorEdited: what may be edited of a parent is patched into its
 // children, and what is edited of a child is put back.
 func TestControllerSelectorEdited(t *testing.T) {
