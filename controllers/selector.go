@@ -82,7 +82,7 @@ func (r selectors) settle(ctx context.Context, a *v1alpha1.NamespaceAttachment, 
 		f.want = append(f.want, childOf(a, &pods[i]))
 	}
 	held, tendErr := r.tend(ctx, f)
-	t := tallyUp(members(a, pods, children.Items, held))
+	t := tallyUp(members(a, pods, children.Items, held), tendErr)
 	result, err := r.write(ctx, a, parentStatusOf(a, v.accepted, t))
 	if len(held) > 0 { // whoever frees the name need not be known here
 		result = sooner(result, reconcile.Result{RequeueAfter: r.options.RollupInterval})
