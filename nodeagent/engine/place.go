@@ -66,6 +66,9 @@ func (e *Engine) netnsOf(a *v1alpha1.NamespaceAttachment) (string, *compile.Prob
 		return problem(v1alpha1.ReasonUnsupported, "spec.target names neither a network namespace nor a pod")
 	}
 	pod, runs := e.pods[a.Status.PodUID]
+	// The UID of a static pod comes from an annotation, in which whoever makes a pod
+	// can write that of somebody else's.
+	runs = runs && pod.Namespace == a.Namespace && pod.Name == t.Pod.Name
 	switch {
 	case a.Status.PodUID == "":
 		return problem(v1alpha1.ReasonPodNotRunning, "pod %s/%s does not exist; it is wired as soon as it runs", a.Namespace, t.Pod.Name)

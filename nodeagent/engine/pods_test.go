@@ -26,7 +26,9 @@ func podAttachment(name, network string) engine.Input {
 	return in
 }
 
-func pod(name, netns string) engine.Pod { return engine.Pod{UID: "uid-" + name, Netns: netns} }
+func pod(name, netns string) engine.Pod {
+	return engine.Pod{UID: "uid-" + name, Namespace: "lab", Name: name, Netns: netns}
+}
 
 // podNetns makes a namespace as a container runtime does, with a first interface
 // and its default route.
@@ -77,6 +79,27 @@ func TestPods(t *testing.T) {
 	expect(t, got, "nsa:lab/web", v1alpha1.ReasonPodNotRunning, "")
 	if left := run(t, "ip -o link show type veth | grep -c 'veth[0-9a-f]\\{8\\}' || true; nft list ruleset | grep -c 10.1.0. || true"); left != "0\n2\n" {
 		t.Errorf("links and firewall lines left of a pod that is gone: %s", left)
+	}
+}
+
+// TestForgedPod shows that the UID of somebody else's pod, which whoever makes a pod
+// can write into the annotation of a mirror pod, wires nothing to that one.
+func TestForgedPod(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	n := newNode(t)
+	podNetns(t, "cni-1", "10.244.0.5")
+	for _, theirs := range []engine.Pod{
+		{UID: "uid-web", Namespace: "victim", Name: "web", Netns: "cni-1"},
+		{UID: "uid-web", Namespace: "lab", Name: "db", Netns: "cni-1"},
+	} {
+		n.engine.SetPods([]engine.Pod{theirs})
+		got := n.once(network("red", "10.1.0.0/24"), podAttachment("web", "red"))
+		expect(t, got, "nsa:lab/web", v1alpha1.ReasonPodNotRunning, "pod lab/web does not run on node node1")
+	}
+	if left := run(t, "ip -n cni-1 -br link show type veth | grep -c net1 || true"); left != "0\n" {
+		t.Error("another's pod is wired")
 	}
 }
 
