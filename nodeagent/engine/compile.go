@@ -15,8 +15,8 @@ import (
 // compileAll compiles the batch, networks first, and adds to it what depends
 // on something that changed.
 func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
-	e.leftover = nil
 	e.recall(batch)
+	e.leftover, e.twins = nil, nil
 	for o := range batch {
 		if u := e.unit(o); !u.accepted() {
 			e.release(u)
@@ -104,6 +104,8 @@ func (e *Engine) release(u *unit) {
 	if had && u.owner.Kind == netstate.OwnerNetwork {
 		e.requeue(e.dependents(u.owner))
 	}
+	e.requeue(e.others(u.owner, u.twin))
+	u.twin = twin{}
 }
 
 // compile computes what an owner wants.
@@ -149,6 +151,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 		}
 	}
 	if u.dependedOn() != u.seen {
+		e.requeue(e.others(u.owner, u.twin))
 		return e.dependents(u.owner)
 	}
 	return nil
@@ -168,6 +171,9 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 	if u.problem = problem; problem == nil {
 		u.given = at.Addresses
 		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context())
+	}
+	if u.problem == nil && network != nil {
+		e.addTwins(u, network.AntiSpoof, &r)
 	}
 	if u.problem != nil {
 		r = compile.Result{Objects: netstate.Set{}, Claims: e.leased(u)}

@@ -91,6 +91,8 @@ type Engine struct {
 	// exhausted are the pools found so while attachments are compiled: asking one
 	// again costs as much as it has addresses.
 	exhausted map[*ipam.Pool]*compile.Problem
+	// twins is what twinsOf computed for this pass.
+	twins map[twin][]netstate.Owner
 	// pods by UID; nil until they are known.
 	pods  map[string]Pod
 	node  netstate.Node
