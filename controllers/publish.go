@@ -2,9 +2,11 @@ package controllers
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -51,6 +53,9 @@ func (r publishes) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	switch {
 	case v1alpha1.Parent(p) != "":
 		v.binding.Node = p.Annotations[v1alpha1.AnnotationNodeName]
+		if !r.madeByParent(ctx, p) {
+			v.accepted = adopted(p)
+		}
 		return r.settle(ctx, publishSubject(p), v)
 	case a != nil:
 		v.binding.Node = accept.BindingOf(a, w.World).Node
@@ -62,6 +67,22 @@ func (r publishes) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		return reconcile.Result{}, err
 	}
 	return r.settle(ctx, publishSubject(p), v)
+}
+
+// madeByParent is false where the parent that a publish names as its controller is
+// not there, or is itself a child: it then says who it is for without anybody's
+// asking.
+func (r publishes) madeByParent(ctx context.Context, p *v1alpha1.PortPublish) bool {
+	parent := &v1alpha1.PortPublish{}
+	err := r.cache.Get(ctx, types.NamespacedName{Namespace: p.Namespace, Name: v1alpha1.Parent(p)}, parent)
+	return err == nil && parent.UID == metav1.GetControllerOf(p).UID && v1alpha1.Parent(parent) == ""
+}
+
+func adopted(p *v1alpha1.PortPublish) metav1.Condition {
+	return metav1.Condition{
+		Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionFalse, ObservedGeneration: p.Generation, Reason: v1alpha1.ReasonUnsupported,
+		Message: fmt.Sprintf("metadata.ownerReferences names PortPublish %s as controller, which did not make this one or is gone; leave the reference out", v1alpha1.Parent(p)),
+	}
 }
 
 // ofAttachment: also those that the attachment's parent is published by.

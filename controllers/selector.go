@@ -82,7 +82,7 @@ func (r selectors) settle(ctx context.Context, a *v1alpha1.NamespaceAttachment, 
 		f.want = append(f.want, childOf(a, &pods[i]))
 	}
 	held, tendErr := r.tend(ctx, f)
-	t := tallyUp(members(a, pods, children.Items, held))
+	t := tallyUp(members(a, pods, children.Items, held), tendErr)
 	result, err := r.write(ctx, a, parentStatusOf(a, v.accepted, t))
 	if len(held) > 0 { // whoever frees the name need not be known here
 		result = sooner(result, reconcile.Result{RequeueAfter: r.options.RollupInterval})
@@ -113,7 +113,8 @@ func childOf(a *v1alpha1.NamespaceAttachment, p *corev1.Pod) *v1alpha1.Namespace
 	return child
 }
 
-// members are what a parent's pods have to say, by their children.
+// members are what a parent's pods have to say, by their children. A pod that is
+// being deleted counts as long as it is attached: nobody waits for it.
 func members(a *v1alpha1.NamespaceAttachment, pods []corev1.Pod, children []v1alpha1.NamespaceAttachment, held map[string]bool) []member {
 	byUID := map[string]*v1alpha1.NamespaceAttachment{}
 	for i, c := range children {
@@ -123,14 +124,16 @@ func members(a *v1alpha1.NamespaceAttachment, pods []corev1.Pod, children []v1al
 	}
 	var out []member
 	for _, p := range pods {
+		m := memberOf(p.Name, 0, nil)
 		name := v1alpha1.ChildName(a.Name, string(p.UID))
 		switch c := byUID[string(p.UID)]; {
 		case held[name]:
-			out = append(out, heldMember(p.Name, kindAttachment, name))
-		case c == nil:
-			out = append(out, memberOf(p.Name, 0, nil))
-		default:
-			out = append(out, memberOf(p.Name, c.Generation, c.Status.Conditions))
+			m = heldMember(p.Name, kindAttachment, name)
+		case c != nil:
+			m = memberOf(p.Name, c.Generation, c.Status.Conditions)
+		}
+		if p.DeletionTimestamp.IsZero() || m.ready.Status == metav1.ConditionTrue {
+			out = append(out, m)
 		}
 	}
 	return out

@@ -42,7 +42,7 @@ func (r publishes) spread(ctx context.Context, p *v1alpha1.PortPublish, v verdic
 		f.want = append(f.want, childPublish(p, node))
 	}
 	held, tendErr := r.tend(ctx, f)
-	t := tallyUp(spreadMembers(p, nodes, children, held))
+	t := tallyUp(spreadMembers(p, nodes, children, held), tendErr)
 	result, err := r.writeSpread(ctx, p, spreadStatus(p, v.accepted, t))
 	if len(held) > 0 { // whoever frees the name need not be known here
 		result = sooner(result, reconcile.Result{RequeueAfter: r.options.RollupInterval})

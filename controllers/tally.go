@@ -52,10 +52,18 @@ func (m member) waits() bool {
 }
 
 // tally is what all members of a parent say in sum.
-type tally struct{ failing, waiting, ready []member }
+type tally struct {
+	failing, waiting, ready []member
+	// refused is why the API server does not make or change a child; empty if it does.
+	refused string
+}
 
-func tallyUp(members []member) tally {
+func tallyUp(members []member, refused error) tally {
 	var t tally
+	if refused != nil {
+		first, _, _ := strings.Cut(refused.Error(), "\n")
+		t.refused = "; " + truncate(first, 1024)
+	}
 	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.name, b.name) })
 	for _, m := range members {
 		switch {
@@ -84,7 +92,9 @@ func (t tally) condition(counts, none string) metav1.Condition {
 			Message: fmt.Sprintf("%s: %s (%s, %d failing)", first.name, truncate(first.ready.Message, 1024), counts, len(t.failing))}
 	case len(t.waiting) > 0:
 		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending,
-			Message: fmt.Sprintf("%s, waiting for %d; the first is %s", counts, len(t.waiting), t.waiting[0].name)}
+			Message: fmt.Sprintf("%s, waiting for %d; the first is %s%s", counts, len(t.waiting), t.waiting[0].name, t.refused)}
+	case t.refused != "":
+		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending, Message: counts + t.refused}
 	}
 	return metav1.Condition{Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed, Message: counts}
 }

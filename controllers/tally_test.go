@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -38,13 +39,28 @@ func TestTally(t *testing.T) {
 			"a: PortPublish web-1 exists and was not made for it; delete that or give it another name (0 of 1, 1 failing)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tally := tallyUp(c.members)
+			tally := tallyUp(c.members, nil)
 			counts := strings.Join([]string{digits(len(tally.ready)), digits(tally.all())}, " of ")
 			got := tally.condition(counts, "none")
 			if want := (metav1.Condition{Status: metav1.ConditionStatus(c.status), Reason: c.reason, Message: c.message}); got != want {
 				t.Errorf("\n got %+v\nwant %+v", got, want)
 			}
 		})
+	}
+}
+
+// TestTallyOfRefusals: what the API server refuses to make or change is not taken
+// for something that ends by itself, nor for done.
+func TestTallyOfRefusals(t *testing.T) {
+	err := errors.Join(errors.New("create child b-1: exceeded quota"), errors.New("create child c-1: exceeded quota"))
+	fine := memberOf("a", 3, []metav1.Condition{condition("Accepted", "True", "Accepted", "", 3), condition("Ready", "True", "Programmed", "", 3)})
+	for want, members := range map[string][]member{
+		"n, waiting for 1; the first is b; create child b-1: exceeded quota": {fine, memberOf("b", 0, nil)},
+		"n; create child b-1: exceeded quota":                                {fine},
+	} {
+		if got := tallyUp(members, err).condition("n", ""); got.Message != want || got.Status != metav1.ConditionUnknown || got.Reason != v1alpha1.ReasonPending {
+			t.Errorf("%+v, want %s", got, want)
+		}
 	}
 }
 
@@ -55,7 +71,7 @@ func digits(n int) string { return string(rune('0' + n)) }
 func TestTallyDistrustsAgents(t *testing.T) {
 	long := condition("Ready", "False", "KernelError", strings.Repeat("x", 32768), 3)
 	m := memberOf("a", 3, []metav1.Condition{condition("Accepted", "True", "Accepted", "", 3), long})
-	if got := tallyUp([]member{m}).condition("0 of 1", ""); len(got.Message) > 2000 {
+	if got := tallyUp([]member{m}, nil).condition("0 of 1", ""); len(got.Message) > 2000 {
 		t.Errorf("a message of %d bytes", len(got.Message))
 	}
 }

@@ -46,7 +46,7 @@ func (n *node) watchPods(ctx context.Context, r *pods.Runtime, netns <-chan stru
 		n.metrics.PodSandboxes(len(list))
 		running := make([]engine.Pod, len(list))
 		for i, s := range list {
-			running[i] = engine.Pod{UID: s.UID, Netns: s.Netns, HostNetwork: s.HostNetwork, Problem: s.Problem}
+			running[i] = engine.Pod{UID: s.UID, Namespace: s.Namespace, Name: s.Name, Netns: s.Netns, HostNetwork: s.HostNetwork, Problem: s.Problem}
 		}
 		n.engine.SetPods(running)
 	})

@@ -141,6 +141,21 @@ func (b *attachment) bridged() {
 	b.view.Reachable = v.Mode != v1alpha1.GatewayNone
 }
 
+// Twins adds what an attachment needs beside others of its target on its network,
+// as several interfaces in one LAN. The target has one routing table, by which it
+// answers for the address of one interface through another: so its port lets theirs
+// through, each interface answers ARP for its own address alone, and takes packets
+// from those to whom the way leads by another (Documentation/networking/ip-sysctl:
+// arp_ignore, rp_filter).
+func (r *Result) Twins(v AttachmentView, theirs []netip.Prefix, antiSpoof bool) {
+	r.add(linkSysctl(v.Target.Netns, v.Target.Name, "ipv4", "arp_ignore", "1"), linkSysctl(v.Target.Netns, v.Target.Name, "ipv4", "rp_filter", "2"))
+	for _, p := range theirs {
+		if antiSpoof {
+			r.add(netstate.PortAddress{Link: v.Host.Name, MAC: v.MAC, Addr: p.Addr()})
+		}
+	}
+}
+
 // toHost joins the target to the host itself. The node reaches the target by a
 // route to its address alone, so that two links may use one subnet.
 func (b *attachment) toHost(hostAddresses []netip.Prefix) {

@@ -50,16 +50,16 @@ func (e *Engine) static(u *unit) []netip.Prefix {
 }
 
 // keep sets aside, of what an attachment has or had, one address of each subnet
-// that can still be had.
+// that can still be had, with the subnet's length: that may have changed.
 func (e *Engine) keep(u *unit, network string) []netip.Prefix {
 	had := u.had()
 	var kept []netip.Prefix
 	for _, pool := range e.pools[network] {
 		i := slices.IndexFunc(had, func(p netip.Prefix) bool {
-			return pool.Subnet().Bits() == p.Bits() && pool.Usable(p.Addr()) && e.claims.choose(u.owner, compile.AddressClaim(network, p.Addr()))
+			return pool.Usable(p.Addr()) && e.claims.choose(u.owner, compile.AddressClaim(network, p.Addr()))
 		})
 		if i >= 0 {
-			kept = append(kept, had[i])
+			kept = append(kept, netip.PrefixFrom(had[i].Addr(), pool.Subnet().Bits()))
 		}
 	}
 	return kept
@@ -76,6 +76,9 @@ func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip
 		if slices.ContainsFunc(kept, func(p netip.Prefix) bool { return pool.Subnet().Contains(p.Addr()) }) {
 			continue
 		}
+		if p := e.exhausted[pool]; p != nil && !e.claims.letGo {
+			return nil, p
+		}
 		if !pool.Started() {
 			pool.StartAfter(e.highest(network, pool.Subnet()))
 		}
@@ -85,7 +88,8 @@ func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip
 			return left || !e.claims.choose(u.owner, c)
 		})
 		if errors.Is(err, ipam.ErrExhausted) {
-			return nil, &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: fmt.Sprintf("network %s: %v: %s: delete some, exclude less, or use a larger subnet", network, err, e.usersOf(network, pool.Subnet()))}
+			e.exhausted[pool] = &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: fmt.Sprintf("network %s: %v: %s: delete some, exclude less, or use a larger subnet", network, err, e.usersOf(network, pool.Subnet()))}
+			return nil, e.exhausted[pool]
 		}
 		kept = append(kept, netip.PrefixFrom(addr, pool.Subnet().Bits()))
 	}
@@ -193,9 +197,13 @@ func (e *Engine) leased(u *unit) []compile.Claim {
 // judged yet, so that nobody else gets them meanwhile.
 func (e *Engine) remember(a *v1alpha1.NamespaceAttachment) {
 	u := e.unit(InputOf(a).Owner())
-	u.given = slices.Concat(compile.Prefixes(a.Status.Addresses), u.marked())
+	u.given = nil
 	var list []compile.Claim
-	for _, p := range u.given {
+	for _, p := range slices.Concat(compile.Prefixes(a.Status.Addresses), u.marked()) {
+		if slices.Contains(u.given, p) {
+			continue
+		}
+		u.given = append(u.given, p)
 		if c := compile.AddressClaim(a.Spec.Network, p.Addr()); a.Spec.Network != "" && e.claims.choose(u.owner, c) {
 			list = append(list, c)
 		}

@@ -8,14 +8,15 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
 // compileAll compiles the batch, networks first, and adds to it what depends
 // on something that changed.
 func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
-	e.leftover = nil
 	e.recall(batch)
+	e.leftover, e.twins = nil, nil
 	for o := range batch {
 		if u := e.unit(o); !u.accepted() {
 			e.release(u)
@@ -32,6 +33,7 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 }
 
 func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
+	e.exhausted = map[*ipam.Pool]*compile.Problem{}
 	for _, kind := range ownerKinds {
 		units := e.ofKind(batch, kind)
 		results := make([]compile.Result, len(units))
@@ -102,6 +104,8 @@ func (e *Engine) release(u *unit) {
 	if had && u.owner.Kind == netstate.OwnerNetwork {
 		e.requeue(e.dependents(u.owner))
 	}
+	e.requeue(e.others(u.owner, u.twin))
+	u.twin = twin{}
 }
 
 // compile computes what an owner wants.
@@ -147,6 +151,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 		}
 	}
 	if u.dependedOn() != u.seen {
+		e.requeue(e.others(u.owner, u.twin))
 		return e.dependents(u.owner)
 	}
 	return nil
@@ -166,6 +171,9 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 	if u.problem = problem; problem == nil {
 		u.given = at.Addresses
 		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context())
+	}
+	if u.problem == nil && network != nil {
+		e.addTwins(u, network.AntiSpoof, &r)
 	}
 	if u.problem != nil {
 		r = compile.Result{Objects: netstate.Set{}, Claims: e.leased(u)}
@@ -237,7 +245,10 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 	if u.problem != nil {
 		won = e.leased(u)
 	}
-	if u.problem != nil && u.problem.Reason == v1alpha1.ReasonAddressPoolExhausted {
+	if u.short != nil && u.problem == nil {
+		u.partial = append(u.partial, u.short)
+	}
+	if u.short != nil || u.problem != nil && u.problem.Reason == v1alpha1.ReasonAddressPoolExhausted {
 		e.claims.waiting[u.owner] = true
 	}
 	if e.claims.take(u.owner, won) {

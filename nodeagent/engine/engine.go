@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -86,6 +88,11 @@ type Engine struct {
 	pools   pools
 	// leftover is what leftovers computed for this pass.
 	leftover map[string]leftover
+	// exhausted are the pools found so while attachments are compiled: asking one
+	// again costs as much as it has addresses.
+	exhausted map[*ipam.Pool]*compile.Problem
+	// twins is what twinsOf computed for this pass.
+	twins map[twin][]netstate.Owner
 	// pods by UID; nil until they are known.
 	pods  map[string]Pod
 	node  netstate.Node

@@ -126,7 +126,7 @@ func (l *lab) startPod(name string) string {
 		return "nothing"
 	}
 	l.runs++
-	l.pods[uid] = Pod{UID: uid, Netns: fmt.Sprint("cni-", l.runs)}
+	l.pods[uid] = Pod{UID: uid, Namespace: "lab", Name: name, Netns: fmt.Sprint("cni-", l.runs)}
 	l.k.set.Add(netstate.Netns{Name: l.pods[uid].Netns})
 	l.tellPods()
 	return "start " + uid

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -120,16 +121,16 @@ func (e *Engine) addIncomplete(observed netstate.Set, release []netstate.Key) {
 // holdSeen notes which of the wanted objects exist and forgets the released
 // ones that do not.
 func (e *Engine) holdSeen(batch map[netstate.Owner]bool, observed netstate.Set, release []netstate.Key) {
+	gone := map[netstate.Key]bool{}
+	for _, k := range release {
+		gone[k] = observed[k] == nil && !plan.DiesWithLink(k.Kind)
+	}
 	for o := range batch {
 		u := e.units[o]
+		maps.DeleteFunc(u.held, func(k netstate.Key, _ bool) bool { return gone[k] })
 		for k := range u.desired {
 			if observed[k] != nil {
 				u.held[k] = true
-			}
-		}
-		for _, k := range release {
-			if observed[k] == nil && !plan.DiesWithLink(k.Kind) {
-				delete(u.held, k)
 			}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 // subnet. With a problem it sets aside what the attachment keeps all the same.
 func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView, p *compile.Problem) {
 	a := u.in.Attachment
+	u.short = nil
 	if a.Spec.Network != "" {
 		n := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network}]
 		if n == nil || !n.accepted() || n.problem != nil && !n.kept {
@@ -35,6 +36,11 @@ func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView,
 		at.Addresses = u.given
 		if p == nil {
 			at.Addresses, p = e.allocate(u, network.Name, u.given)
+		}
+		if p != nil && at.Target.Netns != "" && len(u.given) > 0 {
+			// What has some stays up with those when a subnet that came later is
+			// too small for all.
+			at.Addresses, u.short, p = u.given, p, nil
 		}
 	}
 	if p == nil {
@@ -60,6 +66,9 @@ func (e *Engine) netnsOf(a *v1alpha1.NamespaceAttachment) (string, *compile.Prob
 		return problem(v1alpha1.ReasonUnsupported, "spec.target names neither a network namespace nor a pod")
 	}
 	pod, runs := e.pods[a.Status.PodUID]
+	// The UID of a static pod comes from an annotation, in which whoever makes a pod
+	// can write that of somebody else's.
+	runs = runs && pod.Namespace == a.Namespace && pod.Name == t.Pod.Name
 	switch {
 	case a.Status.PodUID == "":
 		return problem(v1alpha1.ReasonPodNotRunning, "pod %s/%s does not exist; it is wired as soon as it runs", a.Namespace, t.Pod.Name)
@@ -87,6 +96,10 @@ func (e *Engine) interfaceOf(u *unit, netns string) string {
 		return "eth0"
 	}
 	names := u.interfacesIn(netns)
+	if had := u.view.Target.Name; had != "" {
+		// Another namespace of the same pod.
+		names = append(names, had)
+	}
 	if a.Status.Interface != nil {
 		names = append(names, a.Status.Interface.Name)
 	}

@@ -10,7 +10,7 @@ import (
 
 // Pod is a pod that runs on this node, as its container runtime says.
 type Pod struct {
-	UID string
+	UID, Namespace, Name string
 	// Netns is the name of its network namespace under /run/netns.
 	Netns string
 	// HostNetwork pods have none.

@@ -26,7 +26,9 @@ func podAttachment(name, network string) engine.Input {
 	return in
 }
 
-func pod(name, netns string) engine.Pod { return engine.Pod{UID: "uid-" + name, Netns: netns} }
+func pod(name, netns string) engine.Pod {
+	return engine.Pod{UID: "uid-" + name, Namespace: "lab", Name: name, Netns: netns}
+}
 
 // podNetns makes a namespace as a container runtime does, with a first interface
 // and its default route.
@@ -80,6 +82,27 @@ func TestPods(t *testing.T) {
 	}
 }
 
+// TestForgedPod shows that the UID of somebody else's pod, which whoever makes a pod
+// can write into the annotation of a mirror pod, wires nothing to that one.
+func TestForgedPod(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	n := newNode(t)
+	podNetns(t, "cni-1", "10.244.0.5")
+	for _, theirs := range []engine.Pod{
+		{UID: "uid-web", Namespace: "victim", Name: "web", Netns: "cni-1"},
+		{UID: "uid-web", Namespace: "lab", Name: "db", Netns: "cni-1"},
+	} {
+		n.engine.SetPods([]engine.Pod{theirs})
+		got := n.once(network("red", "10.1.0.0/24"), podAttachment("web", "red"))
+		expect(t, got, "nsa:lab/web", v1alpha1.ReasonPodNotRunning, "pod lab/web does not run on node node1")
+	}
+	if left := run(t, "ip -n cni-1 -br link show type veth | grep -c net1 || true"); left != "0\n" {
+		t.Error("another's pod is wired")
+	}
+}
+
 // TestPodDefaultRoute shows that a pod's own default route stands back behind ours
 // while somebody asks for that, and no longer.
 func TestPodDefaultRoute(t *testing.T) {
@@ -114,6 +137,38 @@ func TestPodDefaultRoute(t *testing.T) {
 	way("dev eth0")
 	if after := run(t, "ip -n cni-1 route"); after != before {
 		t.Errorf("routes were\n%s\nand are\n%s", before, after)
+	}
+}
+
+// TestPodDefaultRouteStaysFirst shows that our default route of a pod goes before
+// others again when somebody has put one before it, replaced it or removed it.
+func TestPodDefaultRouteStaysFirst(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	n := newNode(t)
+	podNetns(t, "cni-1", "10.244.0.5")
+	n.engine.SetPods([]engine.Pod{pod("web", "cni-1")})
+	yes := true
+	a := podAttachment("web", "red")
+	a.Attachment.Spec.DefaultRoute = &yes
+	n.engine.Update([]engine.Input{network("red", "10.1.0.0/24"), a}, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- n.engine.Run(ctx) }()
+	first := func() bool { return strings.Contains(run(t, "ip -n cni-1 route get 192.0.2.1 || true"), "dev net1") }
+	eventually(t, "ours is the first", 5*time.Second, true, first)
+	for _, command := range []string{
+		"ip -n cni-1 route prepend default via 10.244.0.7 dev eth0",
+		"ip -n cni-1 route replace default via 10.244.0.8 dev eth0",
+		"ip -n cni-1 route del default dev net1",
+	} {
+		run(t, command)
+		eventually(t, "ours is the first after "+command, 5*time.Second, true, first)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -40,11 +40,12 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	e.addDue(batch, lost)
 	e.followNode(batch)
 	// What the firewall holds of pods' attachments is nobody's until these are
-	// compiled.
-	if !e.awaitPods(batch) && synced {
+	// compiled, and without a sweep there is no brake.
+	sweepable := !e.awaitPods(batch) && synced
+	if sweepable {
 		e.sweep(batch)
 	}
-	e.holdBack(batch, synced)
+	e.holdBack(batch, sweepable)
 	return batch
 }
 
@@ -67,12 +68,12 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 }
 
 // holdBack leaves out what must not be removed now: owners that are gone while
-// the source is not in sync, and while the brake is on also those that are no
-// longer accepted, since what they refer to may be what is missing.
-func (e *Engine) holdBack(batch map[netstate.Owner]bool, synced bool) {
+// nothing can be swept, and while the brake is on also those that are no longer
+// accepted, since what they refer to may be what is missing.
+func (e *Engine) holdBack(batch map[netstate.Owner]bool, sweepable bool) {
 	for o := range batch {
 		u := e.unit(o)
-		if u.in == nil && !u.byCommand && !synced || !e.brake.IsZero() && u.going() {
+		if u.in == nil && !u.byCommand && !sweepable || !e.brake.IsZero() && u.going() {
 			delete(batch, o)
 			u.calm()
 		}

@@ -35,6 +35,7 @@ type Status struct {
 func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 	e.tell(applied)
 	e.rejoin(applied)
+	var turning []netstate.Owner
 	for o := range batch {
 		u := e.units[o]
 		recovered := !u.done && len(u.errs) == 0
@@ -48,7 +49,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 			e.requeue(e.failing(e.dependents(o)))
 		}
 		if recovered || !u.done {
-			e.requeue(e.turned(o))
+			turning = append(turning, o)
 		}
 		switch {
 		case u.in != nil:
@@ -68,6 +69,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 			e.Log.Debug("not as wanted", "owner", ownerText(o), "object", k.String(), "err", err)
 		}
 	}
+	e.requeue(e.turned(turning))
 }
 
 // countRepairs counts for each owner of the batch that something of it was put

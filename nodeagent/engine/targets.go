@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -84,14 +85,18 @@ func (e *Engine) publishesOf(a netstate.Owner) []netstate.Owner {
 	return out
 }
 
-// turned are the publishes that should lead to an attachment and do not, or do
-// and should not, now that it is known whether it fails.
-func (e *Engine) turned(a netstate.Owner) []netstate.Owner {
-	if u := e.units[a]; u.in == nil || u.in.Attachment == nil || v1alpha1.Parent(u.in.Attachment) == "" {
-		return nil
+// turned are the publishes that should lead to some of these attachments and do
+// not, or do and should not, now that it is known which of them fail.
+func (e *Engine) turned(attachments []netstate.Owner) []netstate.Owner {
+	about := map[netstate.Owner]bool{}
+	for _, a := range attachments {
+		if u := e.units[a]; u != nil && u.in != nil && u.in.Attachment != nil && v1alpha1.Parent(u.in.Attachment) != "" {
+			e.add(about, e.publishesOf(a))
+		}
 	}
-	return slices.DeleteFunc(e.publishesOf(a), func(o netstate.Owner) bool {
+	maps.DeleteFunc(about, func(o netstate.Owner, _ bool) bool {
 		u := e.units[o]
 		return !u.accepted() || slices.Equal(u.targets, e.targetsOf(u.in.Publish))
 	})
+	return slices.Collect(maps.Keys(about))
 }

@@ -38,6 +38,10 @@ type unit struct {
 	note    *compile.Problem
 	// kept says that the objects stay in spite of the problem.
 	kept bool
+	// twin is what it had in common with its twins when it was compiled last.
+	twin twin
+	// short is why an attachment goes without an address of some subnet.
+	short *compile.Problem
 	// partial are claims lost for single objects.
 	partial []*compile.Problem
 	errs    map[netstate.Key]error

@@ -169,6 +169,23 @@ func TestWatchSeesReplacedRoute(t *testing.T) {
 	events.want(t, "the replaced IPv6 route", isLook(def6))
 }
 
+// TestWatchSeesRouteBefore shows that a default route of ours is looked at when
+// one through another link may go before it.
+func TestWatchSeesRouteBefore(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	_, _, inside := attachment(t, k)
+	apply(t, k, create(addressOn(inside, "10.68.0.101/24")))
+	def := routeVia(inside, "0.0.0.0/0", "10.68.0.1")
+	apply(t, k, create(def))
+	sh(t, "ip -n net1 link add eth1 type veth peer eth2; ip -n net1 link set eth1 up; ip -n net1 link set eth2 up")
+	events := watch(t, k)
+	sh(t, "ip -n net1 route prepend default dev eth1")
+	events.want(t, "the route that is not the first any more", isLook(def))
+}
+
 func TestWatchSeesPorts(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -219,8 +219,9 @@ func (m *monitor) address(netns string, gone bool, a address) {
 	m.fn(Event{Key: o.Key(), Object: o})
 }
 
-// route reports foreign routes by key alone, and where one has replaced ours,
-// ours as well: the kernel announces only the new one.
+// route reports foreign routes by key alone, and ours as well where one has
+// replaced it, of which the kernel announces only the new one, or is a default
+// route too and may go before it.
 func (m *monitor) route(netns string, gone, replaced bool, r route) {
 	name, ok := m.linkName(netns, r.index)
 	if !ok {
@@ -229,7 +230,8 @@ func (m *monitor) route(netns string, gone, replaced bool, r route) {
 	o, key := r.object(netns, name), routeKey{netns, r.dst}
 	switch {
 	case !r.ours():
-		if link, known := m.routes[key]; known && replaced && link != name {
+		before := !gone && r.dst.Bits() == 0
+		if link, known := m.routes[key]; known && link != name && (replaced || before) {
 			m.fn(Event{Key: netstate.Route{Netns: netns, Link: link, Dst: r.dst}.Key()})
 		}
 		m.fn(Event{Key: o.Key(), Gone: gone})

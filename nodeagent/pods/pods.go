@@ -122,6 +122,9 @@ type watch struct {
 	// for never changes while a sandbox runs.
 	known map[string]Sandbox
 	told  []Sandbox
+	// home is the socket of the runtime that has the pods; empty until one lists
+	// any.
+	home string
 	// first is when the runtime listed sandboxes for the first time.
 	first time.Time
 	// begun says that a list was told; unanswered that the last is incomplete.
@@ -166,6 +169,9 @@ func (w *watch) look(ctx context.Context, c *client) error {
 		return err
 	}
 	w.unanswered = unanswered
+	if len(running) > 0 {
+		w.home = c.socket
+	}
 	// What an earlier process built is not taken down because a runtime that is
 	// just starting is slow to describe it.
 	if unanswered && !w.begun && time.Since(w.first) < w.pace.patience {

@@ -43,10 +43,16 @@ func ParseSocket(socket string) (string, error) {
 }
 
 // connect returns a connection to the first runtime that answers. That a socket
-// is there does not suffice: Docker's containerd has one and speaks no CRI.
+// is there does not suffice: Docker's containerd has one and speaks no CRI. Once
+// one has listed a pod it is this node's: while it restarts, the empty list of an
+// idle one would unwire every pod.
 func (w *watch) connect(ctx context.Context) (*client, error) {
 	var errs []error
-	for _, path := range w.places {
+	places := w.places
+	if w.home != "" {
+		places = []string{w.home}
+	}
+	for _, path := range places {
 		info, err := os.Stat(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -65,7 +71,7 @@ func (w *watch) connect(ctx context.Context) (*client, error) {
 		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
-		return nil, fmt.Errorf("no container runtime listens at any of %s", strings.Join(w.places, ", "))
+		return nil, fmt.Errorf("no container runtime listens at any of %s", strings.Join(places, ", "))
 	}
 	return nil, errors.Join(errs...)
 }

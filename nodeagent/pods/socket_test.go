@@ -55,3 +55,25 @@ func TestParseSocket(t *testing.T) {
 		t.Errorf("looks at %q", r.places)
 	}
 }
+
+// TestRuntimeWithPodsStaysOurs shows that an idle runtime which comes first in the
+// list does not make the pods of another go while that restarts.
+func TestRuntimeWithPodsStaysOurs(t *testing.T) {
+	dir := filepath.Dir(socketIn(t))
+	idle, ours := newRuntime(), newRuntime()
+	ours.start(inNetns("a1", "a", "cni-a"))
+	ours.serve(t, filepath.Join(dir, "ours.sock"))
+	rec, _ := record(t, quick, filepath.Join(dir, "idle.sock"), filepath.Join(dir, "ours.sock"))
+	rec.await(t, "a1=cni-a ")
+	idle.serve(t, filepath.Join(dir, "idle.sock"))
+	errs := func() int { rec.mu.Lock(); defer rec.mu.Unlock(); return rec.errs }
+	before := errs()
+	ours.stop()
+	until(t, "tries to reach it", func() bool { return errs() > before+3 })
+	if got, times := rec.last(); got != "a1=cni-a " || times != 1 {
+		t.Errorf("told %q, %d times", got, times)
+	}
+	ours.start(inNetns("b1", "b", "cni-b"))
+	ours.serve(t, filepath.Join(dir, "ours.sock"))
+	rec.await(t, "a1=cni-a b1=cni-b ")
+}

@@ -12,6 +12,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -184,6 +185,49 @@ func TestControllerSelectorFails(t *testing.T) {
 	if text := message(parent, "Ready"); !strings.HasPrefix(text, "c: pod selfails/c is in the node's own network") {
 		t.Errorf("the message is %q", text)
 	}
+}
+
+// TestControllerSelectorLeaving: what becomes of a pod that is being deleted is no
+// news of its parent, once it is no longer attached.
+func TestControllerSelectorLeaving(t *testing.T) {
+	l := newLab(t, "selleaving")
+	w1 := l.node("w1").Name
+	parent := l.selector("web", l.network("red").Name, "web")
+	pods := []*corev1.Pod{l.pod("a", w1, "web"), l.pod("b", w1, "web"), l.pod("c", w1, "web")}
+	children := l.hasChildren(parent, pods...)
+	l.attached(children)
+	l.wants(parent, "Ready", "True Programmed")
+	for _, p := range pods[:2] {
+		l.remove(p) // until its kubelet says that it has ended
+	}
+	l.agentOf(children["a"], "False", "NetnsNotFound")
+	l.agentOf(children["b"], "False", "PodNotRunning")
+	l.says(parent, "Ready", "1 of 1 pods attached")
+	l.wants(parent, "Ready", "True Programmed")
+	l.hasChildren(parent, pods...)
+}
+
+// TestControllerSelectorRefused: a parent says why the API server does not make
+// children.
+func TestControllerSelectorRefused(t *testing.T) {
+	l := newLab(t, "selrefused")
+	w1 := l.node("w1").Name
+	limit := corev1.ResourceList{"count/namespaceattachments.patchbay.dev": resource.MustParse("1")}
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "few", Namespace: l.name}, Spec: corev1.ResourceQuotaSpec{Hard: limit}}
+	l.make(quota)
+	quota.Status = corev1.ResourceQuotaStatus{Hard: limit, Used: corev1.ResourceList{"count/namespaceattachments.patchbay.dev": resource.MustParse("0")}}
+	if err := l.Status().Update(testContext(t), quota); err != nil {
+		t.Fatal(err)
+	}
+	parent := l.selector("web", l.network("red").Name, "web")
+	l.pod("a", w1, "web")
+	l.until("the quota named", func() string {
+		l.wants(parent, "Ready", "Unknown Pending")
+		if text := message(parent, "Ready"); !strings.Contains(text, "waiting for 1; the first is a; create child") || !strings.Contains(text, "exceeded quota: few") {
+			return text
+		}
+		return ""
+	})
 }
 
 // TestControllerSelectorEdited: what may be edited of a parent is patched into its

@@ -178,3 +178,27 @@ func TestControllerSpreadLost(t *testing.T) {
 	l.setReady(w2, corev1.ConditionFalse, metav1.Now().Time)
 	l.wants(p, "Ready", "False NodeNotReady")
 }
+
+// TestControllerSpreadForged: a publish that names itself as what made it, or what
+// is gone, is for no node.
+func TestControllerSpreadForged(t *testing.T) {
+	l := newLab(t, "spreadforged")
+	w1 := l.node("w1").Name
+	l.selector("web", l.network("red").Name, "web")
+	l.pod("a", w1, "web")
+	p := l.publish("web", "web")
+	l.spreadOver(p, w1)
+	forged := l.publish("forged", "web")
+	l.wants(forged, "Accepted", "True Accepted")
+	l.edit(forged, func() {
+		owner := metav1.NewControllerRef(forged, v1alpha1.GroupVersion.WithKind("PortPublish"))
+		forged.OwnerReferences = []metav1.OwnerReference{*owner}
+		forged.Annotations = map[string]string{v1alpha1.AnnotationNodeName: w1}
+	})
+	l.wants(forged, "Accepted", "False Unsupported")
+	if forged.Status.NodeName != "" {
+		t.Errorf("it is bound to %s", forged.Status.NodeName)
+	}
+	l.edit(forged, func() { forged.OwnerReferences[0].UID, forged.OwnerReferences[0].Name = "gone", "gone" })
+	l.wants(forged, "Accepted", "False Unsupported")
+}
