@@ -18,6 +18,7 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 		applied = append(applied, e.converge(ctx, batch)...)
 	}
 	e.Kernel.Announce(applied)
+	e.reservePorts(batch)
 	e.settle(batch, applied)
 }
 

@@ -37,6 +37,7 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	}
 	e.addDue(batch, lost)
 	e.followNode(batch)
+	e.followHostPorts(batch)
 	// What the firewall holds of pods' attachments is nobody's until these are
 	// compiled.
 	if !e.awaitPods(batch) && synced {
@@ -147,6 +148,9 @@ func (e *Engine) untilRetry() time.Duration {
 	}
 	if natLost {
 		next = min(next, time.Until(e.natRetry))
+	}
+	if !e.ports.due.IsZero() {
+		next = min(next, time.Until(e.ports.due))
 	}
 	if e.stale {
 		next = min(next, time.Until(e.nodeRetry))
