@@ -104,8 +104,7 @@ func listening(proto string, publishes []netstate.Publish) ([]socket, error) {
 
 func dump(family uint8, proto string, low, high uint16) ([]socket, error) {
 	req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	req.AddRawData(diagRequest(family, protocols[proto]))
-	req.AddData(nl.NewRtAttr(attrBytecode, between(low, high)))
+	req.AddRawData(append(diagRequest(family, protocols[proto]), nl.NewRtAttr(attrBytecode, between(low, high)).Serialize()...))
 	messages, err := req.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
 	var list []socket
 	for _, m := range messages {
