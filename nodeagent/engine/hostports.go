@@ -114,12 +114,26 @@ func (e *Engine) giveWay(u *unit, r *compile.Result) {
 		lost = append(lost, listenersText(listeners))
 		delete(r.Objects, k)
 	}
+	u.tellListeners(lost, kept)
+}
+
+// tellListeners says which ports are not published, and which are in spite of a
+// process.
+func (u *unit) tellListeners(lost, kept []string) {
+	conflict := func(format string, a ...any) *compile.Problem {
+		return &compile.Problem{Reason: v1alpha1.ReasonHostPortConflict, Message: fmt.Sprintf(format, a...)}
+	}
 	if len(lost) > 0 {
-		u.partial = append(u.partial, &compile.Problem{Reason: v1alpha1.ReasonHostPortConflict, Message: "spec.ports: " + some(lost) + ": end it, or choose another hostPort; what is free is published, and the rest as soon as it is"})
+		u.partial = append(u.partial, conflict("spec.ports: %s: end it, or choose another hostPort; what is free is published, and the rest as soon as it is", some(lost)))
 	}
-	if len(kept) > 0 {
-		u.note = noted(u.note, &compile.Problem{Reason: v1alpha1.ReasonHostPortConflict, Message: "published; but " + some(kept) + " and gets nothing from where the publish answers: end it, or choose another hostPort"})
+	if len(kept) == 0 {
+		return
 	}
+	note := conflict("published; but %s and gets nothing from where the publish answers: end it, or choose another hostPort", some(kept))
+	if len(u.partial) > 0 {
+		u.partial = append(u.partial, note)
+	}
+	u.note = noted(u.note, note)
 }
 
 // publishes reports whether a port is led to the unit's target: it is in the
