@@ -14,10 +14,6 @@ import (
 // MaxRange is the largest range of ports that is held.
 const MaxRange = 64
 
-// mark is on every socket that holds a port, by which any Patchbay knows it from
-// one that serves somebody.
-const mark = netstate.LinkGroup
-
 var errDescriptors = errors.New("more ports are published than descriptors may be used to hold them; the rest is not held")
 
 // slot is a port of one protocol and family. The two families are held apart,

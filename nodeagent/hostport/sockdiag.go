@@ -169,7 +169,7 @@ func parseSocket(m []byte) (socket, bool) {
 		case a.Attr.Type == attrV6Only && len(a.Value) > 0:
 			s.v6only = a.Value[0] != 0
 		case a.Attr.Type == attrMark:
-			s.reserved = bytes.Equal(a.Value, binary.NativeEndian.AppendUint32(nil, mark))
+			s.reserved = bytes.Equal(a.Value, binary.NativeEndian.AppendUint32(nil, netstate.SocketMark))
 		}
 	}
 	return s, true

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
 // reserve makes a socket that has a port and drops whatever comes to it, so that
@@ -54,7 +56,7 @@ type option struct{ level, name, value int }
 
 func options(at slot) []option {
 	list := []option{
-		{unix.SOL_SOCKET, unix.SO_MARK, mark},
+		{unix.SOL_SOCKET, unix.SO_MARK, netstate.SocketMark},
 		// The address may come later.
 		{unix.IPPROTO_IP, unix.IP_FREEBIND, 1},
 	}
