@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -38,6 +39,7 @@ func ManagerOptions() manager.Options {
 				&corev1.Node{}:      {Transform: slimNode},
 				&corev1.Namespace{}: {Transform: slimNamespace},
 				&corev1.Pod{}:       {Transform: slimPod},
+				&corev1.Service{}:   {Transform: slimService},
 			},
 		},
 		Client: client.Options{Cache: &client.CacheOptions{EnableReadYourWritesConsistency: &consistent}},
@@ -50,6 +52,7 @@ func mapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	m.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Namespace"), meta.RESTScopeRoot)
 	m.Add(corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Service"), meta.RESTScopeNamespace)
 	return m, nil
 }
 
@@ -75,7 +78,8 @@ func slimNamespace(in any) (any, error) {
 	return &corev1.Namespace{ObjectMeta: slimMeta(namespace.ObjectMeta)}, nil
 }
 
-// slimPod keeps of a pod whom it is and where it runs.
+// slimPod keeps of a pod whom it is, where it runs and which ports of the node it
+// has.
 func slimPod(in any) (any, error) {
 	pod, ok := in.(*corev1.Pod)
 	if !ok {
@@ -87,9 +91,42 @@ func slimPod(in any) (any, error) {
 	}
 	return &corev1.Pod{
 		ObjectMeta: meta,
-		Spec:       corev1.PodSpec{NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork},
+		Spec:       corev1.PodSpec{NodeName: pod.Spec.NodeName, HostNetwork: pod.Spec.HostNetwork, Containers: slimContainers(pod.Spec)},
 		Status:     corev1.PodStatus{Phase: pod.Status.Phase},
 	}, nil
+}
+
+// slimContainers are one with all the ports of the node, if there are any.
+func slimContainers(spec corev1.PodSpec) []corev1.Container {
+	var ports []corev1.ContainerPort
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		for _, p := range c.Ports {
+			if p.HostPort != 0 {
+				ports = append(ports, corev1.ContainerPort{Protocol: p.Protocol, HostPort: p.HostPort, HostIP: p.HostIP})
+			}
+		}
+	}
+	if len(ports) == 0 {
+		return nil
+	}
+	return []corev1.Container{{Ports: ports}}
+}
+
+// slimService keeps of a Service its ports on the nodes.
+func slimService(in any) (any, error) {
+	service, ok := in.(*corev1.Service)
+	if !ok {
+		return in, nil
+	}
+	slim := &corev1.Service{ObjectMeta: slimMeta(service.ObjectMeta)}
+	slim.Labels = nil
+	slim.Spec.HealthCheckNodePort = service.Spec.HealthCheckNodePort
+	for _, p := range service.Spec.Ports {
+		if p.NodePort != 0 {
+			slim.Spec.Ports = append(slim.Spec.Ports, corev1.ServicePort{Protocol: p.Protocol, NodePort: p.NodePort})
+		}
+	}
+	return slim, nil
 }
 
 func slimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
@@ -113,6 +150,10 @@ const (
 	// byTarget finds the attachments that select pods, within a namespace.
 	byTarget       = "target"
 	targetSelector = "podSelector"
+	// byHostPort finds the pods that have ports of a node, by that, and the
+	// Services that have ports of all nodes.
+	byHostPort = "hostPort"
+	onAllNodes = "*"
 	// byParent finds the children of an attachment or publish, within a namespace.
 	byParent = "parent"
 )
@@ -120,7 +161,7 @@ const (
 // startCaches has a replica that stands by hold all that it needs to lead.
 func (c *cluster) startCaches(mgr manager.Manager) error {
 	ctx := context.Background()
-	for _, o := range []client.Object{&v1alpha1.BridgeNetwork{}, &corev1.Node{}, &corev1.Namespace{}, &corev1.Pod{}} {
+	for _, o := range []client.Object{&v1alpha1.BridgeNetwork{}, &corev1.Node{}, &corev1.Namespace{}, &corev1.Pod{}, &corev1.Service{}} {
 		if _, err := mgr.GetCache().GetInformer(ctx, o); err != nil {
 			return fmt.Errorf("watch %T: %w", o, err)
 		}
@@ -136,6 +177,8 @@ func (c *cluster) startCaches(mgr manager.Manager) error {
 		{&v1alpha1.NamespaceAttachment{}, byParent, func(o client.Object) []string { return unlessEmpty(v1alpha1.Parent(o)) }},
 		{&v1alpha1.PortPublish{}, byParent, func(o client.Object) []string { return unlessEmpty(v1alpha1.Parent(o)) }},
 		{&corev1.Pod{}, byNode, func(o client.Object) []string { return unlessEmpty(o.(*corev1.Pod).Spec.NodeName) }},
+		{&corev1.Pod{}, byHostPort, func(o client.Object) []string { return nodeOfHostPorts(o.(*corev1.Pod)) }},
+		{&corev1.Service{}, byHostPort, func(o client.Object) []string { return nodesOfNodePorts(o.(*corev1.Service)) }},
 		{&v1alpha1.NamespaceAttachment{}, byNetwork, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.NamespaceAttachment).Spec.Network) }},
 		{&v1alpha1.PortPublish{}, byNode, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.PortPublish).Status.NodeName) }},
 		{&v1alpha1.PortPublish{}, byAttachment, func(o client.Object) []string { return unlessEmpty(o.(*v1alpha1.PortPublish).Spec.Attachment) }},

@@ -31,6 +31,8 @@ func (r publishes) add(mgr manager.Manager) error {
 		Watches(&v1alpha1.PortPublish{}, after(r.options.RollupDelay, ofChild), builder.WithPredicates(childChanged)).
 		Watches(&v1alpha1.NamespaceAttachment{}, handler.EnqueueRequestsFromMapFunc(r.ofAttachment), builder.WithPredicates(attachmentChanged)).
 		Watches(&v1alpha1.BridgeNetwork{}, handler.EnqueueRequestsFromMapFunc(r.ofNetwork), builder.WithPredicates(networkChanged)).
+		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.ofService), builder.WithPredicates(nodePortsChanged)).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.ofHostPorts), builder.WithPredicates(hostPortsChanged)).
 		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.ofNode), builder.WithPredicates(nodeChanged)).
 		WithOptions(parallel()).
 		Complete(r)

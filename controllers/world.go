@@ -61,6 +61,11 @@ func (c *cluster) world(ctx context.Context) *world {
 		ok := get(types.NamespacedName{Name: name}, node)
 		return node.Labels, ok
 	}
+	w.PortHolders = func(node string) []accept.PortHolder {
+		holders, err := c.portHolders(ctx, node)
+		w.err = errors.Join(w.err, err)
+		return holders
+	}
 	w.NamespaceLabels = func(name string) map[string]string {
 		namespace := &corev1.Namespace{}
 		w.missed = !get(types.NamespacedName{Name: name}, namespace) || w.missed

@@ -101,7 +101,7 @@ var Reasons = []Reason{
 	{ReasonAddressPoolExhausted, ConditionReady, "agent", "Delete attachments or selected pods on that node, shrink the network's spec.ipam.exclude, or make a larger network."},
 	{ReasonMACConflict, ConditionReady, "agent", "Choose another spec.macAddress, or leave it out."},
 	{ReasonInterfaceConflict, ConditionReady, "agent", "Choose another interface name (in a pod leave it out: a free one is found), or remove what the message names; where that is a default route, set spec.defaultRoute."},
-	{ReasonHostPortConflict, ConditionReady, "agent", "Choose another hostPort, or remove the holder that the message names."},
+	{ReasonHostPortConflict, "Accepted, Ready", "controller, agent", "Choose another hostPort, or end or delete the holder that the message names: another publish, a process, a Service's nodePort or a pod's hostPort. Beside Ready=True the port is published, and the process gets nothing."},
 	{ReasonHairpinUnavailable, ConditionReady, "agent", "Set net.bridge.bridge-nf-call-iptables to 0, or spec.isolation.ports to false."},
 	{ReasonAntiSpoofUnavailable, ConditionReady, "agent", "Use the nftables backend, or set spec.isolation.antiSpoof to false."},
 	{ReasonSubnetOverlap, ConditionReady, "agent", "Choose a subnet that overlaps neither another network nor a route of the node."},

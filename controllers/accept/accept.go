@@ -39,6 +39,9 @@ type World struct {
 	// NamespaceLabels returns the labels of a Kubernetes namespace. It is not
 	// asked in standalone mode.
 	NamespaceLabels func(name string) map[string]string
+	// PortHolders returns what of Kubernetes' own has ports on a node, or with the
+	// empty name on all of them; nil in standalone mode.
+	PortHolders func(node string) []PortHolder
 }
 
 // Local is the world of a standalone node that has these objects.

@@ -32,7 +32,19 @@ func publish(p *v1alpha1.PortPublish, w World) *refusal {
 	if why != "" {
 		return refuse(v1alpha1.ReasonUnsupported, "NamespaceAttachment %s %s", name, why)
 	}
-	return hostAddresses(p, name, f)
+	return first(
+		func() *refusal { return hostAddresses(p, name, f) },
+		func() *refusal { return hostPorts(p, a, w) },
+	)
+}
+
+// nodeOf is the node of a publish: that of its attachment, or of a child the one
+// that it was made for.
+func nodeOf(p *v1alpha1.PortPublish, a *v1alpha1.NamespaceAttachment, w World) string {
+	if v1alpha1.Parent(p) != "" {
+		return p.Annotations[v1alpha1.AnnotationNodeName]
+	}
+	return BindingOf(a, w).Node
 }
 
 // families says in which address families the host reaches something.

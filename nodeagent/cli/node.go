@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/hostport"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -28,6 +29,7 @@ type node struct {
 	nat     nat.Backend
 	store   *report.Store
 	metrics *report.Metrics
+	ports   *hostport.Ports
 	// cluster is the reporter of a cluster's agent.
 	cluster  *report.Cluster
 	registry *prometheus.Registry
@@ -54,8 +56,9 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	if n.nat, err = nat.New(f.backend, nat.Options{Source: source, Step: f.step}); err != nil {
 		return nil, errors.Join(err, n.kernel.Close())
 	}
+	n.ports = hostport.New()
 	n.metrics = report.NewMetrics(n.registry)
-	o := engine.Options{Source: source, Kernel: n.kernel, NAT: n.nat, Log: log}
+	o := engine.Options{Source: source, Kernel: n.kernel, NAT: n.nat, HostPorts: n.ports, Log: log}
 	if source == netstate.SourceLocal {
 		o.Reporter = &report.Local{Store: n.store, Metrics: n.metrics, Log: log}
 	} else {
@@ -83,7 +86,10 @@ func privileged() error {
 	return nil
 }
 
-func (n *node) close() { _ = n.kernel.Close() }
+func (n *node) close() {
+	n.ports.Close()
+	_ = n.kernel.Close()
+}
 
 func (f *flags) store() *report.Store {
 	return report.NewStore(filepath.Join(f.runDir, "patchbay", "objects"))

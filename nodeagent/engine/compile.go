@@ -43,6 +43,7 @@ func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 			results[i] = e.compile(u)
 			e.claims.keep(u.owner, results[i].Claims)
 		}
+		e.lookForListeners(results)
 		for i, u := range units {
 			for _, dependent := range e.adopt(u, results[i]) {
 				if !e.unknown(e.units[dependent]) {
@@ -94,6 +95,7 @@ func (e *Engine) release(u *unit) {
 	had := len(u.desired) > 0
 	e.want(u, netstate.Set{})
 	u.problem, u.note, u.partial = nil, nil, nil
+	clear(u.occupied)
 	if u.owner.Kind == netstate.OwnerNetwork {
 		delete(e.pools, u.owner.Name)
 	}
@@ -136,6 +138,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 		u.problem = nil
 	}
 	e.claim(u, &r)
+	e.giveWay(u, &r)
 	u.kept = u.kept && u.problem == nil
 	if u.problem != nil {
 		r.Objects = netstate.Set{}

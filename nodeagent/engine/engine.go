@@ -51,7 +51,9 @@ type Options struct {
 	Kernel   Kernel
 	NAT      nat.Backend
 	Reporter Reporter
-	Log      *slog.Logger
+	// HostPorts is asked before a port is published; nil if nobody is.
+	HostPorts HostPorts
+	Log       *slog.Logger
 	// Resync is the mean time between two looks at everything; default 10 min.
 	Resync time.Duration
 	// SweepDelay is how long a sweep waits that would remove more than half of
@@ -105,6 +107,7 @@ type Engine struct {
 	// natRetry and nodeRetry are the earliest times to read the firewall and
 	// the node again.
 	natRetry, nodeRetry time.Time
+	ports               hostPorts
 	started             bool
 	// sweepDue says that something may have become nobody's.
 	sweepDue bool
@@ -118,6 +121,9 @@ func New(o Options) *Engine {
 	if o.SweepDelay == 0 {
 		o.SweepDelay = 5 * time.Minute
 	}
+	if o.HostPorts == nil {
+		o.HostPorts = nobody{}
+	}
 	return &Engine{
 		Options: o,
 		inputs:  map[netstate.Owner]*Input{},
@@ -129,6 +135,7 @@ func New(o Options) *Engine {
 		links:   map[netstate.End]map[netstate.Key]bool{},
 		claims:  newClaims(),
 		pools:   pools{},
+		ports:   hostPorts{said: map[string]bool{}},
 	}
 }
 
@@ -180,9 +187,10 @@ func (e *Engine) signal() {
 	}
 }
 
-// Run keeps the kernel as wanted until the context ends. It removes nothing
-// when it ends.
+// Run keeps the kernel as wanted until the context ends, and holds the ports that
+// it publishes. It removes nothing when it ends.
 func (e *Engine) Run(ctx context.Context) error {
+	e.ports.holds = true
 	if err := e.watch(ctx); err != nil {
 		return err
 	}

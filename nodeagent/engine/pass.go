@@ -21,6 +21,7 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 	}
 	e.Kernel.Announce(applied)
 	e.countRepairs(batch, applied, !intact && e.NAT.Intact())
+	e.reservePorts(batch)
 	e.settle(batch, applied)
 }
 

@@ -39,6 +39,7 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	}
 	e.addDue(batch, lost)
 	e.followNode(batch)
+	e.followHostPorts(batch)
 	// What the firewall holds of pods' attachments is nobody's until these are
 	// compiled, and without a sweep there is no brake.
 	sweepable := !e.awaitPods(batch) && synced
@@ -154,6 +155,9 @@ func (e *Engine) untilRetry() time.Duration {
 	}
 	if natLost {
 		next = min(next, time.Until(e.natRetry))
+	}
+	if !e.ports.due.IsZero() {
+		next = min(next, time.Until(e.ports.due))
 	}
 	if e.stale {
 		next = min(next, time.Until(e.nodeRetry))

@@ -44,7 +44,12 @@ type unit struct {
 	short *compile.Problem
 	// partial are claims lost for single objects.
 	partial []*compile.Problem
-	errs    map[netstate.Key]error
+	// occupied are ports of a publish on which processes listen; reserved, those
+	// that are or should be held, and unheld, the ones of these that are not.
+	occupied map[netstate.Key]occupied
+	reserved map[netstate.Key]bool
+	unheld   map[netstate.Key]netstate.Publish
+	errs     map[netstate.Key]error
 	// done says that the last pass found or made everything; changed, that
 	// something else is wanted since.
 	done    bool
@@ -60,7 +65,8 @@ type unit struct {
 func (e *Engine) unit(o netstate.Owner) *unit {
 	u := e.units[o]
 	if u == nil {
-		u = &unit{owner: o, desired: netstate.Set{}, held: map[netstate.Key]bool{}, errs: map[netstate.Key]error{}}
+		u = &unit{owner: o, desired: netstate.Set{}, held: map[netstate.Key]bool{}, errs: map[netstate.Key]error{},
+			occupied: map[netstate.Key]occupied{}, reserved: map[netstate.Key]bool{}, unheld: map[netstate.Key]netstate.Publish{}}
 		e.units[o] = u
 	}
 	return u

@@ -18,6 +18,8 @@ const (
 	// RouteProtocol marks our routes (rtm_protocol) and addresses (IFA_PROTO,
 	// Linux 5.18 and newer).
 	RouteProtocol = 147
+	// SocketMark (SO_MARK) is on every socket that holds a port for a publish.
+	SocketMark = LinkGroup
 )
 
 // HalfMade is observed as the Mark of a link that bears our group and no alias:

@@ -35,6 +35,10 @@ func agent(c call) (output, error) {
 		c.state.agent = nil
 		p.kill()
 		return output{}, nil
+	case c.args[0] == "freeze" && len(c.args) == 1 && p != nil:
+		return output{}, p.cmd.Process.Signal(syscall.SIGSTOP)
+	case c.args[0] == "thaw" && len(c.args) == 1 && p != nil:
+		return output{}, p.cmd.Process.Signal(syscall.SIGCONT)
 	}
 	return output{}, errUsage
 }

@@ -25,7 +25,7 @@ func carries(c call) (output, error) {
 	if err != nil {
 		return output{}, err
 	}
-	client, server, err := join(c.args[0], c.args[1], c.args[2])
+	client, server, err := join(c.args[0], c.args[1], c.args[2], c.args[2])
 	if err != nil {
 		return output{}, err
 	}
@@ -74,8 +74,9 @@ type endless struct{}
 
 func (endless) Read(b []byte) (int, error) { return len(b), nil }
 
-// join opens a TCP connection from one namespace to another.
-func join(from, to, addr string) (client, server net.Conn, err error) {
+// join opens a TCP connection from one namespace to a server at addr in another,
+// by dialling via.
+func join(from, to, addr, via string) (client, server net.Conn, err error) {
 	var l net.Listener
 	err = in(to, func() (err error) {
 		l, err = net.Listen("tcp", addr)
@@ -86,7 +87,7 @@ func join(from, to, addr string) (client, server net.Conn, err error) {
 	}
 	defer l.Close()
 	err = in(from, func() (err error) {
-		client, err = net.DialTimeout("tcp", addr, dialPatience)
+		client, err = net.DialTimeout("tcp", via, dialPatience)
 		return err
 	})
 	if err != nil {
@@ -102,10 +103,10 @@ func join(from, to, addr string) (client, server net.Conn, err error) {
 type echoed struct{ client, server net.Conn }
 
 func connect(c call) (output, error) {
-	if c.neg || len(c.args) != 4 {
+	if c.neg || len(c.args) < 4 || len(c.args) > 5 {
 		return output{}, errUsage
 	}
-	client, server, err := join(c.args[1], c.args[2], c.args[3])
+	client, server, err := join(c.args[1], c.args[2], c.args[3], c.args[len(c.args)-1])
 	if err != nil {
 		return output{}, err
 	}

@@ -36,8 +36,9 @@
 //	    TCP from the first namespace to a server there at ADDRESS:PORT in the
 //	    second carries between half and one and a half of RATE, such as 20M, in
 //	    bits per second.
-//	connect NAME NETNS NETNS ADDRESS:PORT
-//	    Opens a TCP connection from the first namespace to the second.
+//	connect NAME NETNS NETNS ADDRESS:PORT [VIA]
+//	    Opens a TCP connection from the first namespace to a server there in the
+//	    second, by the address and port VIA if it is given.
 //	* alive NAME
 //	    That connection still carries bytes there and back, within 2 s.
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
@@ -63,6 +64,12 @@
 //	agent start DIR [FLAG...], agent stop, agent kill
 //	    Runs patchbay agent --manifests DIR in the background, with standard error
 //	    in agent.log; stop is SIGTERM and a clean exit, kill is SIGKILL.
+//	agent freeze, agent thaw
+//	    Stops the agent from running without ending it, and lets it go on.
+//
+// The program "listener NETWORK ADDRESS:PORT", with tcp4, tcp6, tcp (both), udp4, ... is
+// a process of the node that answers everybody with "a process" until it is killed;
+// run it with exec.
 //
 // The sample manifests of the repository are in $SAMPLES.
 package scenarios

@@ -1,10 +1,28 @@
 package scenarios
 
 import (
+	"fmt"
 	"os"
+	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/cli"
 )
 
 // programs are what scripts run as commands of the shell.
-var programs = map[string]func(){"patchbay": func() { os.Exit(cli.Main()) }}
+var programs = map[string]func(){
+	"patchbay": func() { os.Exit(cli.Main()) },
+	"listener": func() { os.Exit(listener()) },
+}
+
+// listener NETWORK ADDRESS:PORT answers everybody until it is killed.
+func listener() int {
+	start := serveStreams
+	if strings.HasPrefix(os.Args[1], "udp") {
+		start = serveDatagrams
+	}
+	if _, err := start(os.Args[1], os.Args[2], "a process"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	select {}
+}

@@ -63,8 +63,12 @@ func answer(peer net.Addr, text string) string {
 	return fmt.Sprintf("peer %s\n%s\n", p.Addr().Unmap(), text)
 }
 
-func serveTCP(addr, text string) (io.Closer, error) {
-	l, err := net.Listen("tcp", addr)
+func serveTCP(addr, text string) (io.Closer, error) { return serveStreams("tcp", addr, text) }
+
+func serveUDP(addr, text string) (io.Closer, error) { return serveDatagrams("udp", addr, text) }
+
+func serveStreams(network, addr, text string) (io.Closer, error) {
+	l, err := net.Listen(network, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -81,8 +85,8 @@ func serveTCP(addr, text string) (io.Closer, error) {
 	return l, nil
 }
 
-func serveUDP(addr, text string) (io.Closer, error) {
-	conn, err := net.ListenPacket("udp", addr)
+func serveDatagrams(network, addr, text string) (io.Closer, error) {
+	conn, err := net.ListenPacket(network, addr)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,278 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/hostport"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// HostPorts is what the engine needs to know of the ports of the node's own
+// processes.
+type HostPorts interface {
+	Listeners([]netstate.Publish) (map[netstate.Key][]hostport.Listener, error)
+	Hold([]netstate.Publish) map[netstate.Key]error
+	Held(netstate.Publish) bool
+	Release([]netstate.Key)
+}
+
+// nobody listens.
+type nobody struct{}
+
+func (nobody) Listeners([]netstate.Publish) (map[netstate.Key][]hostport.Listener, error) {
+	return nil, nil
+}
+func (nobody) Hold([]netstate.Publish) map[netstate.Key]error { return nil }
+func (nobody) Held(netstate.Publish) bool                     { return false }
+func (nobody) Release([]netstate.Key)                         {}
+
+// portPause is how often it is looked whether a port is free that was not. A
+// socket's end could be heard of (SKNLGRP_INET_TCP_DESTROY), but then the kernel
+// tells of every connection of the node that closes, for as long as one publish
+// waits; a look costs the same whatever the node does.
+const portPause = time.Second
+
+// hostPorts are the state of the loop beside what a unit has.
+type hostPorts struct {
+	// listeners of the publishes that are being compiled.
+	listeners map[netstate.Key][]hostport.Listener
+	// due is when to look again, zero for never.
+	due time.Time
+	// said are the complaints that were logged.
+	said map[string]bool
+	// holds says that ports are held: by a process that stays, so not to apply
+	// once.
+	holds bool
+}
+
+// occupied is a port of a publish on which a process listens.
+type occupied struct {
+	publish   netstate.Publish
+	listeners []hostport.Listener
+}
+
+// lookForListeners asks once who listens on the ports of all publishes that are
+// being compiled. Those that are held need no question.
+func (e *Engine) lookForListeners(results []compile.Result) {
+	var ask []netstate.Publish
+	for _, r := range results {
+		for _, o := range r.Objects {
+			if p, ok := o.(netstate.Publish); ok && !e.HostPorts.Held(p) {
+				ask = append(ask, p)
+			}
+		}
+	}
+	e.ports.listeners = e.listeners(ask)
+}
+
+func (e *Engine) listeners(ask []netstate.Publish) map[netstate.Key][]hostport.Listener {
+	if len(ask) == 0 {
+		return nil
+	}
+	found, err := e.HostPorts.Listeners(ask)
+	if err != nil {
+		e.complain(err)
+	}
+	return found
+}
+
+// complain logs what is tried again and again only once.
+func (e *Engine) complain(err error) {
+	if !e.ports.said[err.Error()] {
+		e.ports.said[err.Error()] = true
+		e.Log.Warn("ports of the node's processes", "err", err)
+	}
+}
+
+// giveWay leaves out the ports on which a process listens that was there first.
+// What is published already stays, since to give it up would cut off who uses it;
+// but it is said.
+func (e *Engine) giveWay(u *unit, r *compile.Result) {
+	clear(u.occupied)
+	if u.problem != nil || len(e.ports.listeners) == 0 {
+		return
+	}
+	var lost, kept []string
+	for _, k := range slices.SortedFunc(maps.Keys(r.Objects), netstate.Key.Compare) {
+		listeners := e.ports.listeners[k]
+		if len(listeners) == 0 {
+			continue
+		}
+		u.occupied[k] = occupied{r.Objects[k].(netstate.Publish), listeners}
+		e.ports.due = now().Add(portPause)
+		if e.publishes(u, k) {
+			kept = append(kept, listenersText(listeners))
+			continue
+		}
+		lost = append(lost, listenersText(listeners))
+		delete(r.Objects, k)
+	}
+	u.tellListeners(lost, kept)
+}
+
+// tellListeners says which ports are not published, and which are in spite of a
+// process.
+func (u *unit) tellListeners(lost, kept []string) {
+	conflict := func(format string, a ...any) *compile.Problem {
+		return &compile.Problem{Reason: v1alpha1.ReasonHostPortConflict, Message: fmt.Sprintf(format, a...)}
+	}
+	if len(lost) > 0 {
+		u.partial = append(u.partial, conflict("spec.ports: %s: end it, or choose another hostPort; what is free is published, and the rest as soon as it is", some(lost)))
+	}
+	if len(kept) == 0 {
+		return
+	}
+	note := conflict("published; but %s and gets nothing from where the publish answers: end it, or choose another hostPort", some(kept))
+	if len(u.partial) > 0 {
+		u.partial = append(u.partial, note)
+	}
+	u.note = noted(u.note, note)
+}
+
+// publishes reports whether a port is led to the unit's target: it is in the
+// kernel, or was brought there by this process and will be again.
+func (e *Engine) publishes(u *unit, k netstate.Key) bool {
+	if e.NAT.Observe([]netstate.Key{k})[k] != nil {
+		return true
+	}
+	return u.done && u.desired[k] != nil
+}
+
+// noted adds a note to another, which has the word if there is one.
+func noted(first, second *compile.Problem) *compile.Problem {
+	if first == nil {
+		return second
+	}
+	return &compile.Problem{Reason: first.Reason, Message: first.Message + "; " + second.Message}
+}
+
+func listenersText(list []hostport.Listener) string {
+	var texts []string
+	for _, l := range list {
+		texts = append(texts, l.String())
+	}
+	return some(texts)
+}
+
+// some joins a few of many texts, each once: a message has its limits.
+func some(texts []string) string {
+	const few = 8
+	var unique []string
+	for _, t := range texts {
+		if !slices.Contains(unique, t) {
+			unique = append(unique, t)
+		}
+	}
+	if len(unique) > few {
+		unique = append(unique[:few], fmt.Sprintf("%d more", len(unique)-few))
+	}
+	return strings.Join(unique, ", ")
+}
+
+// followHostPorts looks again at the ports that were occupied or could not be
+// held, and adds the owners for whom that has changed.
+func (e *Engine) followHostPorts(batch map[netstate.Owner]bool) {
+	if e.ports.due.IsZero() || now().Before(e.ports.due) {
+		return
+	}
+	e.ports.due = time.Time{}
+	var ask []netstate.Publish
+	for _, u := range e.units {
+		for _, o := range u.occupied {
+			ask = append(ask, o.publish)
+		}
+		for _, p := range u.unheld {
+			ask = append(ask, p)
+		}
+	}
+	if len(ask) == 0 {
+		return
+	}
+	e.ports.due = now().Add(portPause)
+	found := e.listeners(ask)
+	for o, u := range e.units {
+		if u.portsChanged(found) {
+			batch[o] = true
+		} else if len(u.unheld) > 0 && !batch[o] {
+			e.holdPorts(u)
+		}
+	}
+}
+
+// portsChanged compares who listens now with who did.
+func (u *unit) portsChanged(found map[netstate.Key][]hostport.Listener) bool {
+	for k, o := range u.occupied {
+		if !slices.Equal(found[k], o.listeners) {
+			return true
+		}
+	}
+	for k := range u.unheld {
+		if len(found[k]) > 0 && len(u.occupied[k].listeners) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// reservePorts holds the ports of a batch as far as they are published, and lets
+// the others go.
+func (e *Engine) reservePorts(batch map[netstate.Owner]bool) {
+	if !e.ports.holds {
+		return
+	}
+	// First all let go, so that a port may change hands.
+	for o := range batch {
+		u := e.units[o]
+		var gone []netstate.Key
+		for k := range u.reserved {
+			if !u.held[k] || u.desired[k] != nil && !u.reserves() {
+				gone = append(gone, k)
+				delete(u.reserved, k)
+			}
+		}
+		e.HostPorts.Release(gone)
+	}
+	for o := range batch {
+		e.holdPorts(e.units[o])
+	}
+}
+
+// reserves reports whether the ports of a publish are to be held.
+func (u *unit) reserves() bool {
+	if u.in == nil || u.in.Publish == nil {
+		return false
+	}
+	wish := u.in.Publish.Spec.ReservePort
+	return wish == nil || *wish
+}
+
+// holdPorts holds the published ports of a unit. What cannot be held for now,
+// since a process or an outgoing connection has the port, is tried again.
+func (e *Engine) holdPorts(u *unit) {
+	clear(u.unheld)
+	if !u.reserves() {
+		return
+	}
+	var list []netstate.Publish
+	for k, o := range u.desired {
+		if p, ok := o.(netstate.Publish); ok && u.held[k] {
+			list = append(list, p)
+			u.reserved[k] = true
+		}
+	}
+	for k, err := range e.HostPorts.Hold(list) {
+		if !errors.Is(err, hostport.ErrInUse) {
+			e.complain(err)
+			continue
+		}
+		u.unheld[k] = u.desired[k].(netstate.Publish)
+		e.ports.due = now().Add(portPause)
+	}
+}
