@@ -49,6 +49,16 @@ func (e *Engine) static(u *unit) []netip.Prefix {
 	return given
 }
 
+// setAside sets aside what attachments have, before any of them is given an
+// address that it lacks, which another may have.
+func (e *Engine) setAside(units []*unit) {
+	for _, u := range units {
+		if a := u.in.Attachment; a != nil && a.Spec.Network != "" && !u.static() {
+			e.keep(u, a.Spec.Network)
+		}
+	}
+}
+
 // keep sets aside, of what an attachment has or had, one address of each subnet
 // that can still be had, with the subnet's length: that may have changed.
 func (e *Engine) keep(u *unit, network string) []netip.Prefix {

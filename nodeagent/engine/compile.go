@@ -36,6 +36,7 @@ func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 	e.exhausted = map[*ipam.Pool]*compile.Problem{}
 	for _, kind := range ownerKinds {
 		units := e.ofKind(batch, kind)
+		e.setAside(units)
 		results := make([]compile.Result, len(units))
 		// All let go of what they no longer claim before any claims anew, so
 		// that two may swap.

@@ -24,7 +24,7 @@ func podNSA(name, pod, network string) *v1alpha1.NamespaceAttachment {
 // runPod has one pod run, in a namespace of that name.
 func (w *world) runPod(uid, netns string) {
 	w.k.set.Add(netstate.Netns{Name: netns})
-	w.e.SetPods([]Pod{{UID: uid, Netns: netns}})
+	w.e.SetPods([]Pod{{UID: uid, Namespace: "lab", Name: uid, Netns: netns}})
 }
 
 func (w *world) statusOf(name string) *v1alpha1.NamespaceAttachmentStatus {
