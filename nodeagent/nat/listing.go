@@ -249,6 +249,9 @@ func parseField(f field, raw json.RawMessage, interval bool) (string, error) {
 		}
 		return p.String(), err
 	}
+	if interval && f == fieldPort {
+		return parsePorts(raw)
+	}
 	text, err := parseScalar(raw)
 	if err != nil {
 		return "", err
@@ -290,6 +293,29 @@ func parseScalar(raw json.RawMessage) (string, error) {
 		return v.String(), nil
 	}
 	return "", fmt.Errorf("%s is neither text nor number", raw)
+}
+
+// parsePorts reads {"range": [first, last]}, or a port alone.
+func parsePorts(raw json.RawMessage) (string, error) {
+	var v struct {
+		Range []json.RawMessage `json:"range"`
+	}
+	if json.Unmarshal(raw, &v) != nil || v.Range == nil {
+		text, err := parseScalar(raw)
+		if err != nil {
+			return "", err
+		}
+		return parseName(fieldPort, text)
+	}
+	if len(v.Range) != 2 {
+		return "", fmt.Errorf("%s is not a range", raw)
+	}
+	first, err := parsePorts(v.Range[0])
+	if err != nil {
+		return "", err
+	}
+	last, err := parsePorts(v.Range[1])
+	return first + "-" + last, err
 }
 
 // parsePrefix reads {"prefix": {"addr": a, "len": n}}, or the address alone.

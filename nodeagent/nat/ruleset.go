@@ -28,6 +28,8 @@ const (
 	setIP6   = "ok_ip6" // port . MAC . IPv6 source
 	setND6   = "ok_nd6" // port . MAC . target of its neighbour messages
 
+	setLoopback = "lb" // interfaces with route_localnet
+
 	setTarget4 = "tgt4" // published targets
 	setTarget6 = "tgt6"
 	setBack4   = "back4" // targets whose default route is elsewhere
@@ -36,6 +38,29 @@ const (
 	mapPub6    = "pub6"
 	mapAny4    = "any4" // protocol . port : target
 	mapAny6    = "any6"
+	// The same of ranges that keep their ports. Those of one host address may
+	// overlap another's, and lead to the same target.
+	setTarget4Range = "tgt4r"
+	setTarget6Range = "tgt6r"
+	setTarget4Host  = "tgt4h" // target . protocol . ports . host address
+	setTarget6Host  = "tgt6h"
+	setBack4Range   = "back4r"
+	setBack6Range   = "back6r"
+	setBack4Host    = "back4h"
+	setBack6Host    = "back6h"
+	mapPub4Range    = "pub4r"
+	mapPub6Range    = "pub6r"
+	mapAny4Range    = "any4r"
+	mapAny6Range    = "any6r"
+	// Gates, of ports that not everyone may use: what is gated, and who passes.
+	setPubGate4 = "pubgate4" // host address . protocol . ports
+	setPubGate6 = "pubgate6"
+	setAnyGate4 = "anygate4" // protocol . ports
+	setAnyGate6 = "anygate6"
+	setPubFrom4 = "pubfrom4" // host address . protocol . ports . source
+	setPubFrom6 = "pubfrom6"
+	setAnyFrom4 = "anyfrom4" // protocol . ports . source
+	setAnyFrom6 = "anyfrom6"
 	// The same with several targets: every slot leads to one.
 	mapPub4Slots = "pub4slots"
 	mapPub6Slots = "pub6slots"
@@ -57,6 +82,8 @@ const (
 	chainPrerouting  = "prerouting"
 	chainOutput      = "output"
 	chainPublish     = "publish"
+	chainLoopback    = "loopback"
+	chainPublished   = "published"
 	chainForward     = "forward"
 	chainBetween     = "between"
 	chainInto        = "into"
@@ -88,7 +115,7 @@ const (
 )
 
 // setDef defines a set, or a map where it has a value. In an interval set, the
-// addresses of the key are prefixes.
+// addresses of the key are prefixes and its ports may be ranges.
 type setDef struct {
 	family   knftables.Family
 	name     string
@@ -116,6 +143,7 @@ var setDefs = []setDef{
 	{family: knftables.InetFamily, name: setIsolated, key: []field{fieldLink, fieldLink}},
 	{family: knftables.InetFamily, name: setBridged, key: []field{fieldLink, fieldLink}},
 	{family: knftables.InetFamily, name: setNoForward, key: []field{fieldFamily}},
+	{family: knftables.InetFamily, name: setLoopback, key: []field{fieldLink}},
 	{family: knftables.BridgeFamily, name: setPorts, key: []field{fieldLink}},
 
 	{family: knftables.InetFamily, name: setSame, key: []field{fieldLink, fieldLink}},
@@ -137,10 +165,31 @@ var setDefs = []setDef{
 	{family: knftables.InetFamily, name: setTarget6, key: []field{fieldIPv6, fieldProto, fieldPort}},
 	{family: knftables.InetFamily, name: setBack4, key: []field{fieldIPv4, fieldProto, fieldPort}},
 	{family: knftables.InetFamily, name: setBack6, key: []field{fieldIPv6, fieldProto, fieldPort}},
+	{family: knftables.InetFamily, name: setTarget4Range, key: []field{fieldIPv4, fieldProto, fieldPort}, interval: true},
+	{family: knftables.InetFamily, name: setTarget6Range, key: []field{fieldIPv6, fieldProto, fieldPort}, interval: true},
+	{family: knftables.InetFamily, name: setTarget4Host, key: []field{fieldIPv4, fieldProto, fieldPort, fieldIPv4}, interval: true},
+	{family: knftables.InetFamily, name: setTarget6Host, key: []field{fieldIPv6, fieldProto, fieldPort, fieldIPv6}, interval: true},
+	{family: knftables.InetFamily, name: setBack4Range, key: []field{fieldIPv4, fieldProto, fieldPort}, interval: true},
+	{family: knftables.InetFamily, name: setBack6Range, key: []field{fieldIPv6, fieldProto, fieldPort}, interval: true},
+	{family: knftables.InetFamily, name: setBack4Host, key: []field{fieldIPv4, fieldProto, fieldPort, fieldIPv4}, interval: true},
+	{family: knftables.InetFamily, name: setBack6Host, key: []field{fieldIPv6, fieldProto, fieldPort, fieldIPv6}, interval: true},
+	// Who passes a gate comes before the gate, which comes before the port.
+	{family: knftables.InetFamily, name: setPubFrom4, key: []field{fieldIPv4, fieldProto, fieldPort, fieldIPv4}, interval: true},
+	{family: knftables.InetFamily, name: setPubFrom6, key: []field{fieldIPv6, fieldProto, fieldPort, fieldIPv6}, interval: true},
+	{family: knftables.InetFamily, name: setAnyFrom4, key: []field{fieldProto, fieldPort, fieldIPv4}, interval: true},
+	{family: knftables.InetFamily, name: setAnyFrom6, key: []field{fieldProto, fieldPort, fieldIPv6}, interval: true},
+	{family: knftables.InetFamily, name: setPubGate4, key: []field{fieldIPv4, fieldProto, fieldPort}, interval: true},
+	{family: knftables.InetFamily, name: setPubGate6, key: []field{fieldIPv6, fieldProto, fieldPort}, interval: true},
+	{family: knftables.InetFamily, name: setAnyGate4, key: []field{fieldProto, fieldPort}, interval: true},
+	{family: knftables.InetFamily, name: setAnyGate6, key: []field{fieldProto, fieldPort}, interval: true},
 	{family: knftables.InetFamily, name: mapPub4, key: []field{fieldIPv4, fieldProto, fieldPort}, value: []field{fieldIPv4, fieldPort}},
 	{family: knftables.InetFamily, name: mapPub6, key: []field{fieldIPv6, fieldProto, fieldPort}, value: []field{fieldIPv6, fieldPort}},
 	{family: knftables.InetFamily, name: mapAny4, key: []field{fieldProto, fieldPort}, value: []field{fieldIPv4, fieldPort}},
 	{family: knftables.InetFamily, name: mapAny6, key: []field{fieldProto, fieldPort}, value: []field{fieldIPv6, fieldPort}},
+	{family: knftables.InetFamily, name: mapPub4Range, key: []field{fieldIPv4, fieldProto, fieldPort}, value: []field{fieldIPv4}, interval: true},
+	{family: knftables.InetFamily, name: mapPub6Range, key: []field{fieldIPv6, fieldProto, fieldPort}, value: []field{fieldIPv6}, interval: true},
+	{family: knftables.InetFamily, name: mapAny4Range, key: []field{fieldProto, fieldPort}, value: []field{fieldIPv4}, interval: true},
+	{family: knftables.InetFamily, name: mapAny6Range, key: []field{fieldProto, fieldPort}, value: []field{fieldIPv6}, interval: true},
 	{family: knftables.InetFamily, name: mapPub4Slots, key: []field{fieldIPv4, fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv4, fieldPort},
 		typeOf: "ip daddr . meta l4proto . th dport . " + draw + " : ip daddr . th dport"},
 	{family: knftables.InetFamily, name: mapPub6Slots, key: []field{fieldIPv6, fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv6, fieldPort},
@@ -184,39 +233,61 @@ const ports = "meta l4proto { tcp, udp, sctp } "
 
 var inetChains = []chainDef{
 	{name: chainPublish, rules: []string{
-		// kube-proxy sets all.route_localnet, so loopback needs saying.
-		"ip daddr { 127.0.0.0/8, 169.254.0.0/16 } return",
-		"ip6 daddr { ::1, fe80::/10 } return",
+		// Who may not use a port of an address never falls into what is for every
+		// address.
+		ports + "ip daddr . meta l4proto . th dport @" + setPubGate4 + " ip daddr . meta l4proto . th dport . ip saddr != @" + setPubFrom4 + " return",
+		ports + "ip6 daddr . meta l4proto . th dport @" + setPubGate6 + " ip6 daddr . meta l4proto . th dport . ip6 saddr != @" + setPubFrom6 + " return",
 		ports + "dnat ip to ip daddr . meta l4proto . th dport map @" + mapPub4,
 		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport map @" + mapPub6,
-		// Slots of an address come before what is for every address.
+		ports + "dnat ip to ip daddr . meta l4proto . th dport map @" + mapPub4Range,
+		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport map @" + mapPub6Range,
 		ports + "dnat ip to ip daddr . meta l4proto . th dport . " + draw + " map @" + mapPub4Slots,
 		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport . " + draw + " map @" + mapPub6Slots,
+		// What is for every address is not for these.
+		"ip daddr { 127.0.0.0/8, 169.254.0.0/16 } return",
+		"ip6 daddr { ::1, fe80::/10 } return",
+		ports + "meta l4proto . th dport @" + setAnyGate4 + " meta l4proto . th dport . ip saddr != @" + setAnyFrom4 + " return",
+		ports + "meta l4proto . th dport @" + setAnyGate6 + " meta l4proto . th dport . ip6 saddr != @" + setAnyFrom6 + " return",
 		ports + "dnat ip to meta l4proto . th dport map @" + mapAny4,
 		ports + "dnat ip6 to meta l4proto . th dport map @" + mapAny6,
+		ports + "dnat ip to meta l4proto . th dport map @" + mapAny4Range,
+		ports + "dnat ip6 to meta l4proto . th dport map @" + mapAny6Range,
 		ports + "dnat ip to meta l4proto . th dport . " + draw + " map @" + mapAny4Slots,
 		ports + "dnat ip6 to meta l4proto . th dport . " + draw + " map @" + mapAny6Slots,
 	}},
+	// Before anything is translated: what is published on a loopback address, and
+	// what the node itself listens on there, is for the node alone.
+	{name: chainLoopback, base: &baseChain{knftables.FilterType, knftables.PreroutingHook, -300}, rules: []string{
+		"iifname @" + setLoopback + " ip daddr 127.0.0.0/8 counter drop",
+		"iifname @" + setLoopback + " ip saddr 127.0.0.0/8 counter drop",
+	}},
 	// After kube-proxy: its Services come first.
 	{name: chainPrerouting, base: &baseChain{knftables.NATType, knftables.PreroutingHook, -95}, rules: []string{
+		// kube-proxy sets all.route_localnet, so loopback needs saying.
+		"ip daddr 127.0.0.0/8 return",
 		"fib daddr type local goto " + chainPublish,
 	}},
 	{name: chainOutput, base: &baseChain{knftables.NATType, knftables.OutputHook, -95}, rules: []string{
 		"fib daddr type local goto " + chainPublish,
 	}},
 	// `ct status dnat` alone would let somebody else's DNAT pass.
-	{name: chainBetween, rules: []string{
-		"ct status dnat ct state established,related accept",
+	{name: chainPublished, rules: []string{
 		"ct status dnat ip daddr . meta l4proto . th dport @" + setTarget4 + " accept",
 		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setTarget6 + " accept",
+		"ct status dnat ip daddr . meta l4proto . th dport @" + setTarget4Range + " accept",
+		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setTarget6Range + " accept",
+		"ct status dnat ip daddr . meta l4proto . th dport . ct original ip daddr @" + setTarget4Host + " accept",
+		"ct status dnat ip6 daddr . meta l4proto . th dport . ct original ip6 daddr @" + setTarget6Host + " accept",
 		"counter drop",
+	}},
+	{name: chainBetween, rules: []string{
+		"ct status dnat ct state established,related accept",
+		"goto " + chainPublished,
 	}},
 	{name: chainInto, rules: []string{
 		"ct state established,related accept",
 		"iifname . oifname @" + setSame + " accept",
-		"ct status dnat ip daddr . meta l4proto . th dport @" + setTarget4 + " accept",
-		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setTarget6 + " accept",
-		"counter drop",
+		"goto " + chainPublished,
 	}},
 	{name: chainForward, base: &baseChain{knftables.FilterType, knftables.ForwardHook, 0}, rules: []string{
 		// What conntrack cannot place is not translated and would leave with
@@ -232,6 +303,11 @@ var inetChains = []chainDef{
 		"ct status dnat ip6 saddr . oifname @" + setHairpin6 + " masquerade",
 		"ct status dnat ip daddr . meta l4proto . th dport @" + setBack4 + " masquerade",
 		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setBack6 + " masquerade",
+		"ct status dnat ip daddr . meta l4proto . th dport @" + setBack4Range + " masquerade",
+		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setBack6Range + " masquerade",
+		"ct status dnat ip daddr . meta l4proto . th dport . ct original ip daddr @" + setBack4Host + " masquerade",
+		"ct status dnat ip6 daddr . meta l4proto . th dport . ct original ip6 daddr @" + setBack6Host + " masquerade",
+		"ct status dnat oifname @" + setLoopback + " ip saddr 127.0.0.0/8 masquerade",
 		"oifname @" + setOurs + " return",
 		"ip saddr . ip daddr @" + setNoMasq4 + " return",
 		"ip6 saddr . ip6 daddr @" + setNoMasq6 + " return",

@@ -117,17 +117,17 @@ func rewriteRules(f knftables.Family, existing []string) unit {
 }
 
 // units are the changes as lines. Those of one port stay together, since half of
-// its slots would lead nowhere, and come last but for the targets that nothing
-// leads to then.
+// its slots would lead nowhere, and come last but for the removal of targets that
+// nothing leads to then, and of gates of ports that are closed then.
 func units(changes []change) []unit {
-	var out, ports, targets []unit
+	var out, ports, last []unit
 	at := map[netstate.Key]int{}
 	for _, c := range changes {
 		k, ok := portOf(c.id)
 		i, seen := at[k]
 		switch {
-		case !ok && c.add == nil && slices.Contains(targetSets, c.set):
-			targets = append(targets, c.unit())
+		case !ok && c.add == nil && stays[c.set]:
+			last = append(last, c.unit())
 		case !ok:
 			out = append(out, c.unit())
 		case seen:
@@ -137,15 +137,15 @@ func units(changes []change) []unit {
 			ports = append(ports, c.unit())
 		}
 	}
-	return slices.Concat(out, ports, targets)
+	return slices.Concat(out, ports, last)
 }
 
-var targetSets = []string{setTarget4, setTarget6, setBack4, setBack6}
-
-// portOf is the key of the publish whose port the element leads on.
+// portOf is the key of the port that the element leads on.
 func portOf(i id) (netstate.Key, bool) {
-	k, ok := keyOf(i, held{})
-	return k, ok && k.Kind == netstate.KindPublish
+	if publishParts[i.set] != leading {
+		return netstate.Key{}, false
+	}
+	return publishOf(i, held{}).Key(), true
 }
 
 // unit is the change as lines.

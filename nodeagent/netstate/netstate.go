@@ -31,6 +31,7 @@ const (
 	KindRealm
 	KindForwardGuard
 	KindForeignBridge
+	KindLoopbackGuard
 	KindPortFilter
 	KindPortAddress
 	KindPort
@@ -42,7 +43,7 @@ const (
 	KindPublish
 )
 
-var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "isolation", "forward-guard", "foreign-bridge", "anti-spoof", "anti-spoof",
+var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "isolation", "forward-guard", "foreign-bridge", "loopback-guard", "anti-spoof", "anti-spoof",
 	"uplink", "hairpin", "address", "route", "masquerade", "no-masquerade", "publish"}
 
 func (k Kind) String() string { return kindNames[k] }
@@ -51,7 +52,7 @@ func (k Kind) String() string { return kindNames[k] }
 // others are netlink's and /proc's.
 func (k Kind) Firewall() bool {
 	switch k {
-	case KindRealm, KindForwardGuard, KindForeignBridge, KindPortFilter, KindPortAddress, KindMasquerade, KindNoMasquerade, KindPublish:
+	case KindRealm, KindForwardGuard, KindForeignBridge, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindMasquerade, KindNoMasquerade, KindPublish:
 		return true
 	}
 	return false
