@@ -110,7 +110,7 @@ func (v *Validator) Validate(obj, old map[string]any) field.ErrorList {
 	if !ok {
 		return field.ErrorList{field.NotSupported(field.NewPath("kind"), name, supportedKinds)}
 	}
-	errs := kind.decode(name, obj)
+	errs := kind.decode(obj)
 	meta, metaErrs := kind.meta(obj)
 	errs = append(errs, metaErrs...)
 	if meta == nil {
@@ -133,7 +133,7 @@ func identity(old map[string]any, want metav1.ObjectMeta) field.ErrorList {
 }
 
 // decode drops status, as a status subresource does, prunes and defaults.
-func (k *kindValidator) decode(kind string, obj map[string]any) field.ErrorList {
+func (k *kindValidator) decode(obj map[string]any) field.ErrorList {
 	delete(obj, "status")
 	unknown := pruning.PruneWithOptions(obj, k.structural, true, structuralschema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})
 	defaulting.PruneNonNullableNullsWithoutDefaults(obj, k.structural)
