@@ -3,9 +3,11 @@ package nat
 import (
 	"bufio"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
@@ -275,4 +277,83 @@ func TestSpecificOvertakes(t *testing.T) {
 		sender.Close()
 		apply(t, b, deletes(list(b.Held())...))
 	}
+}
+
+// TestChangesAtRandom has the kernel hold what was applied last, whatever changed
+// into what, and elements that overlap what they replace among it.
+func TestChangesAtRandom(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	random := rand.New(rand.NewPCG(6, 1))
+	b, have := backend(t, netstate.SourceLocal), netstate.Set{}
+	for range 60 {
+		want := netstate.Set{}
+		for port := uint16(1000); port < 1100; port += 20 {
+			if p := randomPublish(random, port); random.IntN(4) > 0 {
+				want.Add(p)
+			}
+		}
+		// As an engine does: what goes, goes before.
+		var gone []netstate.Object
+		for k, o := range have {
+			if want[k] == nil {
+				gone = append(gone, o)
+			}
+		}
+		if random.IntN(2) == 0 {
+			apply(t, b, deletes(gone...))
+			apply(t, b, creates(list(missing(b, want))...))
+		} else {
+			apply(t, b, creates(list(missing(b, want))...), deletes(gone...))
+		}
+		have = want
+		again := loaded(t, netstate.SourceLocal)
+		same(t, "held", want, again.Held())
+		same(t, "intact", true, again.Intact())
+		if t.Failed() {
+			return
+		}
+	}
+	apply(t, b, deletes(list(have)...))
+	same(t, "ruleset", "", ruleset(t))
+}
+
+// TestSourcesWithinOthers changes sources into some that hold the former or lie
+// within them.
+func TestSourcesWithinOthers(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b, p := backend(t, netstate.SourceLocal), ranged("0.0.0.0", "tcp", 80, 90, "10.0.0.2:80")
+	last := p
+	for _, sources := range [][]string{{"10.0.0.0/8"}, {"10.1.0.0/16", "10.2.0.0/16"}, {"10.0.0.0/8", "10.1.0.0/16"}, {"10.1.2.3/32"}, {"0.0.0.0/0"}, {}, {"10.1.2.0/24"}} {
+		now := from(p, sources...)
+		apply(t, b, updates(last, now))
+		same(t, "held", netstate.Set{}.Add(now), loaded(t, netstate.SourceLocal).Held())
+		last = now
+	}
+}
+
+// TestThousandsGated has a gate on each of many ports; one more is no slower than
+// the engine may be.
+func TestThousandsGated(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	want := netstate.Set{}
+	for i := range 2000 {
+		want.Add(from(publish("0.0.0.0", "tcp", uint16(20000+i), fmt.Sprintf("10.68.%d.%d:80", i/250, 1+i%250)), "10.0.0.0/8"))
+	}
+	b := backend(t, netstate.SourceLocal)
+	begin := time.Now()
+	apply(t, b, creates(list(want)...))
+	t.Logf("2,000 gated ports: %s", time.Since(begin))
+	begin = time.Now()
+	apply(t, b, creates(from(publish("0.0.0.0", "tcp", 80, "10.68.0.1:80"), "10.0.0.0/8")))
+	t.Logf("one more: %s", time.Since(begin))
+	apply(t, b, deletes(publish("0.0.0.0", "tcp", 80, "10.68.0.1:80")))
+	same(t, "observed", want, loaded(t, netstate.SourceLocal).Held())
+	apply(t, b, deletes(list(want)...))
+	same(t, "ruleset", "", ruleset(t))
 }
