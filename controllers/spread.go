@@ -160,6 +160,9 @@ func published(s v1alpha1.PortPublishSpec) []string {
 		}
 		hosts = append(hosts, host)
 	}
+	if s.Loopback {
+		hosts = append(hosts, "127.0.0.1")
+	}
 	var out []string
 	for _, p := range s.Ports {
 		for _, host := range hosts {
