@@ -160,10 +160,13 @@ func published(s v1alpha1.PortPublishSpec) []string {
 		}
 		hosts = append(hosts, host)
 	}
+	if s.Loopback {
+		hosts = append(hosts, "127.0.0.1")
+	}
 	var out []string
 	for _, p := range s.Ports {
 		for _, host := range hosts {
-			out = append(out, fmt.Sprintf("%s:%d/%s", host, p.HostPort, p.Protocol))
+			out = append(out, fmt.Sprintf("%s:%s/%s", host, v1alpha1.PortText(p.HostPort, p.HostPortEnd), p.Protocol))
 		}
 	}
 	return out

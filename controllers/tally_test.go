@@ -90,6 +90,7 @@ func TestSpreadSummary(t *testing.T) {
 		{v1alpha1.PortPublishSpec{Ports: many}, 0, ""},
 		{v1alpha1.PortPublishSpec{Ports: many[:1]}, 1, "1 node: *:20080/TCP"},
 		{v1alpha1.PortPublishSpec{Ports: many[:1], HostAddresses: []v1alpha1.IPAddress{"192.0.2.1", "2001:db8::1"}}, 2, "2 nodes: 192.0.2.1:20080/TCP, [2001:db8::1]:20080/TCP"},
+		{v1alpha1.PortPublishSpec{Ports: []v1alpha1.PublishedPort{{HostPort: 20000, HostPortEnd: 20010, Protocol: v1alpha1.UDP}}, Loopback: true}, 1, "1 node: *:20000-20010/UDP, 127.0.0.1:20000-20010/UDP"},
 		{v1alpha1.PortPublishSpec{Ports: many}, 5000, "5000 nodes: " + strings.Repeat("*:20080/TCP, ", 9) + "+55"},
 	} {
 		if got := spreadSummary(c.spec, c.nodes); got != c.want || len(got) > 256 {

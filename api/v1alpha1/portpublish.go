@@ -1,6 +1,10 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"strconv"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // PortPublish is a set of host ports that lead to an attachment.
 //
@@ -82,8 +86,8 @@ const (
 // PublishedPort leads one host port, or a range of them, to the attachment.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.hostPortEnd) || self.hostPortEnd >= self.hostPort",message="spec.ports.hostPortEnd must not be below hostPort",fieldPath=".hostPortEnd"
-// +kubebuilder:validation:XValidation:rule="!has(self.hostPortEnd) || !has(self.targetPort) || self.targetPort == self.hostPort || self.hostPortEnd - self.hostPort < 1024",message="spec.ports.hostPortEnd: a range whose targetPort differs from its hostPort has at most 1024 ports",fieldPath=".hostPortEnd"
-// +kubebuilder:validation:XValidation:rule="!has(self.hostPortEnd) || !has(self.targetPort) || self.targetPort + self.hostPortEnd - self.hostPort <= 65535",message="spec.ports.targetPort: the range ends beyond port 65535",fieldPath=".targetPort"
+// +kubebuilder:validation:XValidation:rule="!has(self.hostPortEnd) || !has(self.targetPort) || self.targetPort == self.hostPort || self.hostPortEnd - self.hostPort < 1024",message="spec.ports.hostPortEnd must not make a range of more than 1024 ports where targetPort differs from hostPort",fieldPath=".hostPortEnd"
+// +kubebuilder:validation:XValidation:rule="!has(self.hostPortEnd) || !has(self.targetPort) || self.targetPort + self.hostPortEnd - self.hostPort <= 65535",message="spec.ports.targetPort must not lead a range beyond port 65535",fieldPath=".targetPort"
 type PublishedPort struct {
 	// Name describes the port.
 	// +optional
@@ -158,6 +162,15 @@ type PublishedStatus struct {
 	// [fd00::65]:80; of a range, the first port's.
 	// +kubebuilder:validation:MaxLength=64
 	Target string `json:"target"`
+}
+
+// PortText is a host port, or a range of them, as a person reads it; end is zero
+// for one port.
+func PortText(port, end int32) string {
+	if end <= port {
+		return strconv.Itoa(int(port))
+	}
+	return strconv.Itoa(int(port)) + "-" + strconv.Itoa(int(end))
 }
 
 // PortPublishList is a list of PortPublishes.

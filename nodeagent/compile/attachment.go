@@ -24,6 +24,8 @@ type AttachmentView struct {
 	// Reachable by the node: there is an address on the node's end, or a
 	// gateway.
 	Reachable bool
+	// Realm is the node's interface that leads to the target: its bridge, or Host.
+	Realm string
 	// Bridged targets are ports of a bridge.
 	Bridged, Isolated bool
 }
@@ -137,7 +139,7 @@ func (b *attachment) bridged() {
 	if v.AntiSpoof {
 		b.r.add(netstate.PortFilter{Link: b.view.Host.Name, MAC: b.view.MAC})
 	}
-	b.view.Bridged, b.view.Isolated = true, v.Isolated
+	b.view.Realm, b.view.Bridged, b.view.Isolated = v.Bridge, true, v.Isolated
 	b.view.Reachable = v.Mode != v1alpha1.GatewayNone
 }
 
@@ -189,7 +191,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 			b.r.add(forwarding(b.c, netstate.FamilyOf(p.Addr()))...)
 		}
 	}
-	b.view.Reachable = true
+	b.view.Realm, b.view.Reachable = link, true
 	for _, p := range hostAddresses {
 		b.gateway(p.Addr())
 	}

@@ -33,8 +33,8 @@ type Result struct {
 	// Note is a limitation to report although all objects can be made; nil
 	// where there is none.
 	Note *Problem
-	// Blocked is why it does not work although all objects can be made.
-	Blocked *Problem
+	// Lacks is what was asked for and cannot be had although the rest can.
+	Lacks []*Problem
 }
 
 // forwarded has the firewalls of others let an interface's packets through where
@@ -52,8 +52,15 @@ func (r *Result) forwarded(c Context, link string, families ...netstate.Family) 
 			}
 		}
 	}
-	if len(names) > 0 && r.Blocked == nil {
-		r.Blocked = problem(v1alpha1.ReasonForwardBlocked, "the kernel holds all of it, but %s drops forwarded packets by policy, and names no %s that it accepts: accept what is forwarded from and to it there, or set another policy", strings.Join(names, " and "), link)
+	if len(names) > 0 {
+		r.lack(problem(v1alpha1.ReasonForwardBlocked, "the kernel holds all of it, but %s drops forwarded packets by policy, and names no %s that it accepts: accept what is forwarded from and to it there, or set another policy", strings.Join(names, " and "), link))
+	}
+}
+
+// lack notes what cannot be had, once.
+func (r *Result) lack(p *Problem) {
+	if !slices.ContainsFunc(r.Lacks, func(have *Problem) bool { return *have == *p }) {
+		r.Lacks = append(r.Lacks, p)
 	}
 }
 
@@ -83,9 +90,27 @@ func problem(reason, format string, args ...any) *Problem {
 	return &Problem{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
+// notes is one note of several; nil where all are.
+func notes(list ...*Problem) *Problem {
+	var all *Problem
+	for _, n := range list {
+		switch {
+		case n == nil:
+		case all == nil:
+			all = &Problem{Reason: n.Reason, Message: n.Message}
+		default:
+			all.Message += "; " + strings.TrimPrefix(n.Message, "published; ")
+			if all.Reason == v1alpha1.ReasonProgrammed {
+				all.Reason = n.Reason
+			}
+		}
+	}
+	return all
+}
+
 // Claim is something that only one resource may have. Two claims conflict when
-// they have the same Resource and different Sharers, or when both are subnets
-// that overlap.
+// they have the same Resource and different Sharers, or when both are subnets,
+// or ports of one host address, that overlap.
 type Claim struct {
 	// Resource names the thing, such as "interface net1/eth0".
 	Resource string
@@ -93,6 +118,8 @@ type Claim struct {
 	Sharers string
 	// Subnet is set on claims of address space.
 	Subnet netip.Prefix
+	// Ports is set on claims of host ports.
+	Ports HostPorts
 	// Address is set on claims of an address of a network.
 	Address netip.Addr
 	// Reason and Field say how a loser is told.
@@ -111,7 +138,23 @@ func (c Claim) Conflicts(o Claim) bool {
 	if c.Subnet.IsValid() && o.Subnet.IsValid() {
 		return c.Subnet.Overlaps(o.Subnet)
 	}
+	if c.Ports != (HostPorts{}) {
+		return c.Ports.Overlaps(o.Ports)
+	}
 	return c.Resource == o.Resource && (c.Sharers == "" || c.Sharers != o.Sharers)
+}
+
+// HostPorts are ports of the node, both ends included. The unspecified address
+// stands for itself, beside specific ones, as it does for sockets.
+type HostPorts struct {
+	Host        netip.Addr
+	Proto       string
+	First, Last uint16
+}
+
+// Overlaps reports whether both have a port in common.
+func (p HostPorts) Overlaps(o HostPorts) bool {
+	return p.Host == o.Host && p.Proto == o.Proto && p.First <= o.Last && o.First <= p.Last
 }
 
 // AddressClaim is the claim of an address of a network by an attachment.

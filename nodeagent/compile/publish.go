@@ -2,6 +2,7 @@ package compile
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,10 +24,17 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 		return b.r, problem(v1alpha1.ReasonUnsupported, "spec.attachment: %s has no way to the node (its network has no gateway, or it is joined to another namespace only), so nothing can be published on it", p.Spec.Attachment)
 	}
 	hosts, prob := hostAddresses(p, b.targets, c.Node)
+	if prob == nil {
+		prob = b.divided()
+	}
 	if prob != nil {
 		return b.r, prob
 	}
-	b.r.Note = cmp.Or(b.crowd(), b.r.Note)
+	if p.Spec.Loopback {
+		hosts = append(hosts, loopback4)
+		b.loopback(targets)
+	}
+	b.r.Note = notes(b.crowd(), b.r.Note, b.hidden())
 	for _, h := range hosts {
 		if _, ok := ofFamily(b.targets, ident, h); ok {
 			b.ports(h)
@@ -53,6 +61,60 @@ func (b *publish) target(t AttachmentView) {
 		b.r.forwarded(b.c, t.Way, netstate.FamilyOf(a))
 		addHairpin(&b.r, t, netstate.FamilyOf(a), b.c.Node)
 	}
+}
+
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// divided refuses ranges that several targets of a family would have to share.
+func (b *publish) divided() *Problem {
+	for _, port := range b.p.Spec.Ports {
+		shared := len(b.ofFamily(netip.IPv4Unspecified())) > 1 || len(b.ofFamily(netip.IPv6Unspecified())) > 1
+		if port.HostPortEnd > port.HostPort && shared {
+			return problem(v1alpha1.ReasonUnsupported, "spec.ports: the range %d-%d cannot be shared by several targets: list its ports one by one, or publish a range of each target by itself", port.HostPort, port.HostPortEnd)
+		}
+	}
+	return nil
+}
+
+// loopback lets the node's own connections from 127.0.0.1 leave by the
+// interfaces of the targets, and keeps everybody else's out.
+func (b *publish) loopback(targets []AttachmentView) {
+	var four, six bool
+	for _, t := range targets {
+		for _, a := range oneOfEachFamily(t.Addresses) {
+			four, six = four || t.Reachable && a.Is4(), six || t.Reachable && a.Is6()
+			if t.Reachable && a.Is4() {
+				s := linkSysctl("", t.Realm, "ipv4", "route_localnet", "1")
+				// The link may stay when the publish goes.
+				s.Restore = true
+				b.r.add(s, netstate.LoopbackGuard{Link: t.Realm})
+			}
+		}
+	}
+	switch {
+	case !four:
+		b.r.Lacks = append(b.r.Lacks, problem(v1alpha1.ReasonUnsupported, "spec.loopback: attachment %s has IPv6 addresses alone, and the kernel routes nothing from ::1: give it an IPv4 address, or set loopback to false", b.p.Spec.Attachment))
+	case six:
+		b.r.Note = notes(b.r.Note, problem(v1alpha1.ReasonUnsupported, "published; but on loopback only on 127.0.0.1: the kernel routes nothing from ::1"))
+	}
+}
+
+// hidden is the note on targets that do not see their clients' addresses.
+func (b *publish) hidden() *Problem {
+	var list []string
+	for _, a := range b.targets {
+		if b.back[a] {
+			list = append(list, a.String())
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	who := strings.Join(list, " and ")
+	if len(list) > 2 {
+		who = fmt.Sprintf("%d of %d targets", len(list), len(b.targets))
+	}
+	return problem(v1alpha1.ReasonProgrammed, "published; clients' addresses are hidden from %s behind the node's, since the default route there leads elsewhere: set spec.defaultRoute of the attachment to true to show them", who)
 }
 
 // crowd is the note on more targets than can be had.
@@ -85,11 +147,28 @@ func (b *publish) ports(host netip.Addr) {
 		}
 		o := netstate.Publish{
 			Host: host, Proto: strings.ToLower(string(port.Protocol)), HostPort: uint16(port.HostPort),
-			Targets: netstate.NewTargets(targets...), Back: netstate.NewTargets(back...),
+			Targets: netstate.NewTargets(targets...), Back: netstate.NewTargets(back...), Sources: b.sources(host),
+		}
+		if port.HostPortEnd > port.HostPort {
+			o.HostPortEnd = uint16(port.HostPortEnd)
 		}
 		b.r.add(o)
-		b.r.claim(Claim{Resource: "host port " + o.Key().Name, Reason: v1alpha1.ReasonHostPortConflict, Field: "spec.ports", Key: o.Key()})
+		b.r.claim(Claim{Resource: "host port " + o.Key().Name, Ports: HostPorts{o.Host, o.Proto, o.HostPort, o.Last()},
+			Reason: v1alpha1.ReasonHostPortConflict, Field: "spec.ports", Key: o.Key()})
 	}
+}
+
+// sources are who may connect to a host address. On loopback that is the node
+// alone, whose address there is in nobody's ranges.
+func (b *publish) sources(host netip.Addr) netstate.Sources {
+	if len(b.p.Spec.SourceRanges) == 0 || host.IsLoopback() {
+		return ""
+	}
+	list := slices.DeleteFunc(Prefixes(b.p.Spec.SourceRanges), func(p netip.Prefix) bool { return p.Addr().Is4() != host.Is4() })
+	if slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Bits() == 0 }) {
+		return ""
+	}
+	return netstate.NewSources(list...)
 }
 
 // oneOfEachFamily returns the first IPv4 and the first IPv6 address.

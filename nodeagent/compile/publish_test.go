@@ -88,3 +88,75 @@ func TestPublishCrowd(t *testing.T) {
 		t.Errorf("the note on as many as there are slots is %v", note)
 	}
 }
+
+// TestPublishRanges has ranges that keep their ports and shifted ones, for some
+// sources, and on loopback, where these do not count.
+func TestPublishRanges(t *testing.T) {
+	p := publishOf()
+	p.Spec.Loopback = true
+	p.Spec.SourceRanges = []v1alpha1.Subnet{"192.0.2.0/24", "10.0.0.0/8", "10.1.0.0/16"}
+	p.Spec.Ports = []v1alpha1.PublishedPort{
+		{Protocol: v1alpha1.TCP, HostPort: 8000, HostPortEnd: 8010}, {Protocol: v1alpha1.UDP, HostPort: 8000, HostPortEnd: 8003, TargetPort: 53},
+		{Protocol: v1alpha1.TCP, HostPort: 80, HostPortEnd: 80},
+	}
+	both := view([]string{"10.0.0.2/24", "fd00::2/64"}, "10.0.0.1", "fd00::1")
+	both.Realm = "br-red"
+	got, note := published(t, p, both)
+	want := map[string]string{
+		"0.0.0.0:8000-8010/tcp": "to 10.0.0.2:8000 from 10.0.0.0/8, 192.0.2.0/24", "127.0.0.1:8000-8010/tcp": "to 10.0.0.2:8000", "[::]:8000-8010/tcp": "to [fd00::2]:8000 from nobody",
+		"0.0.0.0:8000-8003/udp": "to 10.0.0.2:53 from 10.0.0.0/8, 192.0.2.0/24", "127.0.0.1:8000-8003/udp": "to 10.0.0.2:53", "[::]:8000-8003/udp": "to [fd00::2]:53 from nobody",
+		"0.0.0.0:80/tcp": "to 10.0.0.2:80 from 10.0.0.0/8, 192.0.2.0/24", "127.0.0.1:80/tcp": "to 10.0.0.2:80", "[::]:80/tcp": "to [fd00::2]:80 from nobody",
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("published %v, want %v", got, want)
+	}
+	if note == nil || note.Reason != v1alpha1.ReasonUnsupported || !strings.Contains(note.Message, "only on 127.0.0.1") {
+		t.Errorf("the note is %v", note)
+	}
+	p.Spec.SourceRanges = append(p.Spec.SourceRanges, "0.0.0.0/0")
+	if got, _ = published(t, p, both); got["0.0.0.0:80/tcp"] != "to 10.0.0.2:80" {
+		t.Errorf("for everyone it is %q", got["0.0.0.0:80/tcp"])
+	}
+	if _, problem := Publish(p, []AttachmentView{both, both}, on(netstate.Node{})); problem == nil || !strings.Contains(problem.Message, "one by one") {
+		t.Errorf("a range for two: %v", problem)
+	}
+	p.Spec.Ports = p.Spec.Ports[2:]
+	if _, problem := Publish(p, []AttachmentView{both, both}, on(netstate.Node{})); problem != nil {
+		t.Errorf("a range of one port for two: %v", problem)
+	}
+}
+
+// TestPublishLoopback wants the guard with the sysctl, for IPv4 alone.
+func TestPublishLoopback(t *testing.T) {
+	p := publishOf()
+	p.Spec.Loopback = true
+	one, two := view([]string{"10.0.0.2/24"}, "10.0.0.1"), view([]string{"fd00::2/64"}, "fd00::1")
+	one.Realm, two.Realm = "br-red", "br-blue"
+	r, problem := Publish(p, []AttachmentView{one}, on(netstate.Node{}))
+	sysctl := netstate.Sysctl{Link: "br-red", Path: "net/ipv4/conf/br-red/route_localnet", Value: "1", Restore: true}
+	if problem != nil || r.Note != nil || len(r.Lacks) > 0 || r.Objects[sysctl.Key()] != sysctl || r.Objects[netstate.LoopbackGuard{Link: "br-red"}.Key()] == nil {
+		t.Errorf("%v %v: %v", problem, r.Note, r.Objects)
+	}
+	r, problem = Publish(p, []AttachmentView{two}, on(netstate.Node{}))
+	if problem != nil || len(r.Lacks) != 1 || r.Lacks[0].Reason != v1alpha1.ReasonUnsupported || r.Objects[netstate.LoopbackGuard{Link: "br-blue"}.Key()] != nil || len(r.Claims) != 1 {
+		t.Errorf("%v %v: %v", problem, r.Lacks, r.Objects)
+	}
+}
+
+// TestPublishHidden says where servers do not see their clients.
+func TestPublishHidden(t *testing.T) {
+	_, note := published(t, publishOf(), view([]string{"10.0.0.2/24"}))
+	if note == nil || note.Reason != v1alpha1.ReasonProgrammed || !strings.Contains(note.Message, "hidden from 10.0.0.2 behind") {
+		t.Errorf("the note is %v", note)
+	}
+	_, note = published(t, publishOf(), view([]string{"10.0.0.2/24"}), view([]string{"10.0.0.3/24"}), view([]string{"10.0.0.4/24"}), view([]string{"10.0.0.5/24"}, "10.0.0.1"))
+	if note == nil || !strings.Contains(note.Message, "hidden from 3 of 4 targets") {
+		t.Errorf("the note is %v", note)
+	}
+	blocked := on(netstate.Node{})
+	blocked.Blockers = []netstate.Blocker{{Name: "chain x", Families: []netstate.Family{netstate.IPv4}}}
+	r, _ := Publish(publishOf(), []AttachmentView{view([]string{"10.0.0.2/24"})}, blocked)
+	if len(r.Lacks) != 1 || r.Lacks[0].Reason != v1alpha1.ReasonForwardBlocked || !strings.Contains(r.Lacks[0].Message, "chain x") || r.Note == nil {
+		t.Errorf("it lacks %v, with the note %v", r.Lacks, r.Note)
+	}
+}

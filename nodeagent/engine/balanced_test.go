@@ -139,11 +139,15 @@ func TestSummary(t *testing.T) {
 	for i := range int32(9) {
 		many = append(many, entry("", fmt.Sprintf("10.0.0.1:%d", i+1), 20000+i), entry("", fmt.Sprintf("10.0.0.2:%d", i+1), 20000+i))
 	}
+	ranged, other := entry("", "10.0.0.5:8000", 8000), entry("", "[fd00::5]:8000", 8000)
+	ranged.HostPortEnd, other.HostPortEnd = 8010, 8010
 	for _, c := range []struct {
 		published []v1alpha1.PublishedStatus
 		want      string
 	}{
 		{nil, ""},
+		{[]v1alpha1.PublishedStatus{ranged, other, entry("127.0.0.1", "10.0.0.5:8000", 8000)},
+			"*:8000-8010/TCP->10.0.0.5:8000, *:8000-8010/TCP->[fd00::5]:8000, 127.0.0.1:8000/TCP->10.0.0.5:8000"},
 		{both[:1], "*:20080/TCP->10.0.0.1:80"},
 		{both[:4], "*:20080/TCP->3 targets, *:20080/TCP->[fd00::1]:80"},
 		{both, "*:20080/TCP->3 targets, [2001:db8::1]:20081/TCP->[fd00::1]:80"},

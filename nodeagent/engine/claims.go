@@ -13,6 +13,7 @@ import (
 type claims struct {
 	// held by resource, then owner: several owners share a claim.
 	held    map[string]map[netstate.Owner]compile.Claim
+	ports   portBook
 	subnets map[netstate.Owner][]compile.Claim
 	of      map[netstate.Owner][]compile.Claim
 	// chosen are claims of what was picked for an owner that is being compiled:
@@ -26,6 +27,7 @@ type claims struct {
 func newClaims() claims {
 	return claims{
 		held:    map[string]map[netstate.Owner]compile.Claim{},
+		ports:   portBook{},
 		subnets: map[netstate.Owner][]compile.Claim{},
 		of:      map[netstate.Owner][]compile.Claim{},
 		chosen:  map[netstate.Owner][]compile.Claim{},
@@ -35,6 +37,9 @@ func newClaims() claims {
 
 // holder returns another owner whose claim conflicts.
 func (c *claims) holder(o netstate.Owner, want compile.Claim) (netstate.Owner, bool) {
+	if want.Ports != (compile.HostPorts{}) {
+		return c.ports.holder(o, want.Ports)
+	}
 	for h, have := range c.held[want.Resource] {
 		if h != o && want.Conflicts(have) {
 			return h, true
@@ -93,6 +98,7 @@ func (c *claims) take(o netstate.Owner, list []compile.Claim) (released bool) {
 func (c *claims) replace(o netstate.Owner, old, list []compile.Claim) {
 	for _, cl := range old {
 		delete(c.held[cl.Resource], o)
+		c.ports.remove(o, cl.Ports)
 		if len(c.held[cl.Resource]) == 0 {
 			delete(c.held, cl.Resource)
 		}
@@ -108,6 +114,7 @@ func (c *claims) add(o netstate.Owner, cl compile.Claim) {
 		c.held[cl.Resource] = map[netstate.Owner]compile.Claim{}
 	}
 	c.held[cl.Resource][o] = cl
+	c.ports.add(o, cl.Ports)
 	if cl.Subnet.IsValid() {
 		c.subnets[o] = append(c.subnets[o], cl)
 	}

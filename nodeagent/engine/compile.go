@@ -215,7 +215,7 @@ func waitsFor(what string, u *unit) *compile.Problem {
 // claim asks for what only one owner may have. Who loses goes without the one
 // object, or without everything.
 func (e *Engine) claim(u *unit, r *compile.Result) {
-	u.partial = nil
+	u.partial = slices.Clone(r.Lacks)
 	delete(e.claims.waiting, u.owner)
 	var won []compile.Claim
 	for _, c := range r.Claims {
@@ -242,9 +242,6 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 		} else {
 			u.partial = append(u.partial, lost)
 		}
-	}
-	if r.Blocked != nil {
-		u.partial = append(u.partial, r.Blocked)
 	}
 	if u.problem != nil {
 		won = e.leased(u)

@@ -15,10 +15,10 @@ func (u *unit) published() []v1alpha1.PublishedStatus {
 	var out []v1alpha1.PublishedStatus
 	for _, k := range u.desired.Keys() {
 		p, ok := u.desired[k].(netstate.Publish)
-		if !ok || u.errs[k] != nil {
+		if !ok || u.errs[k] != nil || p.Sources == netstate.Nobody {
 			continue
 		}
-		s := v1alpha1.PublishedStatus{Protocol: v1alpha1.Protocol(strings.ToUpper(p.Proto)), HostPort: int32(p.HostPort)}
+		s := v1alpha1.PublishedStatus{Protocol: v1alpha1.Protocol(strings.ToUpper(p.Proto)), HostPort: int32(p.HostPort), HostPortEnd: int32(p.HostPortEnd)}
 		if !p.Host.IsUnspecified() {
 			s.Address = v1alpha1.IPAddress(p.Host.String())
 		}
@@ -70,7 +70,7 @@ func summaries(published []v1alpha1.PublishedStatus) []string {
 		if n > 1 {
 			target = fmt.Sprintf("%d targets", n)
 		}
-		text := fmt.Sprintf("%s:%d/%s->%s", host, s.HostPort, s.Protocol, target)
+		text := fmt.Sprintf("%s:%s/%s->%s", host, v1alpha1.PortText(s.HostPort, s.HostPortEnd), s.Protocol, target)
 		// Both families of as many targets are one thing to a reader.
 		if !slices.Contains(out, text) {
 			out = append(out, text)
@@ -84,5 +84,5 @@ func summaries(published []v1alpha1.PublishedStatus) []string {
 // of its own.
 func samePort(a, b v1alpha1.PublishedStatus) bool {
 	six := func(s v1alpha1.PublishedStatus) bool { return strings.HasPrefix(s.Target, "[") }
-	return a.Address == b.Address && a.Protocol == b.Protocol && a.HostPort == b.HostPort && six(a) == six(b)
+	return a.Address == b.Address && a.Protocol == b.Protocol && a.HostPort == b.HostPort && a.HostPortEnd == b.HostPortEnd && six(a) == six(b)
 }

@@ -87,7 +87,7 @@ func (u *unit) holdPublished(in Input) {
 		if err != nil {
 			continue
 		}
-		p := netstate.Publish{Host: netip.IPv6Unspecified(), Proto: strings.ToLower(string(s.Protocol)), HostPort: uint16(s.HostPort)}
+		p := netstate.Publish{Host: netip.IPv6Unspecified(), Proto: strings.ToLower(string(s.Protocol)), HostPort: uint16(s.HostPort), HostPortEnd: uint16(s.HostPortEnd)}
 		if target.Addr().Is4() {
 			p.Host = netip.IPv4Unspecified()
 		}

@@ -5,55 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
-
-// flow says which tracked connections contradict a changed publish.
-type flow struct {
-	// old is what no longer holds: connections to those of its targets that it
-	// lost go.
-	old  netstate.Publish
-	lost netstate.Targets
-	// fresh is a new UDP publish: connections that went to the node itself go,
-	// since UDP senders would keep them alive for ever.
-	fresh netstate.Publish
-}
-
-type flows []flow
-
-// add adds what changing a publish from old to new contradicts; either may be
-// nil or another kind of object.
-func (fs flows) add(old, now netstate.Object) flows {
-	o, _ := old.(netstate.Publish)
-	n, _ := now.(netstate.Publish)
-	if o == n {
-		return fs
-	}
-	if lost := lostTargets(o, n); lost != "" {
-		fs = append(fs, flow{old: o, lost: lost})
-	}
-	if n.Proto == "udp" {
-		fs = append(fs, flow{fresh: n})
-	}
-	return fs
-}
-
-// lostTargets are the targets of a publish that it has no longer, or has in
-// another way.
-func lostTargets(old, now netstate.Publish) netstate.Targets {
-	var lost []netip.AddrPort
-	for _, t := range old.Targets.All() {
-		if !now.Targets.Has(t) || old.Back.Has(t) != now.Back.Has(t) {
-			lost = append(lost, t)
-		}
-	}
-	return netstate.NewTargets(lost...)
-}
 
 // connection is one entry of the conntrack table.
 type connection struct {
@@ -70,79 +26,6 @@ type tuple struct {
 
 // maxDumps bounds the attempts at a dump that the kernel says was interrupted.
 const maxDumps = 5
-
-// standing reports whether a publish of its own leads a local address to the
-// target, so that connections of publishes that did not change stay.
-type standing func(host netip.Addr, p netstate.Publish, target netip.AddrPort) bool
-
-// flush deletes the connections.
-func (fs flows) flush(publishes standing) error {
-	var errs []error
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		index := fs.index(family)
-		if len(index) == 0 {
-			continue
-		}
-		if err := index.flush(family, publishes); err != nil && !(unsupported(err) && onlyFresh(fs)) {
-			errs = append(errs, fmt.Errorf("delete conntrack entries of %d publishes: %w", len(fs), err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// flowKey is what a connection and a publish have in common at first sight.
-type flowKey struct {
-	proto uint8
-	port  uint16
-}
-
-// flowIndex is flows of one family.
-type flowIndex map[flowKey]flows
-
-func (fs flows) index(family netlink.InetFamily) flowIndex {
-	index := flowIndex{}
-	for _, f := range fs {
-		p := f.publish()
-		if p.Host.Is4() == (family == unix.AF_INET) {
-			k := flowKey{protoNumbers[p.Proto], p.HostPort}
-			index[k] = append(index[k], f)
-		}
-	}
-	return index
-}
-
-func (x flowIndex) flush(family netlink.InetFamily, publishes standing) error {
-	locals, err := localAddresses(int(family))
-	if err != nil {
-		return fmt.Errorf("list local addresses: %w", err)
-	}
-	return deleteConnections(family, func(c connection) bool {
-		return slices.ContainsFunc(x[flowKey{c.orig.proto, c.orig.dst.Port()}], func(f flow) bool { return f.matches(c, locals, publishes) })
-	})
-}
-
-func (f flow) publish() netstate.Publish {
-	if f.fresh != (netstate.Publish{}) {
-		return f.fresh
-	}
-	return f.old
-}
-
-func (f flow) matches(c connection, locals map[netip.Addr]bool, publishes standing) bool {
-	p, host := f.publish(), c.orig.dst.Addr()
-	anyHost := p.Host.IsUnspecified()
-	if c.zone != 0 || !anyHost && host != p.Host {
-		return false
-	}
-	if f.fresh != (netstate.Publish{}) {
-		return c.reply.src == c.orig.dst && locals[host]
-	}
-	return f.lost.Has(c.reply.src) && !(anyHost && publishes(host, p, c.reply.src))
-}
-
-func onlyFresh(fs flows) bool {
-	return !slices.ContainsFunc(fs, func(f flow) bool { return f.old != (netstate.Publish{}) })
-}
 
 // localAddresses are the node's addresses that a publish may answer on.
 func localAddresses(family int) (map[netip.Addr]bool, error) {

@@ -58,7 +58,7 @@ var damages = []struct {
 	lost   int
 	intact bool
 }{
-	{"a target", `nft delete element inet patchbay tgt4 '{ 10.68.0.101 . tcp . 80 }'`, 3, true},
+	{"a target", `nft delete element inet patchbay tgt4 '{ 10.68.0.101 . tcp . 80 }'`, 6, true},
 	{"a publish", `nft delete element inet patchbay any4 '{ sctp . 9 }'`, 1, false},
 	{"a changed publish", `nft delete element inet patchbay any4 '{ tcp . 8001 }'
 		nft add element inet patchbay any4 '{ tcp . 8001 comment "local" : 10.68.0.66 . 80 }'`, 1, true},
@@ -72,6 +72,25 @@ var damages = []struct {
 		nft add element inet patchbay pub4 '{ 192.0.2.1 . udp . 8004 comment "local" : 10.68.0.101 . 80 }'`, 1, false},
 	{"a target before the slots", `nft add element inet patchbay any6 '{ tcp . 8004 comment "local" : fd00:68::101 . 80 }'`, 1, true},
 	{"masquerading of one of the targets", `nft delete element inet patchbay back4 '{ 10.68.0.103 . tcp . 80 }'`, 2, true},
+	{"a range", `nft delete element inet patchbay any4r '{ tcp . 9000-9010 }'`, 1, false},
+	{"a range led elsewhere", `nft delete element inet patchbay pub6r '{ 2001:db8::1 . tcp . 9005-9015 }'
+		nft add element inet patchbay pub6r '{ 2001:db8::1 . tcp . 9005-9015 comment "local" : fd00:68::66 }'`, 1, false},
+	{"a part of a range", `nft delete element inet patchbay any4r '{ tcp . 9000-9010 }'
+		nft add element inet patchbay any4r '{ tcp . 9000-9005 comment "local" : 10.68.0.101 }'`, 1, false},
+	{"the target of a range", `nft delete element inet patchbay tgt4h '{ 10.68.0.101 . tcp . 9005-9015 . 192.0.2.1 }'`, 1, true},
+	{"masquerading of a range", `nft delete element inet patchbay back4r '{ 10.68.0.103 . udp . 20000-65535 }'`, 1, true},
+	{"a port of a shifted range", `nft delete element inet patchbay any4 '{ sctp . 9002 }'`, 1, true},
+	{"the first port of a shifted range led elsewhere", `nft delete element inet patchbay any4 '{ sctp . 9000 }'
+		nft add element inet patchbay any4 '{ sctp . 9000 comment "local 9000-9003" : 10.68.0.101 . 8001 }'`, 1, false},
+	{"a gate", `nft delete element inet patchbay anygate4 '{ tcp . 8010 }'`, 1, true},
+	{"a gate of a port for everyone", `nft add element inet patchbay anygate4 '{ tcp . 8001 comment "local" }'`, 1, true},
+	{"a gate of nothing", `nft add element inet patchbay anygate4 '{ tcp . 7000 comment "local" }'`, 0, false},
+	{"somebody else's gate", `nft add element inet patchbay pubgate6 '{ 2001:db8::1 . tcp . 9005-9015 }'`, 0, false},
+	{"a source", `nft delete element inet patchbay anyfrom4 '{ tcp . 8010 . 198.51.100.0/25 }'`, 1, true},
+	{"a source added", `nft add element inet patchbay pubfrom4 '{ 192.0.2.1 . tcp . 9100-9103 . 198.51.100.0/24 comment "local" }'`, 1, true},
+	{"all sources", `nft flush set inet patchbay anyfrom6`, 1, true},
+	{"the guard of loopback", `nft flush set inet patchbay lb`, 1, true},
+	{"the chain that guards loopback", `nft flush chain inet patchbay loopback; nft delete chain inet patchbay loopback`, 0, false},
 	{"an interval", `nft add element inet patchbay snet4 '{ 10.99.0.1-10.99.0.6 }'`, 0, false},
 	{"an egress masquerade", `nft delete element inet patchbay snet4 '{ 10.68.0.0/24 }'`, 1, true},
 	{"a contradiction", `nft add element bridge patchbay ok_mac '{ "veth1" . 02:00:00:00:00:01 comment "local" }'`, 1, true},
@@ -87,7 +106,7 @@ var damages = []struct {
 		nft add chain inet patchbay prerouting '{ type nat hook prerouting priority -101; policy accept; }'`, 0, false},
 	{"a policy", `nft add chain inet patchbay forward '{ policy drop; }'`, 0, false},
 	{"a chain added", `nft add chain inet patchbay mine; nft add rule inet patchbay publish jump mine`, 0, false},
-	{"a set", `nft flush table inet patchbay; nft delete map inet patchbay any4`, 5, false},
+	{"a set", `nft flush table inet patchbay; nft delete map inet patchbay any4`, 7, false},
 	{"a set of another type", `nft flush table inet patchbay; nft delete set inet patchbay ours
 		nft add set inet patchbay ours '{ type mark; }'`, 4, false},
 	{"a set added", `nft add set inet patchbay mine '{ type mark; }'`, 0, false},
@@ -298,6 +317,15 @@ func TestRefusals(t *testing.T) {
 		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80,10.0.0.1:80"},
 		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80 }; flush ruleset; #"},
 		balance("0.0.0.0", "tcp", 80, many(netstate.MaxTargets+1)...),
+		netstate.LoopbackGuard{Link: `br" }; flush ruleset; #`},
+		ranged("0.0.0.0", "tcp", 80, 80, "10.0.0.1:80"),
+		ranged("0.0.0.0", "tcp", 80, 79, "10.0.0.1:80"),
+		ranged("0.0.0.0", "tcp", 80, 90, "10.0.0.1:65530"),
+		ranged("0.0.0.0", "tcp", 80, 80+netstate.MaxShifted, "10.0.0.1:81"),
+		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, HostPortEnd: 81, Targets: targets("10.0.0.1:80", "10.0.0.2:80")},
+		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80", Sources: "10.0.0.0/8,10.1.0.0/16"},
+		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80", Sources: "anybody"},
+		from(publish("0.0.0.0", "tcp", 80, "10.0.0.1:80"), "fd00::/8"),
 		netstate.Netns{Name: "net1"},
 	} {
 		if err := b.Apply(t.Context(), creates(o, netstate.Realm{Link: "br-ok"})); err == nil {

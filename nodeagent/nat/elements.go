@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -37,6 +36,8 @@ func elements(o netstate.Object) []element {
 		return []element{at(setNoForward, o.Family)}
 	case netstate.ForeignBridge:
 		return []element{at(setBridged, o.Link, o.Link)}
+	case netstate.LoopbackGuard:
+		return []element{at(setLoopback, o.Link)}
 	case netstate.PortFilter:
 		own := o.MAC.LinkLocal()
 		return []element{at(setPorts, o.Link), at(setMAC, o.Link, o.MAC), at(setIP6, o.Link, o.MAC, own), at(setND6, o.Link, o.MAC, own)}
@@ -84,44 +85,6 @@ func masqueradeElements(m netstate.Masquerade) []element {
 	return es
 }
 
-func publishElements(p netstate.Publish) []element {
-	var es []element
-	for _, t := range p.Targets.All() {
-		es = append(es, at(pick(t.Addr(), setTarget4, setTarget6), t.Addr(), p.Proto, t.Port()))
-		if p.Back.Has(t) {
-			es = append(es, backElement(p.Proto, t))
-		}
-	}
-	return append(es, portElements(p)...)
-}
-
-func backElement(proto string, t netip.AddrPort) element {
-	return at(pick(t.Addr(), setBack4, setBack6), t.Addr(), proto, t.Port())
-}
-
-// portElements lead the host port to one target by one element, to several by
-// one for every slot.
-func portElements(p netstate.Publish) []element {
-	single, slots, key := pick(p.Host, mapPub4, mapPub6), pick(p.Host, mapPub4Slots, mapPub6Slots), []any{p.Host, p.Proto, p.HostPort}
-	if p.Host.IsUnspecified() {
-		single, slots, key = pick(p.Host, mapAny4, mapAny6), pick(p.Host, mapAny4Slots, mapAny6Slots), key[1:]
-	}
-	targets := p.Targets.All()
-	if len(targets) == 1 {
-		return []element{leading(at(single, key...), targets[0])}
-	}
-	var es []element
-	for slot, t := range deal(targets) {
-		es = append(es, leading(at(slots, slices.Concat(key, []any{slot})...), t))
-	}
-	return es
-}
-
-func leading(e element, t netip.AddrPort) element {
-	e.value = join([]any{t.Addr(), t.Port()})
-	return e
-}
-
 // at is the element of a set with the given parts of its key.
 func at(set string, parts ...any) element { return element{id: id{set, join(parts)}} }
 
@@ -157,6 +120,8 @@ func validate(o netstate.Object) error {
 	case netstate.ForeignBridge:
 		err = checkLink(o.Link)
 	case netstate.Opening:
+		err = checkLink(o.Link)
+	case netstate.LoopbackGuard:
 		err = checkLink(o.Link)
 	case netstate.PortAddress:
 		err = errors.Join(checkLink(o.Link), checkAddr(o.Addr))
@@ -205,29 +170,6 @@ func checkSource(m netstate.Masquerade) error {
 		return nil
 	}
 	return errors.Join(checkAddr(m.Source), checkFamily(m.Source, m.Subnet.Addr()))
-}
-
-func checkPublish(p netstate.Publish) error {
-	if _, ok := protoNumbers[p.Proto]; !ok {
-		return fmt.Errorf("protocol %q must be tcp, udp or sctp", p.Proto)
-	}
-	targets := p.Targets.All()
-	switch {
-	case p.HostPort == 0:
-		return errors.New("port 0 cannot be published")
-	case len(targets) == 0 || len(targets) > netstate.MaxTargets:
-		return fmt.Errorf("a port leads to 1 to %d targets, not %d", netstate.MaxTargets, len(targets))
-	case p.Targets != netstate.NewTargets(targets...) || p.Back.Without(p.Targets) != "" || p.Back != netstate.NewTargets(p.Back.All()...):
-		return fmt.Errorf("targets %q, of which %q masqueraded, must be sorted and the latter among the former", p.Targets, p.Back)
-	}
-	errs := []error{checkAddr(p.Host)}
-	for _, t := range targets {
-		if t.Port() == 0 {
-			errs = append(errs, errors.New("port 0 cannot be a target"))
-		}
-		errs = append(errs, checkAddr(t.Addr()), checkFamily(p.Host, t.Addr()))
-	}
-	return errors.Join(errs...)
 }
 
 // protoNumbers are the protocols that can be published.

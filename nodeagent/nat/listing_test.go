@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -77,6 +78,10 @@ func TestDialects(t *testing.T) {
 		{setMasq4, `"10.0.0.1"`, "10.0.0.1/32"},
 		{mapAny4Slots, `[{"elem": {"val": {"concat": ["tcp", 80, 60]}, "comment": "local"}}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
 		{mapAny4Slots, `[{"concat": [6, 80, "0x3c"]}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
+		{setAnyGate4, `{"concat": ["tcp", {"range": [8000, 8010]}]}`, "tcp . 8000-8010"},
+		{setAnyGate4, `{"concat": ["tcp", "80"]}`, "tcp . 80"},
+		{setPubFrom6, `{"elem": {"val": {"concat": ["2001:db8::1", 17, {"range": ["1", 65535]}, {"prefix": {"addr": "::", "len": 0}}]}, "comment": "local"}}`, "2001:db8::1/128 . udp . 1-65535 . ::/0"},
+		{mapAny4Range, `[{"elem": {"val": {"concat": ["tcp", {"range": [8000, 8010]}]}, "comment": "local"}}, "10.0.0.1"]`, "tcp . 8000-8010"},
 		{setNoForward, `{"elem": {"val": "ipv6", "comment": "local"}}`, "ipv6"},
 	} {
 		i, _, err := parseElement(setByName[c.set], json.RawMessage(c.raw))
@@ -84,6 +89,76 @@ func TestDialects(t *testing.T) {
 			t.Errorf("%s is %q, %v; want %q", c.raw, i.key, err, c.key)
 		}
 	}
+}
+
+// TestRangesAreRefused has what is no range of ports.
+func TestRangesAreRefused(t *testing.T) {
+	for _, raw := range []string{`{"range": []}`, `{"range": [1]}`, `{"range": [1, 2, 3]}`, `{"range": [1, 65536]}`, `{"range": ["a", 2]}`, `{"range": [{"range": [1, 2]}, {}]}`, `{"range": null}`, `{}`} {
+		if text, err := parsePorts(json.RawMessage(raw)); err == nil {
+			t.Errorf("%s is %s", raw, text)
+		}
+	}
+}
+
+// TestInverseAtRandom makes elements of publishes of all shapes, and publishes of
+// these again.
+func TestInverseAtRandom(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 5))
+	for range 200 {
+		want, holds := netstate.Set{}, map[id]held{}
+		for port := uint16(1000); port < 1200; port += 20 {
+			p := randomPublish(random, port)
+			if err := validate(p); err != nil {
+				t.Fatalf("%s %s: %v", p.Key(), p, err)
+			}
+			want.Add(p)
+			for _, e := range elements(p) {
+				holds[e.id] = held{e.value, netstate.SourceLocal, e.note}
+			}
+		}
+		got := netstate.Set{}
+		for _, e := range objects(holds, holds) {
+			if !e.exact {
+				t.Errorf("%s %s is not exact", e.object.Key(), e.object)
+			}
+			got.Add(e.object)
+		}
+		same(t, "publishes", want, got)
+	}
+}
+
+// randomPublish has its first port, and its targets' from 20 ports on, to itself.
+func randomPublish(random *rand.Rand, port uint16) netstate.Publish {
+	four := random.IntN(2) == 0
+	pick := func(a, b string) string {
+		if four {
+			return a
+		}
+		return b
+	}
+	host := pick("0.0.0.0", "::")
+	if random.IntN(2) == 0 {
+		host = pick("192.0.2.1", "2001:db8::1")
+	}
+	p := publish(host, []string{"tcp", "udp", "sctp"}[random.IntN(3)], port, fmt.Sprintf(pick("10.0.0.2:%d", "[fd00::2]:%d"), port))
+	switch random.IntN(4) {
+	case 0:
+		p.HostPortEnd = port + 1 + uint16(random.IntN(18))
+	case 1:
+		p.HostPortEnd, p.Targets = port+1+uint16(random.IntN(18)), targets(fmt.Sprintf(pick("10.0.0.3:%d", "[fd00::3]:%d"), port+5000))
+	case 2:
+		p.Targets = targets(fmt.Sprintf(pick("10.0.0.2:%d", "[fd00::2]:%d"), port), fmt.Sprintf(pick("10.0.0.3:%d", "[fd00::3]:%d"), port))
+	}
+	if random.IntN(3) == 0 {
+		p = back(p)
+	}
+	switch random.IntN(4) {
+	case 0:
+		p = from(p)
+	case 1:
+		p = from(p, pick("10.0.0.0/8", "fd00::/8"), pick("0.0.0.0/0", "2001:db8::/32"))
+	}
+	return p
 }
 
 // TestLargeTarget has a target of which nft makes a number.
@@ -100,6 +175,11 @@ func FuzzElement(f *testing.F) {
 	for i, d := range setDefs {
 		f.Add(i, `{"elem": {"val": {"concat": ["veth1", "02:00:00:00:00:01", 61441]}, "comment": "local br-red"}}`)
 		f.Add(i, `[{"elem": {"val": {"concat": ["tcp", 80]}, "comment": "`+d.name+`"}}, {"concat": ["10.68.0.2", 8080]}]`)
+	}
+	for i := range setDefs {
+		f.Add(i, `{"elem": {"val": {"concat": ["192.0.2.1", "tcp", {"range": [8000, 8010]}, {"prefix": {"addr": "10.0.0.0", "len": 8}}]}, "comment": "local 8000-8010"}}`)
+		f.Add(i, `[{"elem": {"val": {"concat": ["tcp", {"range": [8000, 8010]}]}, "comment": "local 8000-8010"}}, "10.68.0.2"]`)
+		f.Add(i, `[{"elem": {"val": {"concat": ["tcp", 8001]}, "comment": "local 8000-8010"}}, {"concat": ["10.68.0.2", 0]}]`)
 	}
 	f.Add(0, `{"elem": {"val": {"prefix": {"addr": "10.0.0.0", "len": 24}}, "comment": "cluster"}}`)
 	f.Fuzz(func(t *testing.T, n int, raw string) {

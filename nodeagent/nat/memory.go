@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -106,14 +105,6 @@ func (m *memory) observeLinkLocal(k netstate.Key) netstate.Object {
 	return own
 }
 
-// publishes reports whether a publish for exactly this local address and port
-// leads to the target.
-func (m *memory) publishes(host netip.Addr, p netstate.Publish, target netip.AddrPort) bool {
-	p.Host = host
-	e := m.entries[p.Key()]
-	return e != nil && e.object.(netstate.Publish).Targets.Has(target)
-}
-
 // change is what becomes of one element.
 type change struct {
 	id
@@ -129,6 +120,9 @@ func (m *memory) apply(steps []plan.Step) ([]change, flows, error) {
 	touched := m.loose
 	m.loose = map[id]bool{}
 	var contradicted flows
+	for _, stale := range m.displaced(steps) {
+		contradicted = contradicted.add(m.release(stale, touched), nil)
+	}
 	for _, s := range steps {
 		old := m.release(s.Key, touched)
 		if old == nil {
@@ -148,6 +142,41 @@ func (m *memory) apply(steps []plan.Step) ([]change, flows, error) {
 	m.wantExclusions(touched, want)
 	changes, err := m.settle(touched, want)
 	return changes, contradicted, err
+}
+
+// displaced are publishes whose ports the steps lead elsewhere under other keys.
+// Who applies steps has deleted those that it knew of; what somebody else put
+// there must go too, since intervals that overlap are an error (EEXIST).
+func (m *memory) displaced(steps []plan.Step) []netstate.Key {
+	var ranges []netstate.Publish
+	for _, e := range m.entries {
+		if p, ok := e.object.(netstate.Publish); ok && p.HostPortEnd != 0 {
+			ranges = append(ranges, p)
+		}
+	}
+	var keys []netstate.Key
+	for _, s := range steps {
+		p, ok := s.New.(netstate.Publish)
+		if !ok {
+			continue
+		}
+		for _, r := range ranges {
+			if r.Key() != s.Key && overlap(p, r) {
+				keys = append(keys, r.Key())
+			}
+		}
+		for port := p.HostPort; p.HostPortEnd != 0 && port >= p.HostPort && port <= p.HostPortEnd; port++ {
+			one := netstate.Publish{Host: p.Host, Proto: p.Proto, HostPort: port}.Key()
+			if m.entries[one] != nil {
+				keys = append(keys, one)
+			}
+		}
+	}
+	return keys
+}
+
+func overlap(a, b netstate.Publish) bool {
+	return a.Host == b.Host && a.Proto == b.Proto && a.HostPort <= b.Last() && b.HostPort <= a.Last()
 }
 
 // release forgets an object and returns it; touched collects the elements that
@@ -181,7 +210,7 @@ func (m *memory) settle(touched map[id]bool, want map[id]element) ([]change, err
 		switch {
 		case m.refs[i] == 0 || !wanted && h.source == "" || covered(i, want):
 			c.remove = exists && !foreign
-		case !wanted || exists && h.source != "" && h.value == w.value:
+		case !wanted || exists && h.source != "" && h.value == w.value && (foreign || h.note == w.note):
 			continue
 		case foreign:
 			return nil, fmt.Errorf("add %s: source %s holds it with another value", i, h.source)

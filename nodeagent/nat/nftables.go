@@ -250,7 +250,7 @@ func (b *nftables) flush() error {
 	if len(b.pending) == 0 {
 		return nil
 	}
-	err := b.pending.flush(b.memory.publishes)
+	err := b.pending.flush(b.memory.standing())
 	if err == nil || !retryable(err) {
 		b.pending = nil
 	}

@@ -75,7 +75,57 @@ func rich() netstate.Set {
 		balance("192.0.2.1", "udp", 8004, "10.68.0.101:80", "10.68.0.102:80"),
 		balance("::", "tcp", 8004, "[fd00:68::101]:80", "[fd00:68::102]:80"),
 		balance("2001:db8::1", "sctp", 8004, "[fd00:68::101]:80", "[fd00:68::102]:80"),
-	)
+	).Add(richRanges()...).Add(richGates()...)
+}
+
+// richRanges overlap each other in all that does not make them conflict.
+func richRanges() []netstate.Object {
+	return []netstate.Object{
+		ranged("0.0.0.0", "tcp", 9000, 9010, "10.68.0.101:9000"),
+		ranged("192.0.2.1", "tcp", 9005, 9015, "10.68.0.101:9005"),
+		back(ranged("192.0.2.2", "tcp", 9000, 9007, "10.68.0.101:9000")),
+		back(ranged("0.0.0.0", "udp", 20000, 65535, "10.68.0.103:20000")),
+		ranged("0.0.0.0", "sctp", 9000, 9003, "10.68.0.101:8000"),
+		back(ranged("192.0.2.1", "udp", 9000, 9001, "10.68.0.103:53")),
+		ranged("::", "tcp", 9000, 9010, "[fd00:68::101]:9000"),
+		back(ranged("2001:db8::1", "tcp", 9005, 9015, "[fd00:68::101]:9005")),
+		back(ranged("::", "udp", 9000, 9010, "[fd00:68::103]:9000")),
+		ranged("::", "sctp", 9000, 9003, "[fd00:68::101]:8000"),
+		ranged("2001:db8::1", "udp", 9000, 9001, "[fd00:68::101]:53"),
+	}
+}
+
+// richGates are gates of every shape of a publish, and what needs them.
+func richGates() []netstate.Object {
+	return []netstate.Object{
+		netstate.LoopbackGuard{Link: "br-red"},
+		publish("127.0.0.1", "tcp", 8001, "10.68.0.101:80"),
+		from(publish("0.0.0.0", "tcp", 8010, "10.68.0.101:80"), "10.0.0.0/8", "192.0.2.9/32", "198.51.100.0/25", "198.51.100.128/25"),
+		from(publish("192.0.2.1", "tcp", 8010, "10.68.0.102:80"), "0.0.0.0/0"),
+		from(ranged("0.0.0.0", "tcp", 9100, 9110, "10.68.0.101:9100"), "10.0.0.0/8"),
+		from(ranged("192.0.2.1", "tcp", 9100, 9103, "10.68.0.101:80"), "10.0.0.0/8", "172.16.0.0/12"),
+		from(balance("0.0.0.0", "udp", 8010, "10.68.0.101:81", "10.68.0.102:81"), "10.0.0.0/8"),
+		from(publish("::", "tcp", 8010, "[fd00:68::101]:80"), "2001:db8::/32", "fd00::1/128"),
+		from(ranged("2001:db8::1", "tcp", 9100, 9110, "[fd00:68::101]:9100"), "::/0"),
+		from(publish("2001:db8::1", "udp", 8010, "[fd00:68::101]:80")),
+		from(publish("::", "sctp", 8010, "[fd00:68::101]:80")),
+	}
+}
+
+func ranged(host, proto string, first, last uint16, target string) netstate.Publish {
+	p := publish(host, proto, first, target)
+	p.HostPortEnd = last
+	return p
+}
+
+// from lets in the given sources, or nobody.
+func from(p netstate.Publish, list ...string) netstate.Publish {
+	var sources []netip.Prefix
+	for _, s := range list {
+		sources = append(sources, prefix(s))
+	}
+	p.Sources = netstate.NewSources(sources...)
+	return p
 }
 
 func publish(host, proto string, port uint16, target string) netstate.Publish {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -85,7 +86,10 @@ func keyOf(i id, h held) (netstate.Key, bool) {
 		return netstate.Masquerade{Link: h.note, Subnet: p.prefix(0)}.Key(), h.note != ""
 	case setNoMasq4, setNoMasq6:
 		return netstate.NoMasquerade{Link: h.note, Subnet: p.prefix(0), Dst: p.prefix(1)}.Key(), h.note != ""
-	case mapPub4, mapPub6, mapAny4, mapAny6, mapPub4Slots, mapPub6Slots, mapAny4Slots, mapAny6Slots:
+	case setLoopback:
+		return netstate.LoopbackGuard{Link: p.text(0)}.Key(), true
+	}
+	if publishParts[i.set] != 0 {
 		return publishOf(i, h).Key(), true
 	}
 	return netstate.Key{}, false
@@ -113,6 +117,8 @@ func objectOf(k netstate.Key, group []id, holds map[id]held) netstate.Object {
 		return netstate.ForwardGuard{Family: netstate.Family(k.Name)}
 	case netstate.KindForeignBridge:
 		return netstate.ForeignBridge{Link: k.Link}
+	case netstate.KindLoopbackGuard:
+		return netstate.LoopbackGuard{Link: k.Link}
 	case netstate.KindPortFilter:
 		return portFilterOf(k.Link, group)
 	case netstate.KindPortAddress:
@@ -125,26 +131,6 @@ func objectOf(k netstate.Key, group []id, holds map[id]held) netstate.Object {
 		return publishFrom(group, holds)
 	}
 	return nil
-}
-
-// publishFrom leads to all targets that the elements of a port lead to.
-func publishFrom(group []id, holds map[id]held) netstate.Object {
-	p := publishOf(group[0], holds[group[0]])
-	var targets, back []netip.AddrPort
-	for _, i := range group {
-		t := leadsTo(holds[i])
-		targets = append(targets, t)
-		if has(holds, backElement(p.Proto, t)) {
-			back = append(back, t)
-		}
-	}
-	p.Targets, p.Back = netstate.NewTargets(targets...), netstate.NewTargets(back...)
-	return p
-}
-
-func leadsTo(h held) netip.AddrPort {
-	v := parts(h.value)
-	return netip.AddrPortFrom(v.addr(0), v.port(1))
 }
 
 func portFilterOf(link string, group []id) netstate.Object {
@@ -168,19 +154,6 @@ func masqueradeOf(link string, subnet netip.Prefix, holds map[id]held) netstate.
 	}
 	m.Egress = has(holds, at(pick(subnet.Addr(), setMasq4, setMasq6), subnet))
 	return m
-}
-
-// publishOf is the publish of one element of a port, as far as that tells.
-func publishOf(i id, h held) netstate.Publish {
-	p := parts(i.key)
-	host, rest := netip.IPv4Unspecified(), p
-	switch i.set {
-	case mapAny6, mapAny6Slots:
-		host = netip.IPv6Unspecified()
-	case mapPub4, mapPub6, mapPub4Slots, mapPub6Slots:
-		host, rest = p.addr(0), p[min(1, len(p)):]
-	}
-	return netstate.Publish{Host: host, Proto: rest.text(0), HostPort: rest.port(1), Targets: netstate.NewTargets(leadsTo(h))}
 }
 
 func has(holds map[id]held, e element) bool {
@@ -215,6 +188,12 @@ func (f fields) prefix(i int) netip.Prefix {
 func (f fields) port(i int) uint16 {
 	n, _ := strconv.ParseUint(f.text(i), 10, 16)
 	return uint16(n)
+}
+
+// ports reads a port, or a range of them; last is zero for one port.
+func (f fields) ports(i int) (first, last uint16) {
+	from, to, _ := strings.Cut(f.text(i), "-")
+	return fields{from}.port(0), fields{to}.port(0)
 }
 
 func (f fields) mac(i int) netstate.MAC {

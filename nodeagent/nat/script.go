@@ -117,35 +117,60 @@ func rewriteRules(f knftables.Family, existing []string) unit {
 }
 
 // units are the changes as lines. Those of one port stay together, since half of
-// its slots would lead nowhere, and come last but for the targets that nothing
-// leads to then.
+// its slots would lead nowhere. Ports that are only closed come first, then the
+// intervals that nothing needs any more, which what comes may overlap; other ports
+// come last but for the removal of targets that nothing leads to then.
 func units(changes []change) []unit {
-	var out, ports, targets []unit
-	at := map[netstate.Key]int{}
+	var apart, out, last []unit
+	closed, open, opened := portUnits(changes)
 	for _, c := range changes {
-		k, ok := portOf(c.id)
-		i, seen := at[k]
-		switch {
-		case !ok && c.add == nil && slices.Contains(targetSets, c.set):
-			targets = append(targets, c.unit())
-		case !ok:
-			out = append(out, c.unit())
-		case seen:
-			ports[i] = append(ports[i], c.unit()...)
+		_, isPort := portOf(c.id)
+		switch gone := c.add == nil && stays[c.set]; {
+		case isPort:
+		case gone && setByName[c.set].interval && !(publishParts[c.set] == gating && opened[publishOf(c.id, held{}).Key()]):
+			apart = append(apart, c.unit())
+		case gone:
+			last = append(last, c.unit())
 		default:
-			at[k] = len(ports)
-			ports = append(ports, c.unit())
+			out = append(out, c.unit())
 		}
 	}
-	return slices.Concat(out, ports, targets)
+	return slices.Concat(closed, apart, out, open, last)
 }
 
-var targetSets = []string{setTarget4, setTarget6, setBack4, setBack6}
+// portUnits are the units of ports: those that are only closed, and the others,
+// whose keys are opened.
+func portUnits(changes []change) (closed, open []unit, opened map[netstate.Key]bool) {
+	var keys []netstate.Key
+	ports := map[netstate.Key]unit{}
+	opened = map[netstate.Key]bool{}
+	for _, c := range changes {
+		k, ok := portOf(c.id)
+		if !ok {
+			continue
+		}
+		if ports[k] == nil {
+			keys = append(keys, k)
+		}
+		ports[k] = append(ports[k], c.unit()...)
+		opened[k] = opened[k] || c.add != nil
+	}
+	for _, k := range keys {
+		if opened[k] {
+			open = append(open, ports[k])
+		} else {
+			closed = append(closed, ports[k])
+		}
+	}
+	return closed, open, opened
+}
 
-// portOf is the key of the publish whose port the element leads on.
+// portOf is the key of the port that the element leads on.
 func portOf(i id) (netstate.Key, bool) {
-	k, ok := keyOf(i, held{})
-	return k, ok && k.Kind == netstate.KindPublish
+	if publishParts[i.set] != leading {
+		return netstate.Key{}, false
+	}
+	return publishOf(i, held{}).Key(), true
 }
 
 // unit is the change as lines.

@@ -32,6 +32,7 @@ const (
 	KindForwardGuard
 	KindForeignBridge
 	KindOpening
+	KindLoopbackGuard
 	KindPortFilter
 	KindPortAddress
 	KindPort
@@ -43,7 +44,7 @@ const (
 	KindPublish
 )
 
-var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "isolation", "forward-guard", "foreign-bridge", "opening", "anti-spoof", "anti-spoof",
+var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "isolation", "forward-guard", "foreign-bridge", "opening", "loopback-guard", "anti-spoof", "anti-spoof",
 	"uplink", "hairpin", "address", "route", "masquerade", "no-masquerade", "publish"}
 
 func (k Kind) String() string { return kindNames[k] }
@@ -52,7 +53,7 @@ func (k Kind) String() string { return kindNames[k] }
 // others are netlink's and /proc's.
 func (k Kind) Firewall() bool {
 	switch k {
-	case KindRealm, KindForwardGuard, KindForeignBridge, KindOpening, KindPortFilter, KindPortAddress, KindMasquerade, KindNoMasquerade, KindPublish:
+	case KindRealm, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindMasquerade, KindNoMasquerade, KindPublish:
 		return true
 	}
 	return false

@@ -257,6 +257,14 @@ type ForeignBridge struct{ Link string }
 func (f ForeignBridge) Key() Key       { return Key{Kind: KindForeignBridge, Link: f.Link} }
 func (f ForeignBridge) String() string { return "left alone" }
 
+// LoopbackGuard keeps the node's loopback addresses from whoever is behind a link
+// of which route_localnet is on (CVE-2020-8558), and hides the node's own
+// connections from 127.0.0.0/8 that leave by it behind an address of the link.
+type LoopbackGuard struct{ Link string }
+
+func (l LoopbackGuard) Key() Key       { return Key{Kind: KindLoopbackGuard, Link: l.Link} }
+func (l LoopbackGuard) String() string { return "no loopback addresses to or from it" }
+
 // PortFilter holds what arrives on a bridge port to one MAC address and to the
 // port's PortAddresses. It is closed: a port with a PortFilter and no
 // PortAddress lets nothing but ARP probes through.

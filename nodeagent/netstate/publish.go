@@ -37,7 +37,19 @@ func (p Publish) Key() Key {
 }
 
 // Ports is how many ports of the node the publish is about.
-func (p Publish) Ports() int { return int(max(p.HostPort, p.HostPortEnd)-p.HostPort) + 1 }
+func (p Publish) Ports() int { return int(p.Last()-p.HostPort) + 1 }
+
+// Last is the last port of the node that the publish is about.
+func (p Publish) Last() uint16 { return max(p.HostPort, p.HostPortEnd) }
+
+// Shifted says that the ports of a range lead to others than themselves.
+func (p Publish) Shifted() bool {
+	return p.HostPortEnd != 0 && slices.ContainsFunc(p.Targets.All(), func(t netip.AddrPort) bool { return t.Port() != p.HostPort })
+}
+
+// MaxShifted is how many ports a range may have that lead to others than
+// themselves: a firewall needs an element for each of them.
+const MaxShifted = 1024
 
 func (p Publish) String() string {
 	var s []string
@@ -59,21 +71,32 @@ func (p Publish) String() string {
 // if they have the same members.
 type Sources string
 
+// Nobody is the set without members.
+const Nobody Sources = "nobody"
+
 // NewSources is the set of the given prefixes, in whatever order they come, those
 // left out that another holds: nested elements of an interval set are an error
 // (EEXIST).
 func NewSources(members ...netip.Prefix) Sources {
-	sorted := slices.Compact(slices.SortedFunc(slices.Values(members), netip.Prefix.Compare))
+	sorted := slices.Clone(members)
+	for i, m := range sorted {
+		sorted[i] = m.Masked()
+	}
+	slices.SortFunc(sorted, netip.Prefix.Compare)
+	sorted = slices.Compact(sorted)
 	var s []string
 	for i, m := range sorted {
 		if !slices.ContainsFunc(sorted[:i], func(o netip.Prefix) bool { return o.Bits() < m.Bits() && o.Contains(m.Addr()) }) {
-			s = append(s, m.Masked().String())
+			s = append(s, m.String())
 		}
+	}
+	if len(s) == 0 {
+		return Nobody
 	}
 	return Sources(strings.Join(s, ","))
 }
 
-// All returns the members in order.
+// All returns the members in order; none of them for everyone.
 func (s Sources) All() []netip.Prefix {
 	var all []netip.Prefix
 	for _, text := range strings.Split(string(s), ",") {

@@ -153,6 +153,8 @@ func (d *differ) deleteLink(l netstate.Link) {
 		// A wanted redirect through it leads nowhere now.
 		r, redirects := o.(netstate.Redirect)
 		severed := redirects && d.desired[k] != nil && d.gone[linkKey(netstate.End{Name: r.To})]
+		// The link that comes has its sysctls anew, recorded or not.
+		severed = severed || k.Kind == netstate.KindSysctlNode && k.Link != "" && d.desired[k] != nil && d.gone[linkKey(place(k))]
 		if severed || DiesWithLink(k.Kind) && d.gone[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}] {
 			delete(d.observed, k)
 		}
@@ -167,6 +169,8 @@ func DiesWithLink(k netstate.Kind) bool {
 	}
 	return false
 }
+
+func place(k netstate.Key) netstate.End { return netstate.End{Netns: k.Netns, Name: k.Link} }
 
 func linkKey(e netstate.End) netstate.Key {
 	return netstate.Key{Kind: netstate.KindLink, Netns: e.Netns, Link: e.Name}

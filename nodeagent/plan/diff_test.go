@@ -348,3 +348,27 @@ func TestPublishLosesTargetsFirst(t *testing.T) {
 		}
 	}
 }
+
+// TestLoopbackIsGuarded: the guard comes before the sysctl that needs it and
+// goes after it, and a bridge that is made anew gets the sysctl anew.
+func TestLoopbackIsGuarded(t *testing.T) {
+	sysctl := netstate.Sysctl{Link: "br-red", Path: "net/ipv4/conf/br-red/route_localnet", Value: "1", Restore: true}
+	guard := netstate.LoopbackGuard{Link: "br-red"}
+	open := world().Add(sysctl, guard)
+	for _, c := range []struct {
+		desired, observed netstate.Set
+		release           []netstate.Key
+		want              string
+	}{
+		{open, world(), nil, "7 create loopback-guard br-red\n8 create sysctl br-red net/ipv4/conf/br-red/route_localnet\n"},
+		{world(), open, []netstate.Key{sysctl.Key(), guard.Key()}, "1 delete sysctl br-red net/ipv4/conf/br-red/route_localnet\n2 delete loopback-guard br-red\n"},
+	} {
+		if d := cmp.Diff(c.want, text(diff(t, c.desired, c.observed, c.release))); d != "" {
+			t.Errorf("-want +got:\n%s", d)
+		}
+	}
+	replaced := world().Add(sysctl, guard, netstate.Link{Name: "br-red", Type: netstate.Veth, Mark: red})
+	if got := text(diff(t, open, replaced, nil)); !strings.Contains(got, "8 create sysctl br-red net/ipv4/conf/br-red/route_localnet") {
+		t.Errorf("the new bridge is without the sysctl:\n%s", got)
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -111,7 +110,7 @@ func publishRow(p *v1alpha1.PortPublish) []string {
 		if strings.Contains(host, ":") {
 			host = "[" + host + "]"
 		}
-		ports = append(ports, host+":"+strconv.Itoa(int(s.HostPort))+"/"+string(s.Protocol))
+		ports = append(ports, host+":"+v1alpha1.PortText(s.HostPort, s.HostPortEnd)+"/"+string(s.Protocol))
 		targets = append(targets, s.Target)
 	}
 	return []string{p.Namespace + "/" + p.Name, p.Spec.Attachment, orDash(strings.Join(unique(ports), ",")), orDash(strings.Join(unique(targets), ","))}

@@ -53,7 +53,17 @@ func TestTenants(t *testing.T) {
 		"no host addresses":   {"PortPublish", publish(map[string]any{"ports": ports(20000), "hostAddresses": []any{}}), ""},
 		"ports below":         {"PortPublish", publish(map[string]any{"ports": ports(80, 20000, 19999)}), "spec.ports hostPort 80, spec.ports hostPort 19999 " + toPublish},
 		"port above":          {"PortPublish", publish(map[string]any{"ports": ports(30000)}), "spec.ports hostPort 30000 " + toPublish},
-		"host address":        {"PortPublish", publish(map[string]any{"ports": ports(20000), "hostAddresses": []any{"192.0.2.10"}}), "spec.hostAddresses " + toPublish},
+		"range":               {"PortPublish", publish(map[string]any{"ports": []any{map[string]any{"hostPort": int64(20000), "hostPortEnd": int64(29999)}}}), ""},
+		"range that begins below": {"PortPublish", publish(map[string]any{"ports": []any{map[string]any{"hostPort": int64(19999), "hostPortEnd": int64(20001)}}}),
+			"spec.ports hostPort 19999-20001 " + toPublish},
+		"range that ends above": {"PortPublish", publish(map[string]any{"ports": []any{map[string]any{"hostPort": int64(29990), "hostPortEnd": int64(30000)}}}),
+			"spec.ports hostPort 29990-30000 " + toPublish},
+		"loopback":      {"PortPublish", publish(map[string]any{"ports": ports(20000), "loopback": true}), "spec.loopback " + toPublish},
+		"no loopback":   {"PortPublish", publish(map[string]any{"ports": ports(20000), "loopback": false}), ""},
+		"source ranges": {"PortPublish", publish(map[string]any{"ports": ports(20000), "sourceRanges": []any{"10.0.0.0/8"}}), ""},
+		"loopback, address and range": {"PortPublish", publish(map[string]any{"ports": []any{map[string]any{"hostPort": int64(80), "hostPortEnd": int64(90)}}, "loopback": true, "hostAddresses": []any{"192.0.2.10"}}),
+			"spec.hostAddresses, spec.loopback, spec.ports hostPort 80-90 " + toPublish},
+		"host address": {"PortPublish", publish(map[string]any{"ports": ports(20000), "hostAddresses": []any{"192.0.2.10"}}), "spec.hostAddresses " + toPublish},
 	} {
 		t.Run(name, func(t *testing.T) {
 			content := map[string]any{"spec": c.spec}

@@ -26,6 +26,9 @@ import (
 	"github.com/patchbay-dev/patchbay/config/crd"
 )
 
+// unknownField is what a field that no CRD has is told.
+const unknownField = "unknown field; leave it out or correct its name"
+
 // Validator prunes, defaults and validates custom resources as an API server
 // with Patchbay's CRDs does, with the same libraries. It may be used by several
 // goroutines at once. Building one compiles every rule; keep it.
@@ -107,7 +110,7 @@ func (v *Validator) Validate(obj, old map[string]any) field.ErrorList {
 	if !ok {
 		return field.ErrorList{field.NotSupported(field.NewPath("kind"), name, supportedKinds)}
 	}
-	errs := kind.decode(name, obj)
+	errs := kind.decode(obj)
 	meta, metaErrs := kind.meta(obj)
 	errs = append(errs, metaErrs...)
 	if meta == nil {
@@ -130,7 +133,7 @@ func identity(old map[string]any, want metav1.ObjectMeta) field.ErrorList {
 }
 
 // decode drops status, as a status subresource does, prunes and defaults.
-func (k *kindValidator) decode(kind string, obj map[string]any) field.ErrorList {
+func (k *kindValidator) decode(obj map[string]any) field.ErrorList {
 	delete(obj, "status")
 	unknown := pruning.PruneWithOptions(obj, k.structural, true, structuralschema.UnknownFieldPathOptions{TrackUnknownFieldPaths: true})
 	defaulting.PruneNonNullableNullsWithoutDefaults(obj, k.structural)
@@ -138,24 +141,9 @@ func (k *kindValidator) decode(kind string, obj map[string]any) field.ErrorList 
 	delete(obj, "status")
 	var errs field.ErrorList
 	for _, path := range unknown {
-		errs = append(errs, field.Invalid(field.NewPath(path), field.OmitValueType{}, unknownField(kind, path)))
+		errs = append(errs, field.Invalid(field.NewPath(path), field.OmitValueType{}, unknownField))
 	}
 	return errs
-}
-
-// later names the fields of the design that this version does not have.
-var later = map[string]bool{
-	"PortPublish spec.ports.hostPortEnd": true,
-	"PortPublish spec.sourceRanges":      true,
-	"PortPublish spec.loopback":          true,
-	"PortPublish spec.reservePort":       true,
-}
-
-func unknownField(kind, path string) string {
-	if later[kind+" "+listIndex.ReplaceAllString(path, "")] {
-		return "unknown field: not supported in this version; leave it out"
-	}
-	return "unknown field; leave it out or correct its name"
 }
 
 // meta checks metadata and keeps what a person can set of it; it returns nil
@@ -172,7 +160,7 @@ func (k *kindValidator) meta(obj map[string]any) (*metav1.ObjectMeta, field.Erro
 	var errs field.ErrorList
 	for _, p := range unknown {
 		p = strings.TrimPrefix(p, "<nil>.")
-		errs = append(errs, field.Invalid(field.NewPath(p), field.OmitValueType{}, unknownField("", p)))
+		errs = append(errs, field.Invalid(field.NewPath(p), field.OmitValueType{}, unknownField))
 	}
 	errs = append(errs, k.namespace(meta, path)...)
 	clearServerFields(meta)

@@ -1,0 +1,199 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// flow says which tracked connections contradict a changed publish.
+type flow struct {
+	// old is what no longer holds: connections to those of its targets that it
+	// lost go, and those of whom the sources that it has now leave out.
+	old     netstate.Publish
+	lost    netstate.Targets
+	sources netstate.Sources
+	// fresh is a new UDP publish: connections of whom it lets in go that went to
+	// the node itself, or by a publish for every address, since UDP senders would
+	// keep them alive for ever.
+	fresh netstate.Publish
+}
+
+type flows []flow
+
+// add adds what changing a publish from old to new contradicts; either may be
+// nil or another kind of object.
+func (fs flows) add(old, now netstate.Object) flows {
+	o, _ := old.(netstate.Publish)
+	n, _ := now.(netstate.Publish)
+	if o == n {
+		return fs
+	}
+	if lost := lostTargets(o, n); lost != "" || o.HostPort != 0 && n.Sources != "" && n.Sources != o.Sources {
+		fs = append(fs, flow{old: o, lost: lost, sources: n.Sources})
+	}
+	if n.Proto == "udp" {
+		fs = append(fs, flow{fresh: n})
+	}
+	return fs
+}
+
+// lostTargets are the targets of a publish that it has no longer, or has in
+// another way.
+func lostTargets(old, now netstate.Publish) netstate.Targets {
+	var lost []netip.AddrPort
+	for _, t := range old.Targets.All() {
+		if !now.Targets.Has(t) || old.Back.Has(t) != now.Back.Has(t) {
+			lost = append(lost, t)
+		}
+	}
+	return netstate.NewTargets(lost...)
+}
+
+// standing reports whether a publish for exactly this host address, the
+// unspecified one included, leads a connection where it goes, so that
+// connections of publishes that did not change stay.
+type standing func(host netip.Addr, c connection) bool
+
+// standing judges by what memory holds. Few publishes are ranges, and nobody
+// looks for them before a connection needs it.
+func (m *memory) standing() standing {
+	ranges := sync.OnceValue(func() []netstate.Publish {
+		var out []netstate.Publish
+		for _, e := range m.entries {
+			if p, ok := e.object.(netstate.Publish); ok && p.HostPortEnd != 0 {
+				out = append(out, p)
+			}
+		}
+		return out
+	})
+	return func(host netip.Addr, c connection) bool {
+		for name, number := range protoNumbers {
+			one := netstate.Publish{Host: host, Proto: name, HostPort: c.orig.dst.Port()}
+			if e := m.entries[one.Key()]; number == c.orig.proto && e != nil {
+				return e.object.(netstate.Publish).Targets.Has(c.reply.src)
+			}
+		}
+		return slices.ContainsFunc(ranges(), func(p netstate.Publish) bool {
+			return p.Host == host && about(p, c) && p.Targets.Has(firstOf(p, c))
+		})
+	}
+}
+
+// about says whether a connection is to a port of a publish, whatever the address.
+func about(p netstate.Publish, c connection) bool {
+	port := c.orig.dst.Port()
+	return c.orig.proto == protoNumbers[p.Proto] && port >= p.HostPort && port <= p.Last()
+}
+
+// firstOf is the target of a publish's first port, if the connection goes where
+// its own port leads.
+func firstOf(p netstate.Publish, c connection) netip.AddrPort {
+	return netip.AddrPortFrom(c.reply.src.Addr(), c.reply.src.Port()-(c.orig.dst.Port()-p.HostPort))
+}
+
+// flush deletes the connections.
+func (fs flows) flush(publishes standing) error {
+	var errs []error
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		index := fs.index(family)
+		if len(index.ports)+len(index.ranges) == 0 {
+			continue
+		}
+		if err := index.flush(family, publishes); err != nil && !(unsupported(err) && onlyFresh(fs)) {
+			errs = append(errs, fmt.Errorf("delete conntrack entries of %d publishes: %w", len(fs), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// flowKey is what a connection and a publish of one port have in common at first
+// sight.
+type flowKey struct {
+	proto uint8
+	port  uint16
+}
+
+// flowIndex is flows of one family.
+type flowIndex struct {
+	ports  map[flowKey]flows
+	ranges flows
+}
+
+func (fs flows) index(family netlink.InetFamily) flowIndex {
+	index := flowIndex{ports: map[flowKey]flows{}}
+	for _, f := range fs {
+		p := f.publish()
+		k := flowKey{protoNumbers[p.Proto], p.HostPort}
+		switch {
+		case p.Host.Is4() != (family == unix.AF_INET):
+		case p.HostPortEnd != 0:
+			index.ranges = append(index.ranges, f)
+		default:
+			index.ports[k] = append(index.ports[k], f)
+		}
+	}
+	return index
+}
+
+func (x flowIndex) flush(family netlink.InetFamily, publishes standing) error {
+	locals, err := localAddresses(int(family))
+	if err != nil {
+		return fmt.Errorf("list local addresses: %w", err)
+	}
+	return deleteConnections(family, func(c connection) bool {
+		match := func(f flow) bool { return f.matches(c, locals, publishes) }
+		return slices.ContainsFunc(x.ports[flowKey{c.orig.proto, c.orig.dst.Port()}], match) || slices.ContainsFunc(x.ranges, match)
+	})
+}
+
+func (f flow) publish() netstate.Publish {
+	if f.fresh != (netstate.Publish{}) {
+		return f.fresh
+	}
+	return f.old
+}
+
+func (f flow) matches(c connection, locals map[netip.Addr]bool, publishes standing) bool {
+	p, host := f.publish(), c.orig.dst.Addr()
+	anyHost := p.Host.IsUnspecified()
+	if c.zone != 0 || !anyHost && host != p.Host || !about(p, c) {
+		return false
+	}
+	if f.fresh != (netstate.Publish{}) {
+		return f.overtakes(c, !anyHost || locals[host], publishes)
+	}
+	if anyHost && publishes(host, c) {
+		return false
+	}
+	target := firstOf(p, c)
+	return f.lost.Has(target) || p.Targets.Has(target) && !f.sources.Has(c.orig.src.Addr())
+}
+
+// overtakes says whether the fresh publish leads away what went to the node
+// itself or, for one address, by a publish for every address.
+func (f flow) overtakes(c connection, local bool, publishes standing) bool {
+	switch {
+	case !f.fresh.Sources.Has(c.orig.src.Addr()):
+		return false
+	case c.reply.src == c.orig.dst:
+		return local
+	case f.fresh.Host.IsUnspecified() || f.fresh.Targets.Has(firstOf(f.fresh, c)):
+		return false
+	}
+	everywhere := netip.IPv6Unspecified()
+	if f.fresh.Host.Is4() {
+		everywhere = netip.IPv4Unspecified()
+	}
+	return publishes(everywhere, c)
+}
+
+func onlyFresh(fs flows) bool {
+	return !slices.ContainsFunc(fs, func(f flow) bool { return f.old != (netstate.Publish{}) })
+}
