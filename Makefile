@@ -33,7 +33,7 @@ test: deps verify lint controlplane ## Everything below a cluster: checks, unit 
 
 .PHONY: bench
 bench: deps controlplane ## Time per attachment beside the bare kernel cost of the same objects, its latency beside the CNI reference plugins, and bandwidth limits.
-	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./test/bench ./nodeagent/engine
 
 .PHONY: fuzz
 fuzz: ## Fuzz every parser for a while (FUZZTIME=30s each).

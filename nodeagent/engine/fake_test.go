@@ -178,14 +178,14 @@ func (r *rep) Changed(netstate.Owner, plan.Line, bool) {}
 func (r *rep) Braked(int, int, time.Time)              { r.braked++ }
 
 type world struct {
-	t *testing.T
+	t testing.TB
 	k *fake
 	n *fakeNAT
 	r *rep
 	e *Engine
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{t: t,
 		k: &fake{set: netstate.Set{}, node: netstate.Node{Name: "n1", DefaultLink: "eth0", Links: map[string]netstate.NodeLink{"eth0": {MTU: 9000, Type: netstate.OtherLink}}, Forwarding: map[netstate.Family]bool{netstate.IPv4: true, netstate.IPv6: true}}},
 		n: &fakeNAT{set: netstate.Set{}}, r: &rep{map[netstate.Owner]Status{}, map[netstate.Owner]int{}, 0}}

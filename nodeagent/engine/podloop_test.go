@@ -1,13 +1,9 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
-	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -140,94 +136,6 @@ func TestBrakeWhilePodsAreNotKnown(t *testing.T) {
 	w.turns(20)
 	if len(w.k.set) >= before/2 {
 		t.Errorf("the brake is over: of %d objects %d are left", before, len(w.k.set))
-	}
-}
-
-// manyPods sets attachments for so many pods, children of lab/all or nobody's, and
-// a publish of lab/all.
-func (w *world) manyPods(n int, children bool) {
-	w.e.Synced(true)
-	w.set(bnet("red", "10.0.0.0/8"))
-	w.set(pp("port", "all", "", 80))
-	yes := true
-	var running []Pod
-	for i := range n {
-		name := fmt.Sprint("p", i)
-		a := podNSA(name, name, "red")
-		if children {
-			a.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "NamespaceAttachment", Name: "all", Controller: &yes}}
-		}
-		w.set(a)
-		w.k.set.Add(netstate.Netns{Name: name})
-		running = append(running, Pod{UID: name, Netns: name})
-	}
-	w.e.SetPods(running)
-}
-
-// TestManyChildren shows that the children of one parent cost about as much as so
-// many attachments without one, although each may turn the parent's publish.
-func TestManyChildren(t *testing.T) {
-	build := func(children bool) time.Duration {
-		w := newWorld(t)
-		w.manyPods(2000, children)
-		begin := time.Now()
-		w.turns(20)
-		return time.Since(begin)
-	}
-	alone, children := build(false), build(true)
-	t.Logf("alone %v, as children %v", alone, children)
-	if children > 4*alone {
-		t.Errorf("2,000 attachments take %v, as children of one parent %v", alone, children)
-	}
-}
-
-// TestManyGo shows that the work of removing grows with what is removed, and not
-// with its square.
-func TestManyGo(t *testing.T) {
-	prepare := func(n int) time.Duration {
-		w := newWorld(t)
-		w.manyPods(n, false)
-		w.turns(20)
-		w.e.SetPods(nil)
-		batch := w.e.take(context.Background())
-		w.e.leaving = map[netstate.Key]netstate.Owner{}
-		w.e.compileAll(batch)
-		clear(w.k.set) // it went with the pods
-		begin := time.Now()
-		w.e.prepare(batch)
-		return time.Since(begin)
-	}
-	few, many := prepare(300), prepare(3000)
-	t.Logf("300: %v, 3,000: %v", few, many)
-	if many > 40*few {
-		t.Errorf("to see that 300 are gone takes %v, and %v for 3,000", few, many)
-	}
-}
-
-// TestManyWait shows that an address which is freed costs little more where many
-// wait for one than where few do.
-func TestManyWait(t *testing.T) {
-	release := func(waiting int) time.Duration {
-		w := newWorld(t)
-		w.set(bnet("red", "10.0.0.0/21"))
-		const addresses = 1<<11 - 3
-		for i := range addresses + waiting {
-			w.set(nsa(fmt.Sprintf("n%05d", i), "red"))
-		}
-		w.turns(20)
-		w.e.Remove(yes(InputOf(nsa("n00000", "red"))))
-		begin := time.Now()
-		w.turns(20)
-		took := time.Since(begin)
-		if c := w.r.status[own(nsa(fmt.Sprintf("n%05d", addresses), ""))].Ready; c.Status != metav1.ConditionTrue {
-			t.Errorf("the first that waits is not served: %s", c.Message)
-		}
-		return took
-	}
-	few, many := release(20), release(1000)
-	t.Logf("20 wait: %v, 1,000 wait: %v", few, many)
-	if many > 20*few+200*time.Millisecond {
-		t.Errorf("a freed address takes %v where 20 wait, %v where 1,000 do", few, many)
 	}
 }
 
