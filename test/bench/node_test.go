@@ -87,18 +87,9 @@ func oneByOne(b *testing.B) (held, told latencies) {
 // atOnce sets all and returns when the kernel held the last.
 func atOnce(b *testing.B) (took time.Duration) {
 	withEngine(b, func(e *engine.Engine, w *stopwatch, inputs []engine.Input) {
-		missing := map[netstate.Owner]bool{}
-		for _, in := range inputs {
-			missing[in.Owner()] = true
-		}
 		start := time.Now()
 		e.Update(inputs, nil)
-		var last mark
-		for len(missing) > 0 {
-			last = receive(b, w.ready)
-			delete(missing, last.owner)
-		}
-		took = last.held.Sub(start)
+		took = w.untilAll(b, inputs).held.Sub(start)
 	})
 	return took
 }

@@ -1,0 +1,268 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+// numbers are how many ports are published.
+var numbers = []int{1, 500, 5000}
+
+const (
+	firstPort = 10000
+	// connections are made one after the other to the port that was published
+	// last.
+	connections = 2000
+	serverPort  = 80
+)
+
+// published is what one number of ports costs.
+type published struct {
+	all, more, fewer time.Duration
+	connects         latencies
+	perSecond        float64
+	resident         int
+}
+
+// BenchmarkPublishes publishes 1, 500 and 5,000 ports, one more and one fewer, and
+// connects to the last from another host; beside it, plain iptables rules do the
+// same: the one DNAT rule that each port needs at least, all of them by
+// iptables-restore, one more and one fewer by iptables.
+func BenchmarkPublishes(b *testing.B) {
+	if !sandbox.Enter(b) {
+		return
+	}
+	must(b, run("ip link set lo up"))
+	for b.Loop() {
+		fmt.Printf("\n%14s %12s %10s %10s %12s %12s %8s\n", "ports", "all", "one more", "one fewer", "connect p50", "per second", "RSS")
+		row := func(name string, n int, p published) {
+			fmt.Printf("%8s %5d %12s %10s %10s %12s %12.0f %5d MiB\n", name, n, inMillis(p.all), inMillis(p.more), inMillis(p.fewer), inMillis(p.connects.at(0.5)), p.perSecond, p.resident>>20)
+		}
+		var first, last published
+		for i, n := range numbers {
+			p := publish(b, n)
+			row("patchbay", n, p)
+			if i == 0 {
+				first = p
+			}
+			last = p
+		}
+		for _, n := range numbers {
+			row("iptables", n, iptables(b, n))
+		}
+		b.ReportMetric(last.perSecond/first.perSecond, "connections-5000/1")
+		b.ReportMetric(float64(last.connects.at(0.5))/float64(first.connects.at(0.5)), "connect-p50-5000/1")
+	}
+}
+
+func publish(b *testing.B, n int) (p published) {
+	w := newStopwatch()
+	k, firewall := drivers(b, netstate.SourceLocal, w)
+	e := engine.New(engine.Options{Source: netstate.SourceLocal, Kernel: k, NAT: firewall, Reporter: w, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	inputs := server()
+	for i := range n {
+		inputs = append(inputs, port(i))
+	}
+	stop := inBackground(b, e.Run)
+	defer stop()
+	start := time.Now()
+	e.Update(inputs, nil)
+	p.all = w.untilAll(b, inputs).held.Sub(start)
+	p.resident = resident(b)
+	more := port(n)
+	start = time.Now()
+	e.Set(more)
+	p.more = w.until(b, more.Owner()).held.Sub(start)
+	start = time.Now()
+	e.Remove(more)
+	receive(b, w.removed)
+	p.fewer = time.Since(start)
+	p.connects, p.perSecond = connectLoop(b, n)
+	for _, in := range inputs {
+		e.Remove(in)
+	}
+	for range inputs {
+		receive(b, w.removed)
+	}
+	return p
+}
+
+// untilAll returns the last word of so many owners.
+func (w *stopwatch) untilAll(b *testing.B, inputs []engine.Input) (last mark) {
+	missing := map[netstate.Owner]bool{}
+	for _, in := range inputs {
+		missing[in.Owner()] = true
+	}
+	for len(missing) > 0 {
+		last = receive(b, w.ready)
+		delete(missing, last.owner)
+	}
+	return last
+}
+
+// settle has the engine bring about what a change asks for.
+func settle(b *testing.B, e *engine.Engine, change func()) time.Duration {
+	b.Helper()
+	start := time.Now()
+	change()
+	statuses, err := e.RunOnce(context.Background(), time.Minute, nil)
+	took := time.Since(start)
+	must(b, err)
+	for _, s := range statuses {
+		if s.Ready.Status != metav1.ConditionTrue {
+			b.Fatalf("%s: %s", s.Owner, s.Ready.Message)
+		}
+	}
+	return took
+}
+
+// server is a network with one attachment, where a server is to listen.
+func server() []engine.Input {
+	yes := metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue}
+	return []engine.Input{
+		{Accepted: yes, Network: &v1alpha1.BridgeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "red"}, Spec: v1alpha1.BridgeNetworkSpec{Subnets: []v1alpha1.Subnet{"10.68.0.0/16"}}}},
+		{Accepted: yes, Attachment: &v1alpha1.NamespaceAttachment{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "lab", Name: "server"},
+			Spec: v1alpha1.NamespaceAttachmentSpec{
+				Target:  v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: "server", Lifecycle: v1alpha1.Managed}},
+				Network: "red", Addresses: []v1alpha1.Subnet{"10.68.0.2/16"},
+			},
+		}},
+	}
+}
+
+func port(i int) engine.Input {
+	yes := metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue}
+	return engine.Input{Accepted: yes, Publish: &v1alpha1.PortPublish{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "lab", Name: fmt.Sprintf("p%05d", i)},
+		Spec:       v1alpha1.PortPublishSpec{Attachment: "server", Ports: []v1alpha1.PublishedPort{{Protocol: v1alpha1.TCP, HostPort: int32(firstPort + i), TargetPort: serverPort}}},
+	}}
+}
+
+// iptables publishes the same ports of the same namespace by bare rules.
+func iptables(b *testing.B, n int) (p published) {
+	e := newEngine(b)
+	inputs := server()
+	settle(b, e, func() { e.Update(inputs, nil) })
+	must(b, run("nft delete table inet patchbay; iptables -P FORWARD ACCEPT; echo 1 >/proc/sys/net/ipv4/ip_forward"))
+	start := time.Now()
+	for i := 0; i < n; i += inBatch {
+		must(b, restore(i, min(i+inBatch, n)))
+	}
+	p.all = time.Since(start)
+	one := fmt.Sprintf("PREROUTING -p tcp -m addrtype --dst-type LOCAL -m tcp --dport %d -j DNAT --to-destination 10.68.0.2:%d", firstPort+n, serverPort)
+	start = time.Now()
+	must(b, run("iptables -t nat -A "+one))
+	p.more = time.Since(start)
+	start = time.Now()
+	must(b, run("iptables -t nat -D "+one))
+	p.fewer = time.Since(start)
+	p.connects, p.perSecond = connectLoop(b, n)
+	must(b, run("nft delete table ip nat; nft delete table ip filter"))
+	settle(b, e, func() {
+		for _, in := range inputs {
+			e.Remove(in)
+		}
+	})
+	return p
+}
+
+// inBatch is what a user namespace takes at once.
+const inBatch = 150
+
+func restore(from, to int) error {
+	var rules strings.Builder
+	rules.WriteString("*nat\n")
+	for i := from; i < to; i++ {
+		fmt.Fprintf(&rules, "-A PREROUTING -p tcp -m addrtype --dst-type LOCAL -m tcp --dport %d -j DNAT --to-destination 10.68.0.2:%d\n", firstPort+i, serverPort)
+	}
+	rules.WriteString("COMMIT\n")
+	cmd := exec.Command("iptables-restore", "--noflush")
+	cmd.Stdin = strings.NewReader(rules.String())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("iptables-restore: %w: %s", err, out)
+	}
+	return nil
+}
+
+// connectLoop connects from another host to the last of so many ports.
+func connectLoop(b *testing.B, n int) (latencies, float64) {
+	must(b, run("ip netns add outside && ip link add wan0 type veth peer name eth0 netns outside && ip addr add 203.0.113.1/24 dev wan0 && ip link set wan0 up && ip -n outside addr add 203.0.113.2/24 dev eth0 && ip -n outside link set eth0 up"))
+	defer func() { must(b, run("ip link del wan0; ip netns del outside")) }()
+	var l net.Listener
+	at(b, "/run/netns/server", func() (err error) {
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", serverPort))
+		return err
+	})
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	}()
+	var times latencies
+	start := time.Now()
+	at(b, "/run/netns/outside", func() error {
+		for range connections {
+			begin := time.Now()
+			c, err := net.DialTimeout("tcp", fmt.Sprintf("203.0.113.1:%d", firstPort+n-1), 3*time.Second)
+			if err != nil {
+				return err
+			}
+			times = append(times, time.Since(begin))
+			// Without TIME_WAIT, or ports would run out.
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+		}
+		return nil
+	})
+	return times, connections / time.Since(start).Seconds()
+}
+
+func run(command string) error {
+	out, err := exec.Command("sh", "-c", command).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", command, err, out)
+	}
+	return nil
+}
+
+func must(b *testing.B, err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// resident is the memory that this process has in RAM, in bytes.
+func resident(b *testing.B) int {
+	data, err := os.ReadFile("/proc/self/statm")
+	must(b, err)
+	var size, pages int
+	if _, err := fmt.Sscan(string(data), &size, &pages); err != nil {
+		b.Fatal(errors.Join(err, syscall.EINVAL))
+	}
+	return pages * os.Getpagesize()
+}
