@@ -305,7 +305,7 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	same(t, "ruleset", "", ruleset(t))
-	for _, kind := range []string{"iptables", "ebtables"} {
+	for _, kind := range []string{"ipchains", "ebtables"} {
 		if _, err := New(kind, Options{Source: netstate.SourceLocal}); err == nil {
 			t.Errorf("there is a backend %s", kind)
 		}

@@ -13,6 +13,12 @@ import (
 )
 
 func (b *nftables) Watch(ctx context.Context, fn func()) error {
+	return watchEvents(ctx, &b.gens, ours, fn)
+}
+
+// watchEvents calls fn for every transaction of somebody else's with an event
+// that is about something of ours.
+func watchEvents(ctx context.Context, gens *generations, about about, fn func()) error {
 	seen, err := Generation()
 	if err != nil {
 		return err
@@ -21,7 +27,7 @@ func (b *nftables) Watch(ctx context.Context, fn func()) error {
 	if err != nil {
 		return fmt.Errorf("subscribe to nftables events: %w", err)
 	}
-	w := &watch{gens: &b.gens, seen: seen, wake: make(chan struct{}, 1)}
+	w := &watch{gens: gens, about: about, seen: seen, wake: make(chan struct{}, 1)}
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
 	go func() {
 		defer stop()
@@ -58,8 +64,9 @@ func subscribe() (*os.File, error) {
 // watch is one call of Watch. Reading never waits for deciding, which waits for
 // transactions of ours to end; else the socket would overflow.
 type watch struct {
-	gens *generations
-	wake chan struct{}
+	gens  *generations
+	about about
+	wake  chan struct{}
 
 	mu sync.Mutex
 	// touched generations changed our tables; lost events may have.
@@ -75,12 +82,12 @@ const maxEvent = 1 << 16
 
 func (w *watch) read(ctx context.Context, socket *os.File) {
 	buffer := make([]byte, maxEvent)
-	var e events
+	e := events{about: w.about}
 	for {
 		n, err := socket.Read(buffer)
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
-			e = events{}
+			e = events{about: w.about}
 			w.note(func() { w.lost = true })
 		case err != nil:
 			if ctx.Err() == nil {
@@ -128,7 +135,13 @@ func (w *watch) decide(ctx context.Context, fn func()) {
 
 // events reads the messages of a subscription, in their order. The events of a
 // transaction are followed by its generation.
-type events struct{ touched bool }
+type events struct {
+	about   about
+	touched bool
+}
+
+// about reports whether a message of some kind is about something of ours.
+type about func(kind uint16, body []byte) bool
 
 // parse reads messages. It returns the last generation that ended in them, zero
 // if none, and those of them that touched a table of ours.
@@ -142,7 +155,7 @@ func (e *events) parse(b []byte) (ended uint32, touched []uint32) {
 		body := b[unix.NLMSG_HDRLEN:size]
 		b = b[min(len(b), (size+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
 		if kind != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
-			e.touched = e.touched || ours(kind, body)
+			e.touched = e.touched || e.about(kind, body)
 			continue
 		}
 		if g, ok := parseGeneration(body); ok {
