@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -126,6 +127,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 		r.Note = c.blocked()
 		addGateway(&r, v, c)
 	}
+	r.Note = cmp.Or(r.Note, c.unfiltered(v))
 	addEgress(&r, n, v)
 	r.withoutIPv6(c.Node)
 	return r, p

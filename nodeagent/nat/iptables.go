@@ -57,8 +57,10 @@ type iptables struct {
 	// after an error.
 	stale  bool
 	memory ipMemory
-	// blockers as of the last Load.
-	blockers []string
+	// blockers as of the last Load; beside says that nftables has tables of ours,
+	// and besideIP that it may have such chains of iptables.
+	blockers         []string
+	beside, besideIP bool
 	// pending conntrack entries are deleted by the next Apply.
 	pending flows
 	// seen is what was last seen of ours, where it is polled.
@@ -155,6 +157,7 @@ func (b *iptables) load(ctx context.Context) error {
 // node has nft.
 func (b *iptables) nftBlockers(ctx context.Context, known []string) []string {
 	path, err := exec.LookPath("nft")
+	b.beside, b.besideIP = false, true
 	if err != nil {
 		return nil
 	}
@@ -162,6 +165,8 @@ func (b *iptables) nftBlockers(ctx context.Context, known []string) []string {
 	if err != nil {
 		return nil
 	}
+	b.beside = bytes.Contains(out, []byte(`"table": "`+tableName+`"`))
+	b.besideIP = bytes.Contains(out, []byte(`"`+chainPrefix))
 	more, err := parseBlockers(out)
 	if err != nil {
 		return nil

@@ -187,7 +187,11 @@ func rulesOf(s netstate.Source, o netstate.Object) []ipRule {
 	case netstate.Masquerade:
 		b.masquerade(o)
 	case netstate.NoMasquerade:
-		b.add(o.Subnet.Addr().Is6(), "nat", ipEgress, fmt.Sprintf("-s %s -d %s", o.Subnet, o.Dst), "-j RETURN")
+		match := "-s " + o.Subnet.String()
+		if o.Dst.Bits() > 0 {
+			match += " -d " + o.Dst.String()
+		}
+		b.add(o.Subnet.Addr().Is6(), "nat", ipEgress, match, "-j RETURN")
 	case netstate.Publish:
 		b.publish(s, o)
 	}

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // restore is the input of an iptables-restore --noflush.
@@ -14,10 +17,20 @@ type restore struct {
 	commits int
 }
 
-// maxRestore bounds the commands of a restore: in a user namespace the messages
-// of some 1,500 exceed what its socket takes (EMSGSIZE), since SO_SNDBUFFORCE is
-// not for everybody there.
-const maxRestore = 800
+// maxRestore is how many commands a restore may have. iptables-nft sends them as
+// one message; where it may not enlarge its socket's buffer (SO_SNDBUFFORCE is
+// refused in a user namespace), more than some 200 rules are EMSGSIZE.
+var maxRestore = sync.OnceValue(func() int {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return 150
+	}
+	defer unix.Close(fd)
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1<<20) != nil {
+		return 150
+	}
+	return 5000
+})
 
 // restores turn the kernel's tables into what memory holds, given the changes of
 // rules since: one for each family, more where there are too many commands.
@@ -29,7 +42,7 @@ func (m *ipMemory) restores(c ipChanges, families []bool) []restore {
 		for _, table := range ipTables {
 			a := area{six, table}
 			for _, part := range m.parts(a, c, used[a]) {
-				if commands+len(part) > maxRestore && commands > 0 {
+				if commands+len(part) > maxRestore() && commands > 0 {
 					out = append(out, restore{six, text.String(), commits})
 					text, commits, commands = &strings.Builder{}, 0, 0
 				}
@@ -54,17 +67,17 @@ func (m *ipMemory) parts(a area, c ipChanges, used int) [][]string {
 	case used == 0:
 		return [][]string{st.removal(a)}
 	case len(st.chains) == 0 || !st.sound:
-		return chunks(st.rebuild(a), m.commands(a, ipChanges{add: shared(m.linesIn(a)), define: own(m.linesIn(a))}))
+		return m.rebuild(a)
 	}
-	return chunks(nil, m.commands(a, c))
+	return chunks(m.commands(a, c))
 }
 
-// chunks puts units of commands together; the first come at once.
-func chunks(first []string, units [][]string) [][]string {
+// chunks puts units of commands together.
+func chunks(units [][]string) [][]string {
 	var out [][]string
-	part := first
+	var part []string
 	for _, u := range units {
-		if len(part) > 0 && len(part)+len(u) > maxRestore {
+		if len(part) > 0 && len(part)+len(u) > maxRestore() {
 			out, part = append(out, part), nil
 		}
 		part = append(part, u...)
@@ -91,15 +104,30 @@ func (st *areaState) removal(a area) []string {
 	return out
 }
 
-// rebuild makes the frames anew, empty of objects, and takes away what else is
-// there of ours.
-func (st *areaState) rebuild(a area) []string {
+// rebuild makes all chains of an area anew. What does not fit into the first
+// part are rules of objects.
+func (m *ipMemory) rebuild(a area) [][]string {
+	lines := m.linesIn(a)
+	common, define := shared(lines), own(lines)
+	first := common[:min(len(common), maxRestore()/2)]
+	units := m.commands(a, ipChanges{define: define})
+	units = append(units, m.areas[a].frames(a, first, ownChains(define)))
+	return chunks(append(units, m.commands(a, ipChanges{add: common[len(first):]})...))
+}
+
+// frames makes the frames anew with the given rules of objects, and takes away
+// what else is there of ours but for others. Rules are appended in their order: iptables-nft
+// 1.8.9 counts those of a chain that the same input flushed when it inserts.
+func (st *areaState) frames(a area, lines []ipRule, others []spot) []string {
 	var out, rules []string
 	known := map[string]bool{}
+	for _, s := range others {
+		known[s.chain] = true
+	}
 	for _, f := range framesOf(a) {
 		known[f.chain] = true
 		out = append(out, ":"+f.chain+" - [0:0]")
-		for _, spec := range slices.Concat(f.head, f.tail) {
+		for _, spec := range slices.Concat(f.head, specsAt(spot{a, f.chain}, lines), f.tail) {
 			rules = append(rules, "-A "+f.chain+" "+spec)
 		}
 	}
@@ -156,15 +184,23 @@ func swaps(a area, c ipChanges) [][]string {
 		position[f.chain] = len(f.head) + 1
 	}
 	var out [][]string
+	for _, l := range c.add {
+		if l.area == a {
+			out = append(out, []string{fmt.Sprintf("-I %s %d %s", l.chain, position[l.chain], l.spec)})
+		}
+	}
 	for _, l := range c.remove {
 		if l.area == a {
 			out = append(out, []string{"-D " + l.chain + " " + l.spec})
 		}
 	}
-	for _, l := range c.add {
-		if l.area == a {
-			out = append(out, []string{fmt.Sprintf("-I %s %d %s", l.chain, position[l.chain], l.spec)})
-		}
+	return out
+}
+
+func specsAt(s spot, lines []ipRule) []string {
+	var out []string
+	for _, l := range linesAt(s, lines) {
+		out = append(out, l.spec)
 	}
 	return out
 }

@@ -113,6 +113,6 @@ var tableLines = regexp.MustCompile(`(?m)^(#.*|:[A-Z]+ ACCEPT.*|COMMIT)\n`)
 // tablesOf shows what a variant holds, as iptables-save does.
 func tablesOf(t testing.TB, v variant) string {
 	t.Helper()
-	text := run(t, "for f in iptables ip6tables; do echo \"$f:\"; $f-"+string(v)+"-save 2>/dev/null; done")
+	text := run(t, "for f in iptables ip6tables; do echo \"$f:\"; for t in raw filter nat; do $f-"+string(v)+"-save -t $t 2>/dev/null; done; done")
 	return tableLines.ReplaceAllString(text, "")
 }

@@ -32,8 +32,9 @@ type nftables struct {
 	// after an error.
 	stale  bool
 	memory memory
-	// blockers as of the last Load.
+	// blockers as of the last Load; beside says that iptables has chains of ours.
 	blockers []string
+	beside   bool
 	// pending conntrack entries are deleted by the next Apply.
 	pending flows
 }
@@ -97,6 +98,7 @@ func (b *nftables) listBlockers(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list chains: %w", err)
 	}
+	b.beside = bytes.Contains(out, []byte(`"`+chainPrefix))
 	return parseBlockers(out)
 }
 

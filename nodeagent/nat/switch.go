@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
 )
 
@@ -61,23 +63,49 @@ func CleanAll(ctx context.Context, inUse Backend, opts Options) error {
 	return errors.Join(errs...)
 }
 
-// others are the node's firewalls beside the one in use.
+// others are the node's firewalls beside the one in use that may hold something,
+// as far as that saw when it was loaded: programs are only run where they have
+// to be.
 func others(inUse Backend, opts Options) []retiree {
 	if opts.Step == nil {
 		opts.Step = func() {}
 	}
 	var out []retiree
-	if inUse.Name() != KindNFTables {
-		if b, err := newNFTables(opts); err == nil && tryNFT() == nil {
-			out = append(out, b.(retiree))
-		}
-	}
-	used, isIPTables := inUse.(*iptables)
-	for _, v := range []variant{variantNFT, variantLegacy} {
-		b, err := newIPTables(v, opts)
-		if err == nil && !(isIPTables && used.legacy == b.legacy) {
+	add := func(v variant) {
+		if b, err := newIPTables(v, opts); err == nil && b.legacy == (v == variantLegacy) {
 			out = append(out, b)
 		}
 	}
+	switch b := inUse.(type) {
+	case *nftables:
+		if b.beside {
+			add(variantNFT)
+		}
+		if legacyTables() {
+			add(variantLegacy)
+		}
+	case *iptables:
+		if n, err := newNFTables(opts); err == nil && b.beside {
+			out = append(out, n.(retiree))
+		}
+		if b.legacy && b.besideIP {
+			add(variantNFT)
+		}
+		if !b.legacy && legacyTables() {
+			add(variantLegacy)
+		}
+	}
 	return out
+}
+
+// legacyTables reports whether legacy iptables has a table here. To ask it would
+// make one.
+func legacyTables() bool {
+	for _, family := range []string{"ip", "ip6"} {
+		names, err := os.ReadFile("/proc/thread-self/net/" + family + "_tables_names")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) || len(names) > 0 {
+			return true
+		}
+	}
+	return false
 }

@@ -62,6 +62,10 @@ func TestTraffic(t *testing.T) {
 	}
 	for _, on := range []bool{false, true} {
 		eachKind(t, func(t *testing.T, k kind) {
+			if on && k.name == "iptables-legacy" {
+				// What br_netfilter changes is the hooks', not the tables'.
+				return
+			}
 			bridgeNF(t, on)
 			b := k.open(t, netstate.SourceLocal)
 			apply(t, b, creates(able(b, worldObjects())...))
