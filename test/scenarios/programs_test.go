@@ -7,4 +7,9 @@ import (
 )
 
 // programs are what scripts run as commands of the shell.
-var programs = map[string]func(){"patchbay": func() { os.Exit(cli.Main()) }}
+var programs = map[string]func(){"patchbay": func() {
+	if backend := os.Getenv(envBackend); backend != "" {
+		os.Args = append(os.Args, "--nat-backend="+backend)
+	}
+	os.Exit(cli.Main())
+}}

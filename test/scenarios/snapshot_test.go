@@ -147,8 +147,8 @@ func dumpSysctls() []string {
 	return lines
 }
 
-// dumpRuleset brings tables and the elements of sets, which the kernel lists in
-// no certain order, into one, and leaves out the empty built-in chains that
+// dumpRuleset brings tables, the elements of sets and the rules in our chains of
+// iptables, whose order is that of their making or none, into one, and leaves out the empty built-in chains that
 // looking at a table with iptables leaves behind.
 func dumpRuleset(ruleset string) []string {
 	var tables [][]string
@@ -161,13 +161,31 @@ func dumpRuleset(ruleset string) []string {
 		table = append(table, "nft "+sortElements(line))
 		if line == "}" {
 			if !emptyBuiltin(table) {
-				tables = append(tables, table)
+				tables = append(tables, sortOurRules(table))
 			}
 			table = nil
 		}
 	}
 	slices.SortFunc(tables, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
 	return slices.Concat(tables...)
+}
+
+// sortOurRules sorts what stands in each chain of ours.
+func sortOurRules(table []string) []string {
+	start := 0
+	for i, l := range table {
+		switch {
+		case strings.Contains(l, "\tchain "):
+			start = 0
+			if strings.Contains(l, "chain PATCHBAY-") {
+				start = i + 1
+			}
+		case strings.HasSuffix(l, "\t}") && start > 0:
+			slices.Sort(table[start:i])
+			start = 0
+		}
+	}
+	return table
 }
 
 var elementsBreak = regexp.MustCompile(`,\n\s+`)
