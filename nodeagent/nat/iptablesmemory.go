@@ -203,10 +203,6 @@ type ipChanges struct {
 	drop   []spot
 }
 
-func (c *ipChanges) empty() bool {
-	return len(c.add)+len(c.remove)+len(c.define)+len(c.drop) == 0
-}
-
 // apply changes memory as the steps say. It returns what that changes in the
 // kernel, and the flows that then contradict it.
 func (m *ipMemory) apply(steps []plan.Step) (ipChanges, flows, error) {

@@ -65,7 +65,7 @@ func (m *ipMemory) parts(a area, c ipChanges, used int) [][]string {
 	case used == 0 && len(st.chains)+len(st.jumps) == 0:
 		return nil
 	case used == 0:
-		return [][]string{st.removal(a)}
+		return [][]string{st.removal()}
 	case len(st.chains) == 0 || !st.sound:
 		return m.rebuild(a)
 	}
@@ -89,7 +89,7 @@ func chunks(units [][]string) [][]string {
 }
 
 // removal takes away all that is ours.
-func (st *areaState) removal(a area) []string {
+func (st *areaState) removal() []string {
 	var out []string
 	for _, j := range st.jumps {
 		out = append(out, "-D "+j.chain+" "+j.spec)

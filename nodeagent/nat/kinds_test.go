@@ -61,13 +61,18 @@ func (k kind) loaded(t testing.TB, source netstate.Source) Backend {
 func eachKind(t *testing.T, test func(*testing.T, kind), prefix ...string) {
 	t.Helper()
 	for _, k := range kinds {
-		t.Run(strings.Join(prefix, "")+k.name, func(t *testing.T) {
-			if k.name == "iptables-legacy" && exec.Command("iptables-legacy", "-t", "nat", "-S").Run() != nil {
-				t.Skip("this kernel has no legacy iptables")
-			}
-			test(t, k)
-		})
+		runKind(t, k, strings.Join(prefix, "")+k.name, test)
 	}
+}
+
+func runKind(t *testing.T, k kind, name string, test func(*testing.T, kind)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		if k.name == "iptables-legacy" && exec.Command("iptables-legacy", "-t", "nat", "-S").Run() != nil {
+			t.Skip("this kernel has no legacy iptables")
+		}
+		test(t, k)
+	})
 }
 
 // able are the objects that a backend can hold.
