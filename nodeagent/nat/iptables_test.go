@@ -3,6 +3,7 @@ package nat
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -229,4 +230,20 @@ func TestIPTablesRefusals(t *testing.T) {
 		}
 	}
 	same(t, "what is left", "", firewall(t))
+}
+
+func FuzzSave(f *testing.F) {
+	text, err := os.ReadFile("testdata/iptables.rules")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte("*nat\n:FORWARD DROP [0:0]\n-A PREROUTING ! -s\n-A PATCHBAY-ANY -m comment --comment \"patchbay:local:publish [::]:80-/tcp\" -j DNAT --to-destination :-\n"))
+	f.Fuzz(func(_ *testing.T, text []byte) {
+		m := newIPMemory(netstate.SourceLocal)
+		s := parseSave(true, text)
+		m.take(s)
+		m.understand([]saved{s})
+		m.restores(ipChanges{}, []bool{true})
+	})
 }
