@@ -245,6 +245,10 @@ func (b *builder) publish(s netstate.Source, p netstate.Publish) {
 	six, targets := p.Host.Is6(), p.Targets.All()
 	for _, t := range targets {
 		match := fmt.Sprintf("-d %s -p %[2]s -m %[2]s --dport %[3]s -m conntrack --ctstate DNAT", hostPrefix(t.Addr()), p.Proto, portRange(t.Port(), p))
+		if p.HostPortEnd != 0 && !p.Host.IsUnspecified() {
+			// What leads elsewhere in the range by another address is not meant.
+			match += " --ctorigdst " + p.Host.String()
+		}
 		// DNAT alone would let somebody else's pass.
 		b.add(six, "filter", ipInto, match, "-j RETURN")
 		if p.Back.Has(t) {
