@@ -2,7 +2,7 @@
 #
 # It runs with a read-only root file system: what it writes is under /run, where
 # iptables has its lock (/run/xtables.lock) and the agent its sockets; mount the
-# host's /run or an emptyDir there.
+# host's /run, or an emptyDir and the host's lock, there.
 ARG BASE_IMAGE=debian:trixie-slim
 FROM ${BASE_IMAGE}
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,7 +73,10 @@ func (f *flags) apply(cmd *cobra.Command, file string, timeout time.Duration) er
 	if err != nil {
 		return err
 	}
-	return n.result(cmd, docs, statuses, n.writes()-writes)
+	if !slices.ContainsFunc(statuses, func(s engine.Status) bool { return s.Ready.Status != metav1.ConditionTrue }) {
+		err = n.retire(netstate.SourceLocal, f.step)(cmd.Context())
+	}
+	return errors.Join(n.result(cmd, docs, statuses, n.writes()-writes), err)
 }
 
 // progress says what is waited for, each time that changes.

@@ -79,7 +79,7 @@ resources describe them: BridgeNetwork, NamespaceAttachment, PortPublish.`,
 	p := root.PersistentFlags()
 	p.StringVar(&f.runDir, "run-dir", "/run", "where network namespaces (netns/) and records (patchbay/) are")
 	p.StringVar(&f.nodeName, "node-name", "", "name of this node (default: the host's name)")
-	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: auto or nftables")
+	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: nftables, iptables, or auto for nftables where it works")
 	p.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info for agent and controller, warn otherwise)")
 	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f), controllerCommand(f))
 	return root

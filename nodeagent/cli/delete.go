@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
 	"github.com/spf13/cobra"
@@ -174,5 +175,5 @@ func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Dur
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
 		return err
 	}
-	return errors.Join(n.engine.Left(), n.nat.Clean(cmd.Context()))
+	return errors.Join(n.engine.Left(), nat.CleanAll(cmd.Context(), n.nat, nat.Options{Source: s, Step: f.step}))
 }

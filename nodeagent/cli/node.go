@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -58,7 +59,7 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	}
 	n.ports = hostport.New()
 	n.metrics = report.NewMetrics(n.registry)
-	o := engine.Options{Source: source, Kernel: n.kernel, NAT: n.nat, HostPorts: n.ports, Log: log}
+	o := engine.Options{Source: source, Kernel: n.kernel, NAT: n.nat, HostPorts: n.ports, Log: log, Retire: n.retire(source, f.step)}
 	if source == netstate.SourceLocal {
 		o.Reporter = &report.Local{Store: n.store, Metrics: n.metrics, Log: log}
 	} else {
@@ -70,6 +71,13 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	}
 	n.engine = engine.New(o)
 	return n, nil
+}
+
+// retire removes what the node's other firewalls hold of the source.
+func (n *node) retire(source netstate.Source, step func()) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return nat.Retire(ctx, n.nat, nat.Options{Source: source, Step: step})
+	}
 }
 
 // privileged says early, and in one line, what every netlink message would.

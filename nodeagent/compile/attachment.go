@@ -130,13 +130,14 @@ func (b *attachment) bridged() {
 	// router advertisement.
 	b.r.add(linkSysctl("", b.view.Host.Name, "ipv6", "disable_ipv6", "1"))
 	b.r.claim(Claim{Resource: "MAC address " + b.view.MAC.String() + " of network " + v.Name, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress"})
+	filtered := v.AntiSpoof && !b.c.NoAntiSpoof
 	for _, p := range b.view.Addresses {
 		b.r.claim(AddressClaim(v.Name, p.Addr()))
-		if v.AntiSpoof {
+		if filtered {
 			b.r.add(netstate.PortAddress{Link: b.view.Host.Name, MAC: b.view.MAC, Addr: p.Addr()})
 		}
 	}
-	if v.AntiSpoof {
+	if filtered {
 		b.r.add(netstate.PortFilter{Link: b.view.Host.Name, MAC: b.view.MAC})
 	}
 	b.view.Realm, b.view.Bridged, b.view.Isolated = v.Bridge, true, v.Isolated

@@ -24,6 +24,17 @@ type Context struct {
 	Node   netstate.Node
 	// Blockers are what of others drops forwarded packets by policy.
 	Blockers []netstate.Blocker
+	// NoAntiSpoof says that the firewall cannot hold bridge ports to their
+	// addresses.
+	NoAntiSpoof bool
+}
+
+// unfiltered is the note on a network whose ports the firewall cannot filter.
+func (c Context) unfiltered(v NetworkView) *Problem {
+	if !v.AntiSpoof || !c.NoAntiSpoof {
+		return nil
+	}
+	return problem(v1alpha1.ReasonAntiSpoofUnavailable, "built, but attachments are not held to their addresses, which iptables cannot do: use the nftables backend, or set spec.isolation.antiSpoof to false")
 }
 
 // Result is what one resource needs of the node.

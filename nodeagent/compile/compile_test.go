@@ -182,6 +182,40 @@ func TestTheNodesOwnAddressIsRefused(t *testing.T) {
 	}
 }
 
+func TestAntiSpoofUnavailable(t *testing.T) {
+	c := on(netstate.Node{Name: "n"})
+	c.NoAntiSpoof = true
+	filters := func(s netstate.Set) (n int) {
+		for k := range s {
+			if k.Kind == netstate.KindPortFilter || k.Kind == netstate.KindPortAddress {
+				n++
+			}
+		}
+		return n
+	}
+	for _, asked := range []bool{true, false} {
+		n := network(v1alpha1.BridgeNetworkSpec{Subnets: []v1alpha1.Subnet{"10.0.0.0/24"}, Isolation: v1alpha1.IsolationSpec{AntiSpoof: &asked}})
+		r, problem := Network(n, c)
+		if problem != nil {
+			t.Fatal(problem)
+		}
+		if got := r.Note != nil && r.Note.Reason == v1alpha1.ReasonAntiSpoofUnavailable; got != asked {
+			t.Errorf("with antiSpoof %t the note is %v", asked, r.Note)
+		}
+		a := &v1alpha1.NamespaceAttachment{}
+		a.Name, a.Spec.Network, a.Spec.Target.Netns = "a", n.Name, &v1alpha1.NetnsTarget{Name: "a"}
+		v := View(n, c.Node)
+		for _, without := range []bool{true, false} {
+			c.NoAntiSpoof = without
+			r, _, _ := Attachment(a, &v, Place{}, c)
+			if (filters(r.Objects) > 0) != (asked && !without) {
+				t.Errorf("with antiSpoof %t, and a firewall that cannot %t, there are %d filters", asked, without, filters(r.Objects))
+			}
+		}
+		c.NoAntiSpoof = true
+	}
+}
+
 func TestMergedPrefixes(t *testing.T) {
 	var in []netip.Prefix
 	for _, s := range []string{"10.0.0.0/8", "10.1.0.0/16", "192.168.0.0/16", "192.168.0.0/16", "fd00::/8"} {

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -125,6 +126,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	if v.Mode == v1alpha1.GatewayBridge {
 		addGateway(&r, v, c)
 	}
+	r.Note = cmp.Or(r.Note, c.unfiltered(v))
 	addEgress(&r, n, v)
 	r.withoutIPv6(c.Node)
 	return r, p

@@ -162,7 +162,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 }
 
 func (e *Engine) context() compile.Context {
-	return compile.Context{Source: e.Source, Node: e.node, Blockers: e.NAT.Blockers()}
+	return compile.Context{Source: e.Source, Node: e.node, Blockers: e.NAT.Blockers(), NoAntiSpoof: !e.NAT.AntiSpoof()}
 }
 
 // dependedOn is a text of what others take from this owner.

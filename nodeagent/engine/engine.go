@@ -60,6 +60,10 @@ type Options struct {
 	// ten or more owners; default 5 min.
 	// Negative never waits.
 	SweepDelay time.Duration
+	// Retire, where set, is called once: when the firewall first holds all that
+	// is wanted, with the source in sync. It removes what a firewall holds that
+	// was used before.
+	Retire func(context.Context) error
 }
 
 // Engine is the loop from resources to the kernel.
@@ -109,6 +113,9 @@ type Engine struct {
 	natRetry, nodeRetry time.Time
 	ports               hostPorts
 	started             bool
+	// retireAt is the earliest time to try Retire again; retired that it is done.
+	retireAt time.Time
+	retired  bool
 	// sweepDue says that something may have become nobody's.
 	sweepDue bool
 }
@@ -284,5 +291,6 @@ func (e *Engine) turn(ctx context.Context) (time.Duration, error) {
 	if len(batch) > 0 {
 		e.pass(ctx, batch)
 	}
+	e.retire(ctx)
 	return e.untilRetry(), nil
 }

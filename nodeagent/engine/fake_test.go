@@ -161,6 +161,7 @@ func (f *fakeNAT) Apply(_ context.Context, steps []plan.Step) error {
 	return nil
 }
 func (f *fakeNAT) Blockers() []netstate.Blocker        { return nil }
+func (f *fakeNAT) AntiSpoof() bool                     { return true }
 func (f *fakeNAT) Intact() bool                        { return true }
 func (f *fakeNAT) Clean(context.Context) error         { return nil }
 func (f *fakeNAT) Watch(context.Context, func()) error { return nil }

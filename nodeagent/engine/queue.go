@@ -153,6 +153,9 @@ func (e *Engine) untilRetry() time.Duration {
 	if !e.brake.IsZero() && synced {
 		next = min(next, time.Until(e.brake))
 	}
+	if !e.retired && e.retireAt.After(now()) {
+		next = min(next, time.Until(e.retireAt))
+	}
 	if natLost {
 		next = min(next, time.Until(e.natRetry))
 	}

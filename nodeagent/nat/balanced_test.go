@@ -27,6 +27,10 @@ func TestBalanced(t *testing.T) {
 			serveUDP(t, p.netns, netip.AddrPortFrom(a, 80).String())
 		}
 	}
+	eachKind(t, balancedBy)
+}
+
+func balancedBy(t *testing.T, k kind) {
 	families46(t, func(t *testing.T, node, _ string, of func(place) string) {
 		any := "0.0.0.0"
 		if addr(node).Is6() {
@@ -37,15 +41,15 @@ func TestBalanced(t *testing.T) {
 			servers = append(servers, net.JoinHostPort(of(p), "80"))
 		}
 		for _, host := range []string{any, node} {
-			t.Run(host, func(t *testing.T) { balanced(t, host, node, servers) })
+			t.Run(host, func(t *testing.T) { balanced(t, k, host, node, servers) })
 		}
-		t.Run("before a wildcard", func(t *testing.T) { beforeWildcard(t, any, node, servers) })
+		t.Run("before a wildcard", func(t *testing.T) { beforeWildcard(t, k, any, node, servers) })
 	})
 }
 
 // beforeWildcard has the slots of an address come before what is for all.
-func beforeWildcard(t *testing.T, any, node string, servers []string) {
-	b := backend(t, netstate.SourceLocal)
+func beforeWildcard(t *testing.T, k kind, any, node string, servers []string) {
+	b := k.open(t, netstate.SourceLocal)
 	apply(t, b, creates(publish(any, "tcp", 8001, servers[0]), balance(node, "tcp", 8001, servers[1:]...)))
 	for range 20 {
 		c := talk(t, "out", net.JoinHostPort(node, "8001"))
@@ -59,10 +63,10 @@ func beforeWildcard(t *testing.T, any, node string, servers []string) {
 
 func heldObjects(b Backend) []netstate.Object { return list(b.Held()) }
 
-func balanced(t *testing.T, host, node string, servers []string) {
-	b := backend(t, netstate.SourceLocal)
+func balanced(t *testing.T, k kind, host, node string, servers []string) {
+	b := k.open(t, netstate.SourceLocal)
 	tcp, udp := balance(host, "tcp", 8001, servers...), balance(host, "udp", 8001, servers...)
-	apply(t, b, creates(worldWithoutPublishes()...), creates(tcp, udp))
+	apply(t, b, creates(worldWithoutPublishes(b)...), creates(tcp, udp))
 	port := net.JoinHostPort(node, "8001")
 	for _, from := range []string{"out", ""} {
 		shares := map[string]int{}
@@ -129,12 +133,12 @@ func oneGone(t *testing.T, b Backend, port string, servers []string, tcp, udp ne
 		}
 	}
 	apply(t, b, deletes(heldObjects(b)...))
-	same(t, "ruleset", "", ruleset(t))
+	same(t, "what is left", "", firewall(t))
 }
 
-func worldWithoutPublishes() []netstate.Object {
+func worldWithoutPublishes(b Backend) []netstate.Object {
 	var out []netstate.Object
-	for _, o := range list(worldObjects()) {
+	for _, o := range able(b, worldObjects()) {
 		if _, ok := o.(netstate.Publish); !ok {
 			out = append(out, o)
 		}

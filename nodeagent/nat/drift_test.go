@@ -211,10 +211,14 @@ func TestSources(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	local, cluster := backend(t, netstate.SourceLocal), backend(t, netstate.SourceCluster)
+	eachKind(t, sources)
+}
+
+func sources(t *testing.T, k kind) {
+	local, cluster := k.open(t, netstate.SourceLocal), k.open(t, netstate.SourceCluster)
 	mine, theirs := publish("0.0.0.0", "tcp", 8001, "10.68.0.101:80"), publish("0.0.0.0", "tcp", 8002, "10.68.0.101:80")
 	apply(t, local, creates(mine, netstate.Realm{Link: "br-red"}))
-	apply(t, cluster, creates(theirs, netstate.PortFilter{Link: "veth1", MAC: macA}))
+	apply(t, cluster, creates(theirs, netstate.Realm{Link: "br-blue"}))
 	if err := local.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -225,31 +229,36 @@ func TestSources(t *testing.T) {
 		t.Error("local took a port that cluster publishes")
 	}
 	apply(t, local, deletes(mine, netstate.Realm{Link: "br-red"}))
-	same(t, "what local holds at the end", netstate.Set{}, loaded(t, netstate.SourceLocal).Held())
-	repair(t, cluster, netstate.Set{}.Add(theirs, netstate.PortFilter{Link: "veth1", MAC: macA}))
-	same(t, "what cluster holds", netstate.Set{}.Add(theirs, netstate.PortFilter{Link: "veth1", MAC: macA}), loaded(t, netstate.SourceCluster).Held())
+	same(t, "what local holds at the end", netstate.Set{}, k.loaded(t, netstate.SourceLocal).Held())
+	repair(t, cluster, netstate.Set{}.Add(theirs, netstate.Realm{Link: "br-blue"}))
+	same(t, "what cluster holds", netstate.Set{}.Add(theirs, netstate.Realm{Link: "br-blue"}), k.loaded(t, netstate.SourceCluster).Held())
 	if err := local.Clean(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	same(t, "ruleset", "", ruleset(t))
+	same(t, "what is left", "", firewall(t))
 }
 
 func TestShared(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
+	eachKind(t, shares)
+}
+
+func shares(t *testing.T, k kind) {
 	one, two := publish("0.0.0.0", "tcp", 1, "10.68.0.101:80"), publish("0.0.0.0", "tcp", 2, "10.68.0.101:80")
-	b := backend(t, netstate.SourceLocal)
+	b := k.open(t, netstate.SourceLocal)
 	apply(t, b, creates(one, two))
-	b = loaded(t, netstate.SourceLocal)
+	b = k.loaded(t, netstate.SourceLocal)
 	apply(t, b, deletes(one))
-	again := loaded(t, netstate.SourceLocal)
+	again := k.loaded(t, netstate.SourceLocal)
 	same(t, "held", netstate.Set{}.Add(two), again.Observe([]netstate.Key{one.Key(), two.Key()}))
 	same(t, "intact", true, again.Intact())
 	moved := publish("0.0.0.0", "tcp", 2, "10.68.0.102:80")
 	apply(t, again, updates(two, moved))
-	same(t, "held after the move", netstate.Set{}.Add(moved), loaded(t, netstate.SourceLocal).Held())
-	same(t, "intact after the move", true, loaded(t, netstate.SourceLocal).Intact())
+	same(t, "held after the move", netstate.Set{}.Add(moved), k.loaded(t, netstate.SourceLocal).Held())
+	same(t, "intact after the move", true, k.loaded(t, netstate.SourceLocal).Intact())
+	clean(t, again)
 }
 
 // TestUpdates changes every property of every object.
@@ -257,6 +266,10 @@ func TestUpdates(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
+	eachKind(t, updatesAll)
+}
+
+func updatesAll(t *testing.T, k kind) {
 	subnet, subnet6 := prefix("10.68.0.0/24"), prefix("fd00:68::/64")
 	chains := [][]netstate.Object{
 		{netstate.Realm{Link: "br-red"}, netstate.Realm{Link: "br-red", Guarded: true}, netstate.Realm{Link: "br-red", Isolated: true}},
@@ -272,23 +285,26 @@ func TestUpdates(t *testing.T) {
 			partlyBack(balance("192.0.2.1", "udp", 53, "10.68.0.101:53", "10.68.0.103:53"), "10.68.0.103:53"), balance("192.0.2.1", "udp", 53, many(netstate.MaxTargets)...)},
 		{publish("::", "tcp", 80, "[fd00:68::1]:80"), balance("::", "tcp", 80, "[fd00:68::1]:80", "[fd00:68::2]:80", "[fd00:68::3]:80")},
 	}
-	b := backend(t, netstate.SourceLocal)
+	b := k.open(t, netstate.SourceLocal)
 	for _, chain := range chains {
+		if len(able(b, netstate.Set{}.Add(chain...))) == 0 {
+			continue
+		}
 		for _, from := range chain {
 			for _, to := range chain {
 				apply(t, b, updates(to, from))
 				before := b.Transactions()
 				apply(t, b, updates(from, to))
-				if d := b.Transactions() - before; from == to && d != 0 || from != to && d != 1 {
+				if d := b.Transactions() - before; from == to && d != 0 || from != to && d != 1 && (d > 2 || d == 0 || k.name == KindNFTables) {
 					t.Errorf("%s: %s to %s took %d transactions", from.Key(), from, to, d)
 				}
-				again := loaded(t, netstate.SourceLocal)
+				again := k.loaded(t, netstate.SourceLocal)
 				same(t, fmt.Sprintf("%s: %s to %s", from.Key(), from, to), netstate.Set{}.Add(to), again.Observe([]netstate.Key{to.Key()}))
 				same(t, "intact", true, again.Intact())
 			}
 		}
 		apply(t, b, deletes(chain[0]))
-		same(t, "ruleset", "", ruleset(t))
+		same(t, "what is left", "", firewall(t))
 	}
 }
 
@@ -333,7 +349,7 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	same(t, "ruleset", "", ruleset(t))
-	for _, kind := range []string{"iptables", "ebtables"} {
+	for _, kind := range []string{"ipchains", "ebtables"} {
 		if _, err := New(kind, Options{Source: netstate.SourceLocal}); err == nil {
 			t.Errorf("there is a backend %s", kind)
 		}
@@ -349,27 +365,31 @@ func TestNestedExclusions(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
+	eachKind(t, nestedExclusions)
+}
+
+func nestedExclusions(t *testing.T, k kind) {
 	all := netstate.Set{}
 	for _, dst := range []string{"10.1.2.0/24", "10.0.0.0/8", "10.1.0.0/16", "10.0.0.0/24", "192.168.0.0/16", "0.0.0.0/0"} {
 		all.Add(netstate.NoMasquerade{Link: "br-red", Subnet: prefix("10.68.0.0/24"), Dst: prefix(dst)})
 	}
-	b := backend(t, netstate.SourceLocal)
+	b := k.open(t, netstate.SourceLocal)
 	for _, o := range list(all) {
 		apply(t, b, creates(o))
 	}
 	same(t, "observed", all, b.Observe(all.Keys()))
-	again := loaded(t, netstate.SourceLocal)
+	again := k.loaded(t, netstate.SourceLocal)
 	same(t, "observed after Load", all, again.Observe(all.Keys()))
 	gen := generation(t)
 	apply(t, again, creates(list(all)...))
 	same(t, "generation", gen, generation(t))
 	for _, dst := range []string{"0.0.0.0/0", "10.0.0.0/8"} {
-		k := netstate.NoMasquerade{Link: "br-red", Subnet: prefix("10.68.0.0/24"), Dst: prefix(dst)}
-		delete(all, k.Key())
-		apply(t, again, deletes(k))
-		third := loaded(t, netstate.SourceLocal)
-		same(t, "observed without "+dst, all, third.Observe(append(all.Keys(), k.Key())))
+		gone := netstate.NoMasquerade{Link: "br-red", Subnet: prefix("10.68.0.0/24"), Dst: prefix(dst)}
+		delete(all, gone.Key())
+		apply(t, again, deletes(gone))
+		third := k.loaded(t, netstate.SourceLocal)
+		same(t, "observed without "+dst, all, third.Observe(append(all.Keys(), gone.Key())))
 	}
 	apply(t, again, deletes(list(all)...))
-	same(t, "ruleset", "", ruleset(t))
+	same(t, "what is left", "", firewall(t))
 }

@@ -112,15 +112,13 @@ func validate(o netstate.Object) error {
 	case netstate.Realm:
 		err = checkLink(o.Link)
 	case netstate.ForwardGuard:
-		if o.Family != netstate.IPv4 && o.Family != netstate.IPv6 {
-			err = fmt.Errorf("unknown family %q", o.Family)
-		}
+		err = checkKnown(o.Family)
 	case netstate.PortFilter:
 		err = checkLink(o.Link)
 	case netstate.ForeignBridge:
 		err = checkLink(o.Link)
 	case netstate.Opening:
-		err = checkLink(o.Link)
+		err = errors.Join(checkLink(o.Link), checkKnown(o.Family))
 	case netstate.LoopbackGuard:
 		err = checkLink(o.Link)
 	case netstate.PortAddress:
@@ -135,6 +133,13 @@ func validate(o netstate.Object) error {
 		err = fmt.Errorf("%T is not a firewall object", o)
 	}
 	return err
+}
+
+func checkKnown(f netstate.Family) error {
+	if f != netstate.IPv4 && f != netstate.IPv6 {
+		return fmt.Errorf("unknown family %q", f)
+	}
+	return nil
 }
 
 func checkLink(name string) error {

@@ -3,6 +3,7 @@ package nat
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"sync"
@@ -61,13 +62,29 @@ func lostTargets(old, now netstate.Publish) netstate.Targets {
 // connections of publishes that did not change stay.
 type standing func(host netip.Addr, c connection) bool
 
-// standing judges by what memory holds. Few publishes are ranges, and nobody
-// looks for them before a connection needs it.
+// standing judges by what memory holds.
 func (m *memory) standing() standing {
+	return standingAmong(func(k netstate.Key) netstate.Object {
+		if e := m.entries[k]; e != nil {
+			return e.object
+		}
+		return nil
+	}, func(yield func(netstate.Object) bool) {
+		for _, e := range m.entries {
+			if !yield(e.object) {
+				return
+			}
+		}
+	})
+}
+
+// standingAmong judges by the object of a key and by all of them. Few publishes
+// are ranges, and nobody looks for them before a connection needs it.
+func standingAmong(find func(netstate.Key) netstate.Object, all iter.Seq[netstate.Object]) standing {
 	ranges := sync.OnceValue(func() []netstate.Publish {
 		var out []netstate.Publish
-		for _, e := range m.entries {
-			if p, ok := e.object.(netstate.Publish); ok && p.HostPortEnd != 0 {
+		for o := range all {
+			if p, ok := o.(netstate.Publish); ok && p.HostPortEnd != 0 {
 				out = append(out, p)
 			}
 		}
@@ -76,8 +93,11 @@ func (m *memory) standing() standing {
 	return func(host netip.Addr, c connection) bool {
 		for name, number := range protoNumbers {
 			one := netstate.Publish{Host: host, Proto: name, HostPort: c.orig.dst.Port()}
-			if e := m.entries[one.Key()]; number == c.orig.proto && e != nil {
-				return e.object.(netstate.Publish).Targets.Has(c.reply.src)
+			if number != c.orig.proto {
+				continue
+			}
+			if p, ok := find(one.Key()).(netstate.Publish); ok {
+				return p.Targets.Has(c.reply.src)
 			}
 		}
 		return slices.ContainsFunc(ranges(), func(p netstate.Publish) bool {

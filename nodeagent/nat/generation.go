@@ -72,7 +72,10 @@ type generations struct {
 
 // own runs a transaction of ours. While it runs, nobody is told what is whose.
 // A generation that came about in between makes both somebody else's.
-func (g *generations) own(run func() error) error {
+func (g *generations) own(run func() error) error { return g.ownAll(1, run) }
+
+// ownAll runs transactions of ours, of which there are n.
+func (g *generations) ownAll(n int, run func() error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	before, err := Generation()
@@ -82,8 +85,14 @@ func (g *generations) own(run func() error) error {
 	if err := run(); err != nil {
 		return err
 	}
-	if after, err := Generation(); err == nil && after == next(before) {
-		g.remember(after)
+	var ids []uint32
+	for id := before; len(ids) < n; ids = append(ids, id) {
+		id = next(id)
+	}
+	if after, err := Generation(); err == nil && n > 0 && after == ids[n-1] {
+		for _, id := range ids {
+			g.remember(id)
+		}
 	}
 	return nil
 }

@@ -249,7 +249,7 @@ func TestEvents(t *testing.T) {
 	generation := func(n byte) []byte {
 		return message(unix.NFT_MSG_NEWGEN, 0, unix.NFTA_GEN_ID, []byte{0, 0, 0, n})
 	}
-	var e events
+	e := events{look: ours}
 	ended, touched, _ := e.parse(append(message(unix.NFT_MSG_NEWTABLE, unix.NFPROTO_INET, 1, []byte("other\x00")), generation(5)...))
 	same(t, "another table", []any{uint32(5), 0}, []any{ended, len(touched)})
 	ended, touched, _ = e.parse(append(message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_IPV4, 1, name), generation(6)...))
@@ -263,9 +263,12 @@ func TestEvents(t *testing.T) {
 func FuzzEvents(f *testing.F) {
 	f.Add(message(unix.NFT_MSG_NEWRULE, unix.NFPROTO_INET, 1, []byte(tableName+"\x00")), message(unix.NFT_MSG_NEWGEN, 0, unix.NFTA_GEN_ID, []byte{0, 0, 0, 1}))
 	f.Fuzz(func(t *testing.T, first, second []byte) {
-		var e events
-		e.parse(first)
-		e.parse(second)
+		chains := &iptables{}
+		for _, look := range []look{ours, aboutIPTables, chains.look} {
+			e := events{look: look}
+			e.parse(first)
+			e.parse(second)
+		}
 	})
 }
 

@@ -15,6 +15,15 @@ import (
 )
 
 func (b *nftables) Watch(ctx context.Context, fn func()) error {
+	return watchEvents(ctx, &b.gens, func(kind uint16, body []byte) (bool, bool) {
+		touched, _ := ours(kind, body)
+		return touched, !touched && b.forwards.matters(kind, body)
+	}, fn)
+}
+
+// watchEvents calls fn for every transaction of somebody else's with an event
+// that is about something of ours.
+func watchEvents(ctx context.Context, gens *generations, look look, fn func()) error {
 	seen, err := Generation()
 	if err != nil {
 		return err
@@ -23,7 +32,7 @@ func (b *nftables) Watch(ctx context.Context, fn func()) error {
 	if err != nil {
 		return fmt.Errorf("subscribe to nftables events: %w", err)
 	}
-	w := &watch{gens: &b.gens, seen: seen, wake: make(chan struct{}, 1), matters: b.matters}
+	w := &watch{gens: gens, look: look, seen: seen, wake: make(chan struct{}, 1)}
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
 	go func() {
 		defer stop()
@@ -61,10 +70,8 @@ func subscribe() (*os.File, error) {
 // transactions of ours to end; else the socket would overflow.
 type watch struct {
 	gens *generations
+	look look
 	wake chan struct{}
-	// matters says whether an event about a table of others may change who drops
-	// forwarded packets, or what is open there.
-	matters func(kind uint16, family byte, table string, body []byte) bool
 
 	mu sync.Mutex
 	// touched generations changed our tables; lost events may have.
@@ -82,12 +89,12 @@ const maxEvent = 1 << 16
 
 func (w *watch) read(ctx context.Context, socket *os.File) {
 	buffer := make([]byte, maxEvent)
-	e := events{matters: w.matters}
+	e := events{look: w.look}
 	for {
 		n, err := socket.Read(buffer)
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
-			e.touched, e.forward = false, false
+			e = events{look: w.look}
 			w.note(func() { w.lost = true })
 		case err != nil:
 			if ctx.Err() == nil {
@@ -139,9 +146,13 @@ func (w *watch) decide(ctx context.Context, fn func()) {
 // events reads the messages of a subscription, in their order. The events of a
 // transaction are followed by its generation.
 type events struct {
-	matters          func(kind uint16, family byte, table string, body []byte) bool
+	look             look
 	touched, forward bool
 }
+
+// look says whether an event of nftables is about something of ours, and whether
+// it is about what others do to forwarded packets.
+type look func(kind uint16, body []byte) (touched, forward bool)
 
 // parse reads messages. It returns the last generation that ended in them, zero
 // if none, those of them that touched a table of ours, and those that touched what
@@ -156,7 +167,8 @@ func (e *events) parse(b []byte) (ended uint32, touched, forward []uint32) {
 		body := b[unix.NLMSG_HDRLEN:size]
 		b = b[min(len(b), (size+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)):]
 		if kind != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
-			e.look(kind, body)
+			touched, forward := e.look(kind, body)
+			e.touched, e.forward = e.touched || touched, e.forward || forward
 			continue
 		}
 		if g, ok := parseGeneration(body); ok {
@@ -173,25 +185,25 @@ func (e *events) parse(b []byte) (ended uint32, touched, forward []uint32) {
 	return ended, touched, forward
 }
 
-// look notes what an event is about. The table's name is attribute 1 of every kind
-// of nftables event.
-func (e *events) look(kind uint16, body []byte) {
+// tableOf is the family and name of the table that an event is about, and its
+// attributes; the name is the first of them for every kind of event.
+func tableOf(kind uint16, body []byte) (family byte, table string, attrs []byte) {
 	if kind>>8 != unix.NFNL_SUBSYS_NFTABLES || len(body) < nl.SizeofNfgenmsg {
-		return
+		return 0, "", nil
 	}
-	for t, v := range attributes(body[nl.SizeofNfgenmsg:]) {
-		if t != unix.NFTA_TABLE_NAME {
-			continue
+	attrs = body[nl.SizeofNfgenmsg:]
+	for t, v := range attributes(attrs) {
+		if t == unix.NFTA_TABLE_NAME {
+			return body[0], strings.TrimSuffix(string(v), "\x00"), attrs
 		}
-		table := strings.TrimSuffix(string(v), "\x00")
-		switch ours := body[0] == unix.NFPROTO_INET || body[0] == unix.NFPROTO_BRIDGE; {
-		case ours && table == tableName:
-			e.touched = true
-		case e.matters != nil && e.matters(kind&0xff, body[0], table, body[nl.SizeofNfgenmsg:]):
-			e.forward = true
-		}
-		return
 	}
+	return 0, "", nil
+}
+
+// ours looks for events about the tables of nftables that are ours.
+func ours(kind uint16, body []byte) (touched, forward bool) {
+	family, table, _ := tableOf(kind, body)
+	return table == tableName && (family == unix.NFPROTO_INET || family == unix.NFPROTO_BRIDGE), false
 }
 
 // forwardPause gathers changes of what others do to forwarded packets: a service

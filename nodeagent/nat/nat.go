@@ -26,6 +26,9 @@ import (
 type Backend interface {
 	// Name is the kind of the backend, such as nftables.
 	Name() string
+	// AntiSpoof reports whether it can hold PortFilters and PortAddresses; where
+	// it cannot, Apply refuses them.
+	AntiSpoof() bool
 	// Load reads what the kernel holds of ours: at start, after an error and
 	// after somebody else changed our part of the firewall. Everything else
 	// works from memory.
@@ -86,10 +89,16 @@ func New(kind string, opts Options) (Backend, error) {
 		opts.Step = func() {}
 	}
 	switch kind {
-	case KindAuto, KindNFTables:
+	case KindAuto:
+		return choose(opts)
+	case KindNFTables:
 		return newNFTables(opts)
 	case KindIPTables:
-		return nil, fmt.Errorf("make NAT backend %s: not available yet; use %s", kind, KindNFTables)
+		b, err := newIPTables("", opts)
+		if err != nil {
+			return nil, fmt.Errorf("make NAT backend %s: %w", kind, err)
+		}
+		return b, nil
 	}
-	return nil, fmt.Errorf("make NAT backend %q: unknown kind; use %s or %s", kind, KindAuto, KindNFTables)
+	return nil, fmt.Errorf("make NAT backend %q: unknown kind; use %s, %s or %s", kind, KindAuto, KindNFTables, KindIPTables)
 }

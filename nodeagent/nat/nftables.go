@@ -32,10 +32,11 @@ type nftables struct {
 	// after an error.
 	stale  bool
 	memory memory
-	// blockers as of the last Load.
+	// blockers as of the last Load; beside says that iptables has chains of ours.
 	blockers []netstate.Blocker
+	beside   bool
 	openings openings
-	watched  atomic.Pointer[watched]
+	forwards forwarders
 	// pending conntrack entries are deleted by the next Apply.
 	pending flows
 }
@@ -53,6 +54,8 @@ func newNFTables(opts Options) (Backend, error) {
 }
 
 func (b *nftables) Name() string { return KindNFTables }
+
+func (b *nftables) AntiSpoof() bool { return true }
 
 func (b *nftables) Transactions() uint64 { return b.count.Load() }
 
@@ -149,7 +152,7 @@ func (b *nftables) Intact() bool {
 func (b *nftables) Apply(ctx context.Context, steps []plan.Step) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := checkSteps(steps); err != nil {
+	if err := checkSteps(steps, validate); err != nil {
 		return err
 	}
 	if b.stale {
@@ -175,7 +178,7 @@ func (b *nftables) Apply(ctx context.Context, steps []plan.Step) error {
 	return b.flush()
 }
 
-func checkSteps(steps []plan.Step) error {
+func checkSteps(steps []plan.Step, validate func(netstate.Object) error) error {
 	var errs []error
 	for _, s := range steps {
 		if !s.Key.Kind.Firewall() {
@@ -201,6 +204,7 @@ func (b *nftables) Clean(ctx context.Context) error {
 		return err
 	}
 	if err := b.closeAll(); err != nil {
+		b.stale = true
 		return err
 	}
 	var gone []unit
@@ -220,6 +224,33 @@ func (b *nftables) Clean(ctx context.Context) error {
 	}
 	b.memory, b.stale = newMemory(b.opts.Source), false
 	return b.flush()
+}
+
+// retire removes all of our source and leaves connections alone.
+func (b *nftables) retire(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.load(ctx); err != nil {
+		return err
+	}
+	if err := b.closeOwn(); err != nil {
+		b.stale = true
+		return err
+	}
+	var steps []plan.Step
+	for k := range b.memory.entries {
+		steps = append(steps, plan.Step{Op: plan.Delete, Key: k})
+	}
+	changes, _, err := b.memory.apply(steps)
+	if err == nil {
+		err = b.write(ctx, b.memory.script(changes))
+	}
+	if err != nil {
+		b.stale = true
+		return fmt.Errorf("remove tables %s: %w", tableName, err)
+	}
+	b.memory.committed()
+	return nil
 }
 
 // maxLines bounds a transaction: in a user namespace about 2,200 element lines

@@ -291,12 +291,16 @@ func TestRoundTrip(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	want := rich()
-	b := backend(t, netstate.SourceLocal)
+	eachKind(t, roundTrip)
+}
+
+func roundTrip(t *testing.T, k kind) {
+	b := k.open(t, netstate.SourceLocal)
+	want := netstate.Set{}.Add(able(b, rich())...)
 	apply(t, b, creates(list(want)...))
 	same(t, "what it observes after Apply", want, b.Observe(want.Keys()))
 	gen := generation(t)
-	again := loaded(t, netstate.SourceLocal)
+	again := k.loaded(t, netstate.SourceLocal)
 	same(t, "what another observes after Load", want, again.Observe(want.Keys()))
 	same(t, "what it holds", want, again.Held())
 	same(t, "intact", true, again.Intact())
@@ -306,7 +310,7 @@ func TestRoundTrip(t *testing.T) {
 	same(t, "transactions of the second", uint64(0), again.Transactions())
 	same(t, "generation", gen, generation(t))
 	apply(t, again, deletes(list(want)...))
-	same(t, "ruleset", "", ruleset(t))
+	same(t, "what is left", "", firewall(t))
 	same(t, "what it holds at the end", netstate.Set{}, again.Held())
 }
 

@@ -2,202 +2,32 @@ package nat
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
 
-	"github.com/coreos/go-iptables/iptables"
-	"golang.org/x/sys/unix"
-	"sigs.k8s.io/knftables"
+	goiptables "github.com/coreos/go-iptables/iptables"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// What of others drops forwarded packets, and the openings in it. iptables keeps
-// its chains in tables of nftables' own, where Docker sets the policy of FORWARD
-// to DROP and leaves DOCKER-USER to others.
+// The openings in iptables' chains, which are in tables of nftables' own: Docker
+// sets the policy of FORWARD to DROP there and leaves DOCKER-USER to others. Their
+// chain does not have the prefix of the Backend that is iptables, which makes
+// openings otherwise and mends what has it.
 const (
 	filterTable   = "filter"
 	chainIptables = "FORWARD"
 	chainDocker   = "DOCKER-USER"
-	chainOpening  = "PATCHBAY-FORWARD"
+	chainOpening  = "PATCHBAY_OPENINGS"
 )
-
-// forwardFamilies are whose packets chains of a family see.
-var forwardFamilies = map[string][]netstate.Family{
-	string(knftables.IPv4Family): {netstate.IPv4},
-	string(knftables.IPv6Family): {netstate.IPv6},
-	string(knftables.InetFamily): {netstate.IPv4, netstate.IPv6},
-}
-
-// otherChain is a chain as nft lists it.
-type otherChain struct{ Family, Table, Name, Hook, Policy string }
-
-func (c otherChain) blocks() bool {
-	return c.Hook == "forward" && c.Policy == "drop" && c.Table != tableName && forwardFamilies[c.Family] != nil
-}
-
-// iptables reports whether the chain is iptables' own FORWARD.
-func (c otherChain) iptables() bool {
-	return c.Table == filterTable && c.Name == chainIptables && len(forwardFamilies[c.Family]) == 1
-}
-
-// loadForward reads who drops forwarded packets, and what is open there.
-func (b *nftables) loadForward(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, b.path, "--json", "list", "chains").Output()
-	if err != nil {
-		return fmt.Errorf("list chains: %w", err)
-	}
-	chains, err := parseChains(out)
-	if err != nil {
-		return err
-	}
-	b.blockers = nil
-	tables := watched{}
-	for _, c := range chains {
-		if !c.blocks() {
-			continue
-		}
-		tables[c.Family+" "+c.Table] = true
-		blocker := netstate.Blocker{Name: fmt.Sprintf("chain %s of table %s %s", c.Name, c.Family, c.Table), Families: forwardFamilies[c.Family]}
-		if blocker.Openable = c.iptables() && b.openings.program(blocker.Families[0]) != nil; !blocker.Openable {
-			if blocker.Accepts, err = b.accepts(ctx, c); err != nil {
-				return err
-			}
-		}
-		b.blockers = append(b.blockers, blocker)
-	}
-	b.watched.Store(&tables)
-	return b.openings.load(chains)
-}
-
-// watched are the tables of others whose changes matter, by family and name.
-type watched map[string]bool
-
-// matters reports whether an event changes who drops forwarded packets: a base
-// chain at that hook, or anything in a table that has one or an opening of ours.
-func (b *nftables) matters(kind uint16, family byte, table string, body []byte) bool {
-	name := map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}[family]
-	if w := b.watched.Load(); name != "" && w != nil && (*w)[name+" "+table] {
-		return kind != unix.NFT_MSG_NEWSETELEM && kind != unix.NFT_MSG_DELSETELEM
-	}
-	return name != "" && kind == unix.NFT_MSG_NEWCHAIN && hooksForward(body)
-}
-
-func hooksForward(body []byte) bool {
-	for t, v := range attributes(body) {
-		if t != unix.NFTA_CHAIN_HOOK {
-			continue
-		}
-		for t, v := range attributes(v) {
-			if t == unix.NFTA_HOOK_HOOKNUM && len(v) == 4 {
-				return binary.BigEndian.Uint32(v) == unix.NF_INET_FORWARD
-			}
-		}
-	}
-	return false
-}
-
-func parseChains(text []byte) ([]otherChain, error) {
-	var l struct {
-		Objects []struct {
-			Chain *otherChain `json:"chain"`
-		} `json:"nftables"`
-	}
-	if err := json.Unmarshal(text, &l); err != nil {
-		return nil, fmt.Errorf("read listing of chains: %w", err)
-	}
-	var out []otherChain
-	for _, o := range l.Objects {
-		if o.Chain != nil {
-			out = append(out, *o.Chain)
-		}
-	}
-	return out, nil
-}
-
-// accepts returns the interfaces that a chain's own rules accept. What they say
-// in further chains is not looked at.
-func (b *nftables) accepts(ctx context.Context, c otherChain) ([]string, error) {
-	out, err := exec.CommandContext(ctx, b.path, "--json", "list", "chain", c.Family, c.Table, c.Name).Output()
-	if err != nil {
-		return nil, fmt.Errorf("list chain %s %s %s: %w", c.Family, c.Table, c.Name, err)
-	}
-	return parseAccepts(out)
-}
-
-func parseAccepts(text []byte) ([]string, error) {
-	var l struct {
-		Objects []struct {
-			Rule *struct {
-				Expr []map[string]json.RawMessage `json:"expr"`
-			} `json:"rule"`
-		} `json:"nftables"`
-	}
-	if err := json.Unmarshal(text, &l); err != nil {
-		return nil, fmt.Errorf("read listing of a chain: %w", err)
-	}
-	var out []string
-	for _, o := range l.Objects {
-		if o.Rule != nil {
-			out = append(out, acceptedBy(o.Rule.Expr)...)
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out), nil
-}
-
-// acceptedBy returns the interfaces that one rule accepts: those that it compares
-// with, or every one where it has no condition.
-func acceptedBy(expr []map[string]json.RawMessage) (links []string) {
-	accepts, conditions := false, false
-	for _, e := range expr {
-		if _, ok := e["accept"]; ok {
-			accepts = true
-		}
-		if raw, ok := e["match"]; ok {
-			conditions = true
-			links = append(links, matchedLinks(raw)...)
-		}
-	}
-	switch {
-	case !accepts:
-		return nil
-	case !conditions:
-		return []string{"*"}
-	}
-	return links
-}
-
-// matchedLinks are the interfaces of a comparison with iifname or oifname.
-func matchedLinks(raw json.RawMessage) []string {
-	var m struct {
-		Op    string
-		Left  struct{ Meta *struct{ Key string } }
-		Right json.RawMessage
-	}
-	if json.Unmarshal(raw, &m) != nil || m.Left.Meta == nil || m.Op == "!=" || !slices.Contains([]string{"iifname", "oifname", "iif", "oif"}, m.Left.Meta.Key) {
-		return nil
-	}
-	var one string
-	if json.Unmarshal(m.Right, &one) == nil {
-		return []string{one}
-	}
-	var set struct{ Set []string }
-	if json.Unmarshal(m.Right, &set) == nil {
-		return set.Set
-	}
-	return nil
-}
 
 // openings are the rules of ours in iptables' FORWARD.
 type openings struct {
-	programs map[netstate.Family]*iptables.IPTables
+	programs map[netstate.Family]*goiptables.IPTables
 	source   netstate.Source
 	// rules are how many of its two rules each opening of our source has, and
 	// others how many rules there are of other sources.
@@ -208,20 +38,20 @@ type openings struct {
 }
 
 // program is iptables of a family; nil where there is none.
-func (o *openings) program(f netstate.Family) *iptables.IPTables {
+func (o *openings) program(f netstate.Family) *goiptables.IPTables {
 	if p, known := o.programs[f]; known {
 		return p
 	}
-	proto, path := iptables.ProtocolIPv4, "iptables-nft"
+	proto, path := goiptables.ProtocolIPv4, "iptables-nft"
 	if f == netstate.IPv6 {
-		proto, path = iptables.ProtocolIPv6, "ip6tables-nft"
+		proto, path = goiptables.ProtocolIPv6, "ip6tables-nft"
 	}
-	var p *iptables.IPTables
+	var p *goiptables.IPTables
 	if found, err := exec.LookPath(path); err == nil {
-		p, _ = iptables.New(iptables.IPFamily(proto), iptables.Path(found), iptables.Timeout(5))
+		p, _ = goiptables.New(goiptables.IPFamily(proto), goiptables.Path(found), goiptables.Timeout(5))
 	}
 	if o.programs == nil {
-		o.programs = map[netstate.Family]*iptables.IPTables{}
+		o.programs = map[netstate.Family]*goiptables.IPTables{}
 	}
 	o.programs[f] = p
 	return p
@@ -251,7 +81,7 @@ func entrance(docker bool) string {
 	return chainIptables
 }
 
-func (o *openings) read(p *iptables.IPTables, f netstate.Family, from string) error {
+func (o *openings) read(p *goiptables.IPTables, f netstate.Family, from string) error {
 	lines, err := p.List(filterTable, chainOpening)
 	if err != nil {
 		return fmt.Errorf("list chain %s: %w", chainOpening, err)
@@ -278,6 +108,19 @@ func (o *openings) read(p *iptables.IPTables, f netstate.Family, from string) er
 func (o *openings) mark() string { return "patchbay:" + string(o.source) }
 
 var jump = []string{"-m", "comment", "--comment", "patchbay", "-j", chainOpening}
+
+// loadForward reads who drops forwarded packets, and what is open there.
+func (b *nftables) loadForward(ctx context.Context) error {
+	blockers, chains, err := b.forwards.list(ctx, b.path, func(c otherChain) bool {
+		return c.iptables() && b.openings.program(forwardFamilies[c.Family][0]) != nil
+	})
+	if err != nil {
+		return err
+	}
+	b.blockers = blockers
+	b.beside = slices.ContainsFunc(chains, func(c otherChain) bool { return strings.HasPrefix(c.Name, chainPrefix) })
+	return b.openings.load(chains)
+}
 
 func opening(k netstate.Key) netstate.Opening {
 	return netstate.Opening{Family: netstate.Family(k.Name), Link: k.Link}
@@ -313,7 +156,7 @@ func (b *nftables) open(steps []plan.Step) error {
 	return errors.Join(errs...)
 }
 
-func (b *nftables) openOne(p *iptables.IPTables, o netstate.Opening) error {
+func (b *nftables) openOne(p *goiptables.IPTables, o netstate.Opening) error {
 	err := b.gens.own(func() error {
 		if yes, err := p.ChainExists(filterTable, chainOpening); err != nil || yes {
 			return err
@@ -347,7 +190,7 @@ func (o *openings) rulesOf(is netstate.Opening) [][]string {
 }
 
 // shut removes an opening, and with the last one of a family the chain.
-func (b *nftables) shut(p *iptables.IPTables, o netstate.Opening) error {
+func (b *nftables) shut(p *goiptables.IPTables, o netstate.Opening) error {
 	for _, rule := range b.openings.rulesOf(o) {
 		if err := b.gens.own(func() error { return p.DeleteIfExists(filterTable, chainOpening, rule...) }); err != nil {
 			return err
@@ -368,7 +211,7 @@ func (b *nftables) shut(p *iptables.IPTables, o netstate.Opening) error {
 	return b.removeChain(p)
 }
 
-func (b *nftables) removeChain(p *iptables.IPTables) error {
+func (b *nftables) removeChain(p *goiptables.IPTables) error {
 	for _, from := range []string{chainIptables, chainDocker} {
 		yes, err := p.ChainExists(filterTable, from)
 		if err == nil && yes {
@@ -381,13 +224,24 @@ func (b *nftables) removeChain(p *iptables.IPTables) error {
 	return b.gens.own(func() error { return p.ClearAndDeleteChain(filterTable, chainOpening) })
 }
 
-// closeAll removes all openings, whatever their source.
-func (b *nftables) closeAll() error {
+// closeOwn removes the openings of our source.
+func (b *nftables) closeOwn() error {
 	for k := range b.openings.rules {
 		o := opening(k)
 		if err := b.shut(b.openings.program(o.Family), o); err != nil {
 			return fmt.Errorf("remove %s: %w", k, err)
 		}
 	}
+	return nil
+}
+
+// closeAll removes all openings, whatever their source.
+func (b *nftables) closeAll() error {
+	for f := range b.openings.jumps {
+		if err := b.removeChain(b.openings.program(f)); err != nil {
+			return fmt.Errorf("remove chain %s: %w", chainOpening, err)
+		}
+	}
+	b.openings.rules, b.openings.jumps, b.openings.others = map[netstate.Key]int{}, map[netstate.Family]bool{}, map[netstate.Family]int{}
 	return nil
 }

@@ -172,11 +172,18 @@ type inbox struct {
 
 func serveUDP(t testing.TB, netns, address string) *inbox {
 	t.Helper()
+	box, stop := serveInbox(t, netns, address)
+	t.Cleanup(stop)
+	return box
+}
+
+// serveInbox serves until it is stopped.
+func serveInbox(t testing.TB, netns, address string) (*inbox, func()) {
+	t.Helper()
 	c, err := in(t, netns, func() (net.PacketConn, error) { return net.ListenPacket("udp", address) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
 	box := &inbox{}
 	go func() {
 		buffer := make([]byte, 2048)
@@ -191,7 +198,7 @@ func serveUDP(t testing.TB, netns, address string) *inbox {
 			c.WriteTo([]byte(address+" "+from.(*net.UDPAddr).AddrPort().Addr().Unmap().String()), from)
 		}
 	}()
-	return box
+	return box, func() { c.Close() }
 }
 
 func (b *inbox) has(text string) bool {

@@ -7,9 +7,13 @@
 //
 //	go test ./test/scenarios -run TestScenarios/13
 //
-// A script that has a line "# variants: A B" runs once for each; the variants
-// are br_netfilter=0 and br_netfilter=1, which set whether bridged packets pass
-// the IP hooks of the firewall; the condition [br_netfilter] holds in the second.
+// A script that has a line "# variants: A B" runs once for each. A variant is
+// br_netfilter=0 or br_netfilter=1, which sets whether bridged packets pass the IP
+// hooks of the firewall; backend=nftables or backend=iptables; or both with a
+// comma between. The condition [br_netfilter] holds in the second, [iptables]
+// with that backend, where $PROGRAMMED is the reason of a network whose ports
+// cannot be filtered. A backend in the environment (PATCHBAY_NAT_BACKEND) is for
+// the scripts that do not name one.
 // Scripts in byhand do with ip and nft what the
 // scenarios do with manifests; they show that the commands below can fail.
 //

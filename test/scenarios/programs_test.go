@@ -10,7 +10,12 @@ import (
 
 // programs are what scripts run as commands of the shell.
 var programs = map[string]func(){
-	"patchbay": func() { os.Exit(cli.Main()) },
+	"patchbay": func() {
+		if backend := os.Getenv(envBackend); backend != "" {
+			os.Args = append(os.Args, "--nat-backend="+backend)
+		}
+		os.Exit(cli.Main())
+	},
 	"listener": func() { os.Exit(listener()) },
 }
 

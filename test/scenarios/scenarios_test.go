@@ -19,6 +19,9 @@ const (
 	envScript  = "PATCHBAY_SCENARIO"
 	envVariant = "PATCHBAY_SCENARIO_VARIANT"
 	envVerbose = "PATCHBAY_SCENARIO_VERBOSE"
+	// envBackend is the firewall that patchbay uses; that of a variant goes
+	// before what the caller set.
+	envBackend = "PATCHBAY_NAT_BACKEND"
 )
 
 const scriptLimit = 3 * time.Minute
@@ -84,8 +87,12 @@ func runScript(t *testing.T, file, variant string) {
 	if err := sandbox.Prepare(); err != nil {
 		t.Fatal(err)
 	}
-	if value, ok := strings.CutPrefix(variant, "br_netfilter="); ok {
-		setBridgeNetfilter(t, value)
+	v := parseVariant(variant)
+	if v["br_netfilter"] != "" {
+		setBridgeNetfilter(t, v["br_netfilter"])
+	}
+	if v["backend"] != "" {
+		t.Setenv(envBackend, v["backend"])
 	}
 	samples, err := filepath.Abs("../../config/samples")
 	if err != nil {
@@ -98,18 +105,36 @@ func runScript(t *testing.T, file, variant string) {
 		Cmds:               builtins(),
 		RequireUniqueNames: true,
 		Condition: func(cond string) (bool, error) {
-			if cond != "br_netfilter" {
-				return false, fmt.Errorf("unknown condition %q", cond)
+			switch cond {
+			case "br_netfilter":
+				return v["br_netfilter"] == "1", nil
+			case "iptables":
+				return os.Getenv(envBackend) == "iptables", nil
 			}
-			return variant == "br_netfilter=1", nil
+			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SAMPLES", samples)
-			env.Setenv("VARIANT", variant)
+			env.Setenv(envBackend, os.Getenv(envBackend))
+			// What a network is whose ports are to be filtered.
+			env.Setenv("PROGRAMMED", "Programmed")
+			if os.Getenv(envBackend) == "iptables" {
+				env.Setenv("PROGRAMMED", "AntiSpoofUnavailable")
+			}
 			env.Values[stateKey{}] = newState(env)
 			return nil
 		},
 	})
+}
+
+// parseVariant reads settings such as br_netfilter=1,backend=iptables.
+func parseVariant(text string) map[string]string {
+	v := map[string]string{}
+	for _, setting := range strings.Split(text, ",") {
+		name, value, _ := strings.Cut(setting, "=")
+		v[name] = value
+	}
+	return v
 }
 
 // scriptT is verbose when the test outside the sandbox is; inside, -test.v is

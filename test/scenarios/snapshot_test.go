@@ -147,8 +147,8 @@ func dumpSysctls() []string {
 	return lines
 }
 
-// dumpRuleset brings tables and the elements of sets, which the kernel lists in
-// no certain order, into one, and leaves out the empty built-in chains that
+// dumpRuleset brings tables, the elements of sets and the rules in our chains of
+// iptables, whose order is that of their making or none, into one, and leaves out the empty built-in chains that
 // looking at a table with iptables leaves behind.
 func dumpRuleset(ruleset string) []string {
 	var tables [][]string
@@ -160,7 +160,7 @@ func dumpRuleset(ruleset string) []string {
 		}
 		table = append(table, "nft "+sortElements(line))
 		if line == "}" {
-			if !emptyBuiltin(table) {
+			if table = tidy(table); len(table) > 0 {
 				tables = append(tables, table)
 			}
 			table = nil
@@ -185,9 +185,35 @@ func sortElements(line string) string {
 }
 
 var builtinTable = regexp.MustCompile(`^nft table (ip|ip6|arp|bridge) (filter|nat|mangle|raw|security) \{$`)
-var builtinLine = regexp.MustCompile(`^nft \t(chain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) \{|\ttype .*policy accept;|\})$`)
+var emptyChain = regexp.MustCompile(`^nft \tchain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) \{\nnft \t\ttype .*policy accept;\nnft \t\}$`)
 
-func emptyBuiltin(table []string) bool {
-	return builtinTable.MatchString(table[0]) &&
-		!slices.ContainsFunc(table[1:len(table)-1], func(l string) bool { return !builtinLine.MatchString(l) })
+// tidy sorts the chains of a table of iptables, and the rules in those of ours,
+// and leaves out empty built-in chains; of a table that has no others nothing is
+// left.
+func tidy(table []string) []string {
+	if !builtinTable.MatchString(table[0]) {
+		return table
+	}
+	var chains [][]string
+	for _, l := range table[1 : len(table)-1] {
+		if strings.HasPrefix(l, "nft \tchain ") {
+			chains = append(chains, nil)
+		}
+		last := len(chains) - 1
+		if chains[last] = append(chains[last], l); l != "nft \t}" {
+			continue
+		}
+		c := chains[last]
+		if strings.Contains(c[0], "chain PATCHBAY-") {
+			slices.Sort(c[1 : len(c)-1])
+		}
+		if emptyChain.MatchString(strings.Join(c, "\n")) {
+			chains = chains[:last]
+		}
+	}
+	if len(chains) == 0 {
+		return nil
+	}
+	slices.SortFunc(chains, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
+	return slices.Concat(table[:1], slices.Concat(chains...), table[len(table)-1:])
 }

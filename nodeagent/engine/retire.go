@@ -1,0 +1,40 @@
+package engine
+
+import (
+	"context"
+	"errors"
+)
+
+// retire has what a former firewall holds removed, once that of this node holds
+// everything: before, it may be all that isolates or publishes something.
+func (e *Engine) retire(ctx context.Context) {
+	if e.Retire == nil || e.retired || now().Before(e.retireAt) || !e.complete() {
+		return
+	}
+	if err := e.Retire(ctx); err != nil {
+		e.Log.Error("remove what another firewall held", "err", err)
+		e.retireAt = now().Add(pauseAfterError)
+		return
+	}
+	e.retired = true
+}
+
+// complete reports whether the source is in sync and the firewall holds what it
+// wants, but for what waits for something that is not the firewall's.
+func (e *Engine) complete() bool {
+	e.mu.Lock()
+	pending := !e.synced || e.natLost || e.lost || len(e.inputs)+len(e.dirty) > 0
+	e.mu.Unlock()
+	if pending || !e.brake.IsZero() || e.awaitPods(nil) {
+		return false
+	}
+	for _, u := range e.units {
+		there := e.NAT.Observe(u.desired.Keys())
+		for k, o := range u.desired {
+			if k.Kind.Firewall() && there[k] != o && !errors.Is(u.errs[k], errWaits) {
+				return false
+			}
+		}
+	}
+	return true
+}

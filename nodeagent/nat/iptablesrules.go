@@ -1,0 +1,370 @@
+package nat
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// area is a table of one family's iptables.
+type area struct {
+	six   bool
+	table string
+}
+
+func (a area) String() string {
+	if a.six {
+		return "ip6 " + a.table
+	}
+	return "ip " + a.table
+}
+
+// spot is a chain.
+type spot struct {
+	area
+	chain string
+}
+
+// ipRule is a rule: what iptables-save shows after "-A" and the chain.
+type ipRule struct {
+	spot
+	spec string
+}
+
+// chainPrefix begins the name of every chain of ours.
+const chainPrefix = "PATCHBAY-"
+
+// The chains whose rules are objects'. Their order does not matter within a
+// chain, so that rules come and go one by one.
+const (
+	ipRaw      = chainPrefix + "RAW"      // loopback addresses to and from where they are guarded
+	ipDrop     = chainPrefix + "DROP"     // what realms do not forward
+	ipGuard    = chainPrefix + "GUARD"    // families with a ForwardGuard
+	ipForeign  = chainPrefix + "FOREIGN"  // all but realms and foreign bridges
+	ipRealm    = chainPrefix + "REALM"    // what enters realms
+	ipInto     = chainPrefix + "INTO"     // what may enter guarded ones
+	ipOpen     = chainPrefix + "OPEN"     // what a policy of FORWARD must not drop
+	ipAddress  = chainPrefix + "ADDRESS"  // publishes of an address
+	ipAny      = chainPrefix + "ANY"      // publishes of all addresses
+	ipLoopback = chainPrefix + "LOOPBACK" // publishes of loopback
+	ipHairpin  = chainPrefix + "HAIRPIN"  // subnets on their interface
+	ipBack     = chainPrefix + "BACK"     // targets whose default route is elsewhere
+	ipEgress   = chainPrefix + "EGRESS"   // what is not masqueraded
+	ipMasq     = chainPrefix + "MASQ"     // subnets that are
+)
+
+// The chains that the hooks jump to.
+const (
+	ipForward     = chainPrefix + "FORWARD"
+	ipOutput      = chainPrefix + "OUTPUT"
+	ipPublish     = chainPrefix + "PUBLISH"
+	ipPostrouting = chainPrefix + "POSTROUTING"
+)
+
+// A publish of its own chains has them named by a hash.
+const (
+	ipSources = chainPrefix + "S-" // who may connect
+	ipTargets = chainPrefix + "T-" // several targets
+)
+
+// frame is a chain as it always is: the rules of objects stand between head and
+// tail.
+type frame struct {
+	chain      string
+	head, tail []string
+}
+
+// hook is a jump from a chain of the kernel's.
+type hook struct {
+	chain, spec string
+	// first hooks must be before the rules of others, which could accept what
+	// is ours to drop.
+	first bool
+}
+
+// front reports whether a hook is put before what is there. That of POSTROUTING
+// is, so that a sourceAddress counts, but holds its place against nobody.
+func (h hook) front() bool { return h.first || h.chain == "POSTROUTING" }
+
+// frameMark is the comment of what is in every frame.
+const frameMark = "patchbay"
+
+const marked = "-m comment --comment " + frameMark + " "
+
+// ipFrames are the chains of each table. Packets that may pass RETURN: with ACCEPT
+// they would pass the rules of others unseen. Only where FORWARD drops them by
+// policy are those accepted that have passed the rest of ours.
+var ipFrames = map[string][]frame{
+	"raw": {{chain: ipRaw}},
+	"filter": {
+		{chain: ipDrop}, {chain: ipGuard},
+		{chain: ipForeign, tail: []string{marked + "-j DROP"}},
+		{chain: ipRealm}, {chain: ipOpen},
+		{chain: ipInto, head: []string{"-m conntrack --ctstate RELATED,ESTABLISHED " + marked + "-j RETURN"}, tail: []string{marked + "-j DROP"}},
+		{chain: ipForward, head: []string{marked + "-j " + ipDrop, marked + "-j " + ipGuard, marked + "-j " + ipRealm, marked + "-j " + ipOpen}},
+	},
+	"nat": {
+		{chain: ipAddress}, {chain: ipAny}, {chain: ipLoopback}, {chain: ipHairpin}, {chain: ipBack}, {chain: ipMasq},
+		{chain: ipEgress, tail: []string{marked + "-j " + ipMasq}},
+		{chain: ipPublish, head: []string{marked + "-j " + ipAddress}, tail: []string{marked + "-j " + ipAny}},
+		{chain: ipOutput, tail: []string{marked + "-j " + ipLoopback, marked + "-j " + ipPublish}},
+		{chain: ipPostrouting, head: []string{marked + "-j " + ipHairpin, marked + "-j " + ipBack, marked + "-j " + ipEgress}},
+	},
+}
+
+// kept are the node's own addresses that publishes of every address leave out.
+// kube-proxy sets all.route_localnet, so loopback needs saying.
+var kept = map[bool][]string{false: {"127.0.0.0/8", "169.254.0.0/16"}, true: {"::1/128", "fe80::/10"}}
+
+// framesOf are the frames of an area.
+func framesOf(a area) []frame {
+	var out []frame
+	for _, f := range ipFrames[a.table] {
+		if f.chain == ipPublish {
+			for _, p := range kept[a.six] {
+				f.head = append(f.head, "-d "+p+" "+marked+"-j RETURN")
+			}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// hooks are the jumps of each table. A Service of kube-proxy comes before ours,
+// which therefore stand last in PREROUTING and OUTPUT.
+var hooks = map[string][]hook{
+	"raw":    {{chain: "PREROUTING", spec: marked + "-j " + ipRaw}},
+	"filter": {{chain: "FORWARD", spec: marked + "-j " + ipForward, first: true}},
+	"nat": {
+		{chain: "PREROUTING", spec: "-m addrtype --dst-type LOCAL " + marked + "-j " + ipPublish},
+		{chain: "OUTPUT", spec: "-m addrtype --dst-type LOCAL " + marked + "-j " + ipOutput},
+		{chain: "POSTROUTING", spec: marked + "-j " + ipPostrouting},
+	},
+}
+
+// ipTables are the tables in the order of writing: what closes comes first.
+var ipTables = []string{"raw", "filter", "nat"}
+
+// builder collects the rules of an object.
+type builder struct {
+	comment string
+	lines   []ipRule
+}
+
+// comment names a source and an object in a rule.
+func comment(s netstate.Source, k netstate.Key) string {
+	return frameMark + ":" + string(s) + ":" + k.String()
+}
+
+func (b *builder) add(six bool, table, chain, match, target string) {
+	if match != "" {
+		match += " "
+	}
+	b.lines = append(b.lines, ipRule{spot{area{six, table}, chain}, fmt.Sprintf("%s-m comment --comment %q %s", match, b.comment, target)})
+}
+
+// both adds a rule for both families.
+func (b *builder) both(table, chain, match, target string) {
+	b.add(false, table, chain, match, target)
+	b.add(true, table, chain, match, target)
+}
+
+// rulesOf are the rules of an object, each of them bearing its name; those of a
+// chain of its own are in their order.
+func rulesOf(s netstate.Source, o netstate.Object) []ipRule {
+	b := &builder{comment: comment(s, o.Key())}
+	switch o := o.(type) {
+	case netstate.Realm:
+		b.realm(o)
+	case netstate.ForwardGuard:
+		b.add(o.Family == netstate.IPv6, "filter", ipGuard, "", "-j "+ipForeign)
+	case netstate.ForeignBridge:
+		b.both("filter", ipForeign, "-i "+o.Link+" -o "+o.Link, "-j RETURN")
+	case netstate.LoopbackGuard:
+		b.add(false, "raw", ipRaw, "-d 127.0.0.0/8 -i "+o.Link, "-j DROP")
+		b.add(false, "raw", ipRaw, "-s 127.0.0.0/8 -i "+o.Link, "-j DROP")
+	case netstate.Opening:
+		b.add(o.Family == netstate.IPv6, "filter", ipOpen, "-i "+o.Link, "-j ACCEPT")
+		b.add(o.Family == netstate.IPv6, "filter", ipOpen, "-o "+o.Link, "-j ACCEPT")
+	case netstate.Masquerade:
+		b.masquerade(o)
+	case netstate.NoMasquerade:
+		match := "-s " + o.Subnet.String()
+		if o.Dst.Bits() > 0 {
+			match += " -d " + o.Dst.String()
+		}
+		b.add(o.Subnet.Addr().Is6(), "nat", ipEgress, match, "-j RETURN")
+	case netstate.Publish:
+		b.publish(s, o)
+	}
+	return b.lines
+}
+
+func (b *builder) realm(r netstate.Realm) {
+	in, out := "-i "+r.Link, "-o "+r.Link
+	// What conntrack cannot place is not translated and would leave with the
+	// realm's own addresses.
+	b.both("filter", ipDrop, in+" -m conntrack --ctstate INVALID", "-j DROP")
+	b.both("filter", ipForeign, in, "-j RETURN")
+	b.both("filter", ipForeign, out, "-j RETURN")
+	switch {
+	case r.Isolated:
+		b.both("filter", ipDrop, in+" "+out+" -m conntrack ! --ctstate DNAT", "-j DROP")
+	default:
+		b.both("filter", ipInto, in+" "+out, "-j RETURN")
+	}
+	switch {
+	case r.Guarded:
+		b.both("filter", ipRealm, out, "-g "+ipInto)
+	case r.Isolated:
+		b.both("filter", ipRealm, in+" "+out, "-g "+ipInto)
+	}
+	b.both("nat", ipEgress, out, "-j RETURN")
+}
+
+func (b *builder) masquerade(m netstate.Masquerade) {
+	six, from := m.Subnet.Addr().Is6(), "-s "+m.Subnet.String()
+	// Not by the interface it came in by: there is none where br_netfilter
+	// bridges it.
+	b.add(six, "nat", ipHairpin, from+" -o "+m.Link+" -m conntrack --ctstate DNAT", "-j MASQUERADE")
+	switch {
+	case m.Egress && m.Source.IsValid():
+		b.add(six, "nat", ipMasq, from, "-j SNAT --to-source "+m.Source.String())
+	case m.Egress:
+		b.add(six, "nat", ipMasq, from, "-j MASQUERADE")
+	}
+}
+
+func (b *builder) publish(s netstate.Source, p netstate.Publish) {
+	six, targets := p.Host.Is6(), p.Targets.All()
+	for _, t := range targets {
+		match := fmt.Sprintf("-d %s -p %[2]s -m %[2]s --dport %[3]s -m conntrack --ctstate DNAT", hostPrefix(t.Addr()), p.Proto, portRange(t.Port(), p))
+		if p.HostPortEnd != 0 && !p.Host.IsUnspecified() {
+			// What leads elsewhere in the range by another address is not meant.
+			match += " --ctorigdst " + p.Host.String()
+		}
+		// DNAT alone would let somebody else's pass.
+		b.add(six, "filter", ipInto, match, "-j RETURN")
+		if p.Back.Has(t) {
+			b.add(six, "nat", ipBack, match, "-j MASQUERADE")
+		}
+		if p.Host.IsLoopback() {
+			b.add(six, "nat", ipBack, fmt.Sprintf("-s %s %s", loopbackOf(p.Host), match), "-j MASQUERADE")
+		}
+	}
+	id := hex.EncodeToString(hash(string(s), p.Key().String()))
+	lead := b.balance(id, p, targets)
+	if p.Sources != "" {
+		lead = b.gate(id, p, lead)
+	}
+	match := fmt.Sprintf("-p %[1]s -m %[1]s --dport %[2]s", p.Proto, portRange(p.HostPort, p))
+	switch {
+	case p.Host.IsUnspecified():
+		b.add(six, "nat", ipAny, match, lead)
+	case p.Host.IsLoopback():
+		b.add(six, "nat", ipLoopback, "-d "+hostPrefix(p.Host)+" "+match, lead)
+	default:
+		b.add(six, "nat", ipAddress, "-d "+hostPrefix(p.Host)+" "+match, lead)
+	}
+}
+
+func hash(parts ...string) []byte {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return sum[:6]
+}
+
+// balance is the target that leads to the publish's targets: of several, each
+// rule takes its share of what the ones before left over.
+func (b *builder) balance(id string, p netstate.Publish, targets []netip.AddrPort) string {
+	if len(targets) == 1 {
+		return translate(p, targets[0])
+	}
+	for i, t := range targets {
+		match := "-p " + p.Proto
+		if rest := len(targets) - i; rest > 1 {
+			match += " -m statistic --mode random --probability " + probability(rest)
+		}
+		b.add(p.Host.Is6(), "nat", ipTargets+id, match, translate(p, t))
+	}
+	return "-g " + ipTargets + id
+}
+
+// probability is one in n as the kernel holds it.
+func probability(n int) string {
+	const whole = 0x80000000
+	return fmt.Sprintf("%.11f", math.Round(whole/float64(n))/whole)
+}
+
+// gate leads on who is among the sources. To all others the port is the node's
+// own: they do not fall to a publish of every address.
+func (b *builder) gate(id string, p netstate.Publish, lead string) string {
+	for _, s := range p.Sources.All() {
+		match := "-p " + p.Proto
+		if s.Bits() > 0 {
+			match = "-s " + s.String() + " " + match
+		}
+		b.add(p.Host.Is6(), "nat", ipSources+id, match, lead)
+	}
+	b.add(p.Host.Is6(), "nat", ipSources+id, "", "-j ACCEPT")
+	return "-g " + ipSources + id
+}
+
+// translate is the DNAT to one target. A range whose ports stay needs none said;
+// one that is shifted names both ends and where it starts (Linux 4.18).
+func translate(p netstate.Publish, t netip.AddrPort) string {
+	switch {
+	case p.Ports() == 1:
+		return "-j DNAT --to-destination " + t.String()
+	case t.Port() == p.HostPort:
+		return "-j DNAT --to-destination " + t.Addr().String()
+	}
+	return fmt.Sprintf("-j DNAT --to-destination %s-%d/%d", t, int(t.Port())+p.Ports()-1, p.HostPort)
+}
+
+// portRange is as many ports as the publish has, from the given one on.
+func portRange(first uint16, p netstate.Publish) string {
+	if p.Ports() == 1 {
+		return fmt.Sprint(first)
+	}
+	return fmt.Sprintf("%d:%d", first, int(first)+p.Ports()-1)
+}
+
+func hostPrefix(a netip.Addr) string { return netip.PrefixFrom(a, a.BitLen()).String() }
+
+func loopbackOf(like netip.Addr) string {
+	if like.Is4() {
+		return "127.0.0.0/8"
+	}
+	return "::1/128"
+}
+
+// ownChain reports whether a chain is one object's alone.
+func ownChain(name string) bool {
+	return strings.HasPrefix(name, ipSources) || strings.HasPrefix(name, ipTargets)
+}
+
+// ownChains are those among the lines.
+func ownChains(lines []ipRule) []spot {
+	var out []spot
+	for _, l := range lines {
+		if ownChain(l.chain) && !slices.Contains(out, l.spot) {
+			out = append(out, l.spot)
+		}
+	}
+	return out
+}
+
+// checkIPTables refuses what validate does, and what iptables cannot hold.
+func checkIPTables(o netstate.Object) error {
+	switch o.(type) {
+	case netstate.PortFilter, netstate.PortAddress:
+		return fmt.Errorf("the backend %s cannot hold what a bridge port sends to its addresses", KindIPTables)
+	}
+	return validate(o)
+}

@@ -1,0 +1,111 @@
+package nat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+)
+
+// choose takes nftables where it works, else iptables.
+func choose(opts Options) (Backend, error) {
+	nft, err := newNFTables(opts)
+	if err == nil {
+		err = tryNFT()
+	}
+	if err == nil {
+		return nft, nil
+	}
+	ipt, other := newIPTables("", opts)
+	if other == nil {
+		other = ipt.usable()
+	}
+	if other != nil {
+		return nil, fmt.Errorf("this node has no firewall to use: %s: %w; %s: %w", KindNFTables, err, KindIPTables, other)
+	}
+	return ipt, nil
+}
+
+// tryNFT asks the kernel whether it would take a table, without making it.
+func tryNFT() error {
+	if _, err := exec.Command("nft", "--check", "add table inet "+tableName).Output(); err != nil {
+		return fmt.Errorf("try to add a table: %w", withStderr(err))
+	}
+	return nil
+}
+
+// retiree is a backend that another one takes the place of.
+type retiree interface {
+	Backend
+	retire(context.Context) error
+}
+
+// Retire removes what the node's other firewalls hold of the source, after
+// somebody had chosen them: once the backend in use holds all that is wanted.
+// Connections stay. It writes nothing where there is nothing.
+func Retire(ctx context.Context, inUse Backend, opts Options) error {
+	var errs []error
+	for _, o := range others(inUse, opts) {
+		errs = append(errs, o.retire(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// CleanAll removes everything of ours from every firewall of the node, whatever
+// its source.
+func CleanAll(ctx context.Context, inUse Backend, opts Options) error {
+	errs := []error{inUse.Clean(ctx)}
+	for _, o := range others(inUse, opts) {
+		errs = append(errs, o.Clean(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// others are the node's firewalls beside the one in use that may hold something,
+// as far as that saw when it was loaded: programs are only run where they have
+// to be.
+func others(inUse Backend, opts Options) []retiree {
+	if opts.Step == nil {
+		opts.Step = func() {}
+	}
+	var out []retiree
+	add := func(v variant) {
+		if b, err := newIPTables(v, opts); err == nil && b.legacy == (v == variantLegacy) {
+			out = append(out, b)
+		}
+	}
+	switch b := inUse.(type) {
+	case *nftables:
+		if b.beside {
+			add(variantNFT)
+		}
+		if legacyTables() {
+			add(variantLegacy)
+		}
+	case *iptables:
+		if n, err := newNFTables(opts); err == nil && b.beside {
+			out = append(out, n.(retiree))
+		}
+		if b.legacy && b.besideIP {
+			add(variantNFT)
+		}
+		if !b.legacy && legacyTables() {
+			add(variantLegacy)
+		}
+	}
+	return out
+}
+
+// legacyTables reports whether legacy iptables has a table here. To ask it would
+// make one.
+func legacyTables() bool {
+	for _, family := range []string{"ip", "ip6"} {
+		names, err := os.ReadFile("/proc/thread-self/net/" + family + "_tables_names")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) || len(names) > 0 {
+			return true
+		}
+	}
+	return false
+}
