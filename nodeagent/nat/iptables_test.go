@@ -65,12 +65,12 @@ var ipDamages = []struct {
 	intact bool
 }{
 	{"a target", `iptables -D PATCHBAY-INTO $(iptables -S PATCHBAY-INTO | grep -n 'publish 0.0.0.0:9/sctp' | cut -d: -f1 | awk '{print $1-1}')`, 1, true},
-	{"a publish", `iptables -t nat -F PATCHBAY-ANY`, -2, false},
+	{"a publish", `iptables -t nat -F PATCHBAY-ANY`, -2, true},
 	{"a rule of nobody", `iptables -t nat -A PATCHBAY-ANY -p tcp --dport 9999 -j DNAT --to 10.68.0.66:80`, 0, false},
 	{"a rule in our name", `iptables -t nat -A PATCHBAY-ANY -p tcp --dport 9999 -m comment --comment "patchbay:local:publish 0.0.0.0:9/sctp" -j DNAT --to 10.68.0.66:80`, 1, true},
 	{"a rule twice", `iptables -A PATCHBAY-REALM -o br-red -m comment --comment "patchbay:local:isolation br-red" -g PATCHBAY-INTO`, 1, true},
 	{"a share", `iptables -t nat -D $(iptables -t nat -S | grep -m1 -o 'PATCHBAY-T-[0-9a-f]*$') 1`, 1, true},
-	{"an empty chain of a publish", `iptables -t nat -F $(iptables -t nat -S | grep -m1 -o 'PATCHBAY-T-[0-9a-f]*$')`, 1, false},
+	{"an empty chain of a publish", `iptables -t nat -F $(iptables -t nat -S | grep -m1 -o 'PATCHBAY-T-[0-9a-f]*$')`, 1, true},
 	{"the end of a chain", `iptables -D PATCHBAY-INTO -m comment --comment patchbay -j DROP`, 0, false},
 	{"the start of a chain", `iptables -I PATCHBAY-INTO -j RETURN`, 0, false},
 	{"a chain added", `iptables -N PATCHBAY-MINE; iptables -A PATCHBAY-MINE -j DROP`, 0, false},

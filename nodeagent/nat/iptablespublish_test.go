@@ -78,7 +78,7 @@ func sources4(t *testing.T, b Backend) {
 // onLoopback reaches a publish from the node alone; what else listens on its
 // loopback stays out of reach of the bridge, whatever route_localnet is.
 func onLoopback(t *testing.T, b Backend) {
-	apply(t, b, creates(publish("127.0.0.1", "tcp", 8005, placeA.v4.String()+":80")))
+	apply(t, b, creates(publish("127.0.0.1", "tcp", 8005, placeA.v4.String()+":80"), netstate.LoopbackGuard{Link: "br-red"}))
 	reaches(t, "", "tcp", "127.0.0.1:8005", "")
 	reaches(t, "", "tcp", "127.0.0.1:7777", "127.0.0.1")
 	refused(t, "tcp", probe{"a", "127.0.0.1:7777"}, probe{"out", node4 + ":8005"}, probe{"b", node4 + ":8005"})

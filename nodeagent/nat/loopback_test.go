@@ -27,19 +27,19 @@ func TestLoopback(t *testing.T) {
 			ip -n %[1]s route add 127.0.0.1 via %[2]s`, netns, via))
 	}
 	for _, on := range []bool{false, true} {
-		t.Run(fmt.Sprintf("br_netfilter %t", on), func(t *testing.T) { loopback(t, on, box) })
+		eachKind(t, func(t *testing.T, k kind) { loopback(t, k, on, box) }, fmt.Sprintf("br_netfilter %t ", on))
 	}
 }
 
-func loopback(t *testing.T, brNetfilter bool, box *inbox) {
+func loopback(t *testing.T, k kind, brNetfilter bool, box *inbox) {
 	bridgeNF(t, brNetfilter)
-	b := backend(t, netstate.SourceLocal)
+	b := k.open(t, netstate.SourceLocal)
 	guard := netstate.LoopbackGuard{Link: "br-red"}
 	want := without(netstate.Set{}.Add(guard))
 	for _, network := range []string{"tcp", "udp"} {
 		want.Add(publish("127.0.0.1", network, 8001, "10.68.0.101:80"), ranged("127.0.0.1", network, 9000, 9003, "10.68.0.101:9000"))
 	}
-	apply(t, b, creates(list(want)...))
+	apply(t, b, creates(able(b, want)...))
 	run(t, "sysctl -qw net.ipv4.conf.br-red.route_localnet=1")
 	defer run(t, "sysctl -qw net.ipv4.conf.br-red.route_localnet=0")
 	for _, network := range []string{"tcp", "udp"} {
@@ -61,13 +61,13 @@ func loopback(t *testing.T, brNetfilter bool, box *inbox) {
 		// What arrives at all has arrived before this.
 		reaches(t, "", "udp", "127.0.0.1:7001", "")
 	}
-	guarded := fmt.Sprint("guarded ", brNetfilter, " ")
+	guarded := fmt.Sprint("guarded ", k.name, brNetfilter, " ")
 	attack(guarded)
 	if box.has(guarded+"a") || box.has(guarded+"out") {
 		t.Errorf("attackers reached the node's loopback: %q", box.got)
 	}
 	apply(t, b, deletes(guard))
-	open := fmt.Sprint("open ", brNetfilter, " ")
+	open := fmt.Sprint("open ", k.name, brNetfilter, " ")
 	attack(open)
 	for deadline := time.Now().Add(patience); !box.has(open + "a"); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -78,5 +78,5 @@ func loopback(t *testing.T, brNetfilter bool, box *inbox) {
 		t.Error("the LAN reaches the node's loopback")
 	}
 	apply(t, b, deletes(list(b.Held())...))
-	same(t, "ruleset", "", ruleset(t))
+	same(t, "what is left", "", firewall(t))
 }

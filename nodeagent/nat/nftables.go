@@ -204,6 +204,7 @@ func (b *nftables) Clean(ctx context.Context) error {
 		return err
 	}
 	if err := b.closeAll(); err != nil {
+		b.stale = true
 		return err
 	}
 	var gone []unit

@@ -69,17 +69,17 @@ func TestRanges(t *testing.T) {
 	serveAll(t, placeA, 9000, 9005, 9010, 9011, 80, 82, 83)
 	serveAll(t, placeB, 9005, 9015)
 	for _, on := range []bool{false, true} {
-		t.Run(fmt.Sprintf("br_netfilter %t", on), func(t *testing.T) {
+		eachKind(t, func(t *testing.T, k kind) {
 			bridgeNF(t, on)
-			b := backend(t, netstate.SourceLocal)
+			b := k.open(t, netstate.SourceLocal)
 			want := without(set(both("0.0.0.0", "::", 9000, 9010, placeA, 9000), both(node4, node6, 9005, 9015, placeB, 9005), both("0.0.0.0", "::", 9100, 9102, placeA, 80)))
-			apply(t, b, creates(list(want)...))
+			apply(t, b, creates(able(b, want)...))
 			for _, network := range []string{"tcp", "udp"} {
 				families46(t, func(t *testing.T, node, out string, of func(place) string) { ranges(t, network, node, out, of) })
 			}
 			apply(t, b, deletes(list(b.Held())...))
-			same(t, "ruleset", "", ruleset(t))
-		})
+			same(t, "what is left", "", firewall(t))
+		}, fmt.Sprintf("br_netfilter %t ", on))
 	}
 }
 
@@ -127,10 +127,10 @@ func TestGates(t *testing.T) {
 		bits := fmt.Sprintf("/%d", a.BitLen())
 		target := func(of netip.Addr, port uint16) string { return netip.AddrPortFrom(of, port).String() }
 		for _, network := range []string{"tcp", "udp"} {
-			t.Run(network+" "+c.node, func(t *testing.T) {
-				b := backend(t, netstate.SourceLocal)
+			eachKind(t, func(t *testing.T, k kind) {
+				b := k.open(t, netstate.SourceLocal)
 				balanced := from(balance(c.any, network, 8012, target(a, 80), target(bAddr, 80)), c.out+bits)
-				apply(t, b, creates(list(without(netstate.Set{}.Add(
+				apply(t, b, creates(able(b, without(netstate.Set{}.Add(
 					from(publish(c.any, network, 8010, target(a, 80)), c.out+bits),
 					from(ranged(c.any, network, 9000, 9001, target(a, 9000)), c.out+bits),
 					from(ranged(c.any, network, 9100, 9101, target(a, 80)), c.out+bits), balanced,
@@ -146,8 +146,8 @@ func TestGates(t *testing.T) {
 				reaches(t, "out", network, net.JoinHostPort(c.other, "8030"), c.out)
 				refused(t, network, probe{"out", net.JoinHostPort(c.node, "8020")}, probe{"out", net.JoinHostPort(c.node, "8030")}, probe{"far", net.JoinHostPort(c.node, "8030")})
 				apply(t, b, deletes(list(b.Held())...))
-				same(t, "ruleset", "", ruleset(t))
-			})
+				same(t, "what is left", "", firewall(t))
+			}, network+" "+c.node+" ")
 		}
 	}
 }
@@ -163,12 +163,12 @@ func TestNarrowed(t *testing.T) {
 	serveAll(t, placeA, 80)
 	for _, c := range []struct{ any, node, out, far, target string }{{"0.0.0.0", node4, out4 + "/32", far4 + "/32", placeA.v4.String()}, {"::", node6, out6 + "/128", far6 + "/128", placeA.v6.String()}} {
 		for _, network := range []string{"tcp", "udp"} {
-			t.Run(network+" "+c.node, func(t *testing.T) {
-				b := backend(t, netstate.SourceLocal)
+			eachKind(t, func(t *testing.T, k kind) {
+				b := k.open(t, netstate.SourceLocal)
 				open := publish(c.any, network, 8001, net.JoinHostPort(c.target, "80"))
 				shifted := ranged(c.any, network, 8000, 8004, net.JoinHostPort(c.target, "79"))
 				for _, open := range []netstate.Publish{open, shifted} {
-					apply(t, b, creates(list(without(netstate.Set{}.Add(open)))...))
+					apply(t, b, creates(able(b, without(netstate.Set{}.Add(open)))...))
 					out, far := connectFrom(t, "out", network, net.JoinHostPort(c.node, "8001")), connectFrom(t, "far", network, net.JoinHostPort(c.node, "8001"))
 					out.says(t, "")
 					far.says(t, "")
@@ -187,7 +187,7 @@ func TestNarrowed(t *testing.T) {
 					far.Close()
 					apply(t, b, deletes(list(b.Held())...))
 				}
-			})
+			}, network+" "+c.node+" ")
 		}
 	}
 }

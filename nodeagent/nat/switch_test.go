@@ -33,7 +33,8 @@ func TestSwitch(t *testing.T) {
 
 func switched(t *testing.T, from, to kind, foreign netstate.Publish) {
 	before, other := from.open(t, netstate.SourceLocal), from.open(t, netstate.SourceCluster)
-	apply(t, before, creates(able(before, worldObjects())...))
+	all := worldObjects().Add(netstate.LoopbackGuard{Link: "br-red"}, netstate.Opening{Family: netstate.IPv4, Link: "br-red"}, netstate.Opening{Family: netstate.IPv6, Link: "br-red"})
+	apply(t, before, creates(able(before, all)...))
 	apply(t, other, creates(foreign))
 	stream, sender := connect(t, "tcp", net.JoinHostPort(node4, "8001")), connect(t, "udp", net.JoinHostPort(node4, "8001"))
 	defer stream.Close()
@@ -42,7 +43,7 @@ func switched(t *testing.T, from, to kind, foreign netstate.Publish) {
 	sender.says(t, placeA.v4.String()+":80")
 
 	now := to.open(t, netstate.SourceLocal)
-	apply(t, now, creates(able(now, worldObjects())...))
+	apply(t, now, creates(able(now, all)...))
 	if err := now.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func switched(t *testing.T, from, to kind, foreign netstate.Publish) {
 	reaches(t, "out", "tcp", net.JoinHostPort(node4, "8001"), out4)
 	same(t, "what the former one still has of the source", netstate.Set{}, from.loaded(t, netstate.SourceLocal).Held())
 	same(t, "what it has of another", netstate.Set{}.Add(foreign), from.loaded(t, netstate.SourceCluster).Held())
-	same(t, "what the present one has", able(now, worldObjects()), list(to.loaded(t, netstate.SourceLocal).Held()))
+	same(t, "what the present one has", able(now, all), list(to.loaded(t, netstate.SourceLocal).Held()))
 
 	if err := CleanAll(t.Context(), now, Options{Source: netstate.SourceLocal}); err != nil {
 		t.Fatal(err)
