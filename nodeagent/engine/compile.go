@@ -177,7 +177,7 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context())
 	}
 	if u.problem == nil && network != nil {
-		e.addTwins(u, network.AntiSpoof, &r)
+		e.addTwins(u, network.AntiSpoof && e.NAT.AntiSpoof(), &r)
 	}
 	if u.problem != nil {
 		r = compile.Result{Objects: netstate.Set{}, Claims: e.leased(u)}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -151,26 +150,6 @@ func (b *iptables) load(ctx context.Context) error {
 	b.memory, b.stale = m, false
 	b.blockers = b.allBlockers(ctx, blockers)
 	return nil
-}
-
-// allBlockers are those that iptables tells of, and chains of nftables beside them
-// where the node has nft.
-func (b *iptables) allBlockers(ctx context.Context, told []netstate.Blocker) []netstate.Blocker {
-	b.beside, b.besideIP = false, true
-	path, err := exec.LookPath("nft")
-	if err != nil {
-		return told
-	}
-	more, chains, err := b.forwards.list(ctx, path, func(c otherChain) bool { return !b.legacy && c.iptables() })
-	if err != nil {
-		return told
-	}
-	b.beside = slices.ContainsFunc(chains, func(c otherChain) bool { return c.Table == tableName || c.Name == chainOpening })
-	b.besideIP = slices.ContainsFunc(chains, func(c otherChain) bool { return strings.HasPrefix(c.Name, chainPrefix) })
-	if b.legacy {
-		return append(told, more...)
-	}
-	return more
 }
 
 // save lists the tables of a family that the kernel has; it makes none.

@@ -5,10 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
 func (b *iptables) Watch(ctx context.Context, fn func()) error {
@@ -110,4 +114,24 @@ func (b *iptables) compare(ctx context.Context) (bool, error) {
 // leads there, and what stands in FORWARD and its policy.
 func concerns(l string) bool {
 	return strings.HasPrefix(l, "*") || strings.Contains(l, chainPrefix) || strings.HasPrefix(l, "-A FORWARD ") || strings.HasPrefix(l, ":FORWARD DROP")
+}
+
+// allBlockers are those that iptables tells of, and chains of nftables beside them
+// where the node has nft.
+func (b *iptables) allBlockers(ctx context.Context, told []netstate.Blocker) []netstate.Blocker {
+	b.beside, b.besideIP = false, true
+	path, err := exec.LookPath("nft")
+	if err != nil {
+		return told
+	}
+	more, chains, err := b.forwards.list(ctx, path, func(c otherChain) bool { return !b.legacy && c.iptables() })
+	if err != nil {
+		return told
+	}
+	b.beside = slices.ContainsFunc(chains, func(c otherChain) bool { return c.Table == tableName || c.Name == chainOpening })
+	b.besideIP = slices.ContainsFunc(chains, func(c otherChain) bool { return strings.HasPrefix(c.Name, chainPrefix) })
+	if b.legacy {
+		return append(told, more...)
+	}
+	return more
 }

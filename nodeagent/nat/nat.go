@@ -55,8 +55,8 @@ type Backend interface {
 	// Clean removes everything of ours from the firewall, whatever its source.
 	Clean(ctx context.Context) error
 	// Watch calls fn whenever somebody else changed our part of the firewall, or
-	// what may be a Blocker, never for a transaction of this Backend, until ctx ends. It returns once
-	// it is subscribed. fn must not block.
+	// what may be a Blocker, never for a transaction of this Backend, until ctx
+	// ends. It returns once it is subscribed. fn must not block.
 	Watch(ctx context.Context, fn func()) error
 	// Transactions is the number of transactions committed so far.
 	Transactions() uint64
