@@ -122,8 +122,8 @@ type leftover struct {
 	address netip.Addr
 }
 
-// leftovers, by the resource of their claim, are computed once a pass. Of an attachment that is gone altogether the
-// network is not known.
+// leftovers, by the resource of their claim, are computed once a pass. Of an
+// attachment that is gone altogether the network is not known.
 func (e *Engine) leftovers() map[string]leftover {
 	if e.leftover != nil {
 		return e.leftover

@@ -118,6 +118,20 @@ func firstOf(p netstate.Publish, c connection) netip.AddrPort {
 	return netip.AddrPortFrom(c.reply.src.Addr(), c.reply.src.Port()-(c.orig.dst.Port()-p.HostPort))
 }
 
+// settle deletes the connections, if there are any to look for, and forgets the
+// flows unless trying again may help.
+func (fs *flows) settle(publishes func() standing, step func()) error {
+	if len(*fs) == 0 {
+		return nil
+	}
+	err := fs.flush(publishes())
+	if err == nil || !retryable(err) {
+		*fs = nil
+	}
+	step()
+	return err
+}
+
 // flush deletes the connections.
 func (fs flows) flush(publishes standing) error {
 	var errs []error

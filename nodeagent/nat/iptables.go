@@ -322,14 +322,4 @@ func (b *iptables) restore(ctx context.Context, r restore) error {
 	return nil
 }
 
-func (b *iptables) flush() error {
-	if len(b.pending) == 0 {
-		return nil
-	}
-	err := b.pending.flush(b.memory.standing())
-	if err == nil || !retryable(err) {
-		b.pending = nil
-	}
-	b.opts.Step()
-	return err
-}
+func (b *iptables) flush() error { return b.pending.settle(b.memory.standing, b.opts.Step) }

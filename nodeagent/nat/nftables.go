@@ -277,14 +277,4 @@ func (b *nftables) write(ctx context.Context, units []unit) error {
 	return nil
 }
 
-func (b *nftables) flush() error {
-	if len(b.pending) == 0 {
-		return nil
-	}
-	err := b.pending.flush(b.memory.standing())
-	if err == nil || !retryable(err) {
-		b.pending = nil
-	}
-	b.opts.Step()
-	return err
-}
+func (b *nftables) flush() error { return b.pending.settle(b.memory.standing, b.opts.Step) }

@@ -360,7 +360,11 @@ func TestControllerSelectorMany(t *testing.T) {
 	l.says(parent, "Ready", "100 of 100 pods attached")
 	writes := 0
 	for _, c := range children {
-		writes += len(l.writes.of("namespaceattachments/" + c.Name + "/"))
+		got := l.writes.of("namespaceattachments/" + c.Name + "/")
+		if len(got) < 1 || len(got) > 2 {
+			t.Errorf("%s is written by %v, want its binding and at most one verdict before", c.Name, got)
+		}
+		writes += len(got)
 	}
 	// Each its binding; on a busy machine one now and then is judged before.
 	if writes > 110 {
