@@ -88,6 +88,18 @@ func (s *session) apply(step plan.Step) error {
 	return unsupported(step.Op, step.Key)
 }
 
+// putOrRemove carries out an operation on an object that is put in place in the
+// same way whether it is there or not.
+func putOrRemove(op plan.Op, put, remove func() error) error {
+	switch op {
+	case plan.Create, plan.Update:
+		return put()
+	case plan.Delete:
+		return remove()
+	}
+	return errors.ErrUnsupported
+}
+
 func unsupported(op plan.Op, key netstate.Key) error {
 	return fmt.Errorf("%s %s: %w", op, key, errors.ErrUnsupported)
 }

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink/nl"
@@ -24,15 +23,7 @@ func (s *session) observePort(key netstate.Key) (netstate.Object, error) {
 }
 
 func (s *session) applyPort(op plan.Op, port netstate.Port) error {
-	var err error
-	switch op {
-	case plan.Create, plan.Update:
-		err = s.join(port)
-	case plan.Delete:
-		err = s.release(port)
-	default:
-		err = errors.ErrUnsupported
-	}
+	err := putOrRemove(op, func() error { return s.join(port) }, func() error { return s.release(port) })
 	if err != nil {
 		return fmt.Errorf("%s port %s of %s: %w", op, port.Link, port.Master, err)
 	}

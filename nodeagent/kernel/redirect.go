@@ -179,15 +179,7 @@ func (p *place) filters(index int32, parent uint32) ([]filter, error) {
 }
 
 func (s *session) applyRedirect(op plan.Op, r netstate.Redirect) error {
-	var err error
-	switch op {
-	case plan.Create, plan.Update:
-		err = s.redirect(r)
-	case plan.Delete:
-		err = s.straighten(r)
-	default:
-		err = errors.ErrUnsupported
-	}
+	err := putOrRemove(op, func() error { return s.redirect(r) }, func() error { return s.straighten(r) })
 	if err != nil {
 		return fmt.Errorf("%s redirect of %s through %s: %w", op, r.Link, r.To, err)
 	}

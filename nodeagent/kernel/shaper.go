@@ -135,15 +135,7 @@ func (p *place) qdiscs() ([]qdisc, error) {
 
 func (s *session) applyShaper(op plan.Op, o netstate.Shaper) error {
 	end := netstate.End{Netns: o.Netns, Name: o.Link}
-	var err error
-	switch op {
-	case plan.Create, plan.Update:
-		err = s.shape(end, o)
-	case plan.Delete:
-		err = s.unshape(end)
-	default:
-		err = errors.ErrUnsupported
-	}
+	err := putOrRemove(op, func() error { return s.shape(end, o) }, func() error { return s.unshape(end) })
 	if err != nil {
 		return fmt.Errorf("%s bandwidth limit of %s: %w", op, end, err)
 	}
