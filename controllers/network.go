@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -69,18 +67,8 @@ func (r networks) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	return r.write(ctx, n, want)
 }
 
-// write holds back what only sums up.
 func (r networks) write(ctx context.Context, n *v1alpha1.BridgeNetwork, want v1alpha1.BridgeNetworkStatus) (reconcile.Result, error) {
-	p := paceOf(r.paces, n.Name)
-	if equality.Semantic.DeepEqual(n.Status, want) {
-		p.settled()
-		return reconcile.Result{}, nil
-	}
-	if wait := p.hold(time.Now(), n.Status.Conditions, want.Conditions, r.options.RollupInterval); wait > 0 {
-		return reconcile.Result{RequeueAfter: wait}, nil
-	}
-	logConditions(ctx, n.Status.Conditions, want.Conditions)
-	return r.applyStatus(ctx, n, want)
+	return r.applySum(ctx, paceOf(r.paces, n.Name), n, n.Status, want, n.Status.Conditions, want.Conditions)
 }
 
 // networkStatus is the whole of a network's status, all of it the controller's.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -150,18 +149,9 @@ func parentStatusOf(a *v1alpha1.NamespaceAttachment, accepted metav1.Condition, 
 	}
 }
 
-// write holds back what only sums up, so that many pods at once cost few writes.
 func (r selectors) write(ctx context.Context, a *v1alpha1.NamespaceAttachment, want v1alpha1.NamespaceAttachmentStatus) (reconcile.Result, error) {
 	p := paceOf(r.paces, client.ObjectKeyFromObject(a))
-	if equality.Semantic.DeepEqual(a.Status, want) {
-		p.settled()
-		return reconcile.Result{}, nil
-	}
-	if wait := p.hold(time.Now(), a.Status.Conditions, want.Conditions, r.options.RollupInterval); wait > 0 {
-		return reconcile.Result{RequeueAfter: wait}, nil
-	}
-	logConditions(ctx, a.Status.Conditions, want.Conditions)
-	return r.applyStatus(ctx, a, want)
+	return r.applySum(ctx, p, a, a.Status, want, a.Status.Conditions, want.Conditions)
 }
 
 // ofPod: the parents in its namespace that select a pod. Of an update, both

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,6 +41,20 @@ func (c *cluster) applyStatus(ctx context.Context, obj client.Object, status any
 		return reconcile.Result{}, fmt.Errorf("marshal status: %w", err)
 	}
 	return c.writeStatus(ctx, obj, client.RawPatch(types.ApplyPatchType, body), client.ForceOwnership)
+}
+
+// applySum writes the status of what sums others up, if it differs, and holds back
+// what only sums up, so that many others at once cost few writes.
+func (c *cluster) applySum(ctx context.Context, p *pace, obj client.Object, have, want any, were, are []metav1.Condition) (reconcile.Result, error) {
+	if equality.Semantic.DeepEqual(have, want) {
+		p.settled()
+		return reconcile.Result{}, nil
+	}
+	if wait := p.hold(time.Now(), were, are, c.options.RollupInterval); wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
+	logConditions(ctx, were, are)
+	return c.applyStatus(ctx, obj, want)
 }
 
 // patchStatus writes what differs between two versions of an object, and only
