@@ -1,7 +1,7 @@
-// Command sandbox stops the running sandbox of a pod by CRI, as `crictl stopp`
-// does, and prints its ID; for tests in nodes without crictl.
+// Command sandbox does by CRI what tests need in nodes without crictl.
 //
-//	sandbox POD-UID
+//	sandbox list           prints the IDs of the sandboxes that run, as `crictl pods -q --state ready` does
+//	sandbox stop POD-UID   stops the pod's running sandbox, as `crictl stopp` does, and prints its ID
 package main
 
 import (
@@ -19,33 +19,54 @@ import (
 const socket = "unix:///run/containerd/containerd.sock"
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: sandbox POD-UID")
-		os.Exit(2)
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := stop(ctx, os.Args[1]); err != nil {
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-// stop stops the sandboxes of a pod that run.
-func stop(ctx context.Context, uid string) error {
+func run(ctx context.Context, args []string) error {
 	conn, err := grpc.NewClient(socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
 	runtime := cri.NewRuntimeServiceClient(conn)
+	switch {
+	case len(args) == 1 && args[0] == "list":
+		return list(ctx, runtime)
+	case len(args) == 2 && args[0] == "stop":
+		return stop(ctx, runtime, args[1])
+	}
+	return errors.New("usage: sandbox list | sandbox stop POD-UID")
+}
+
+func running(ctx context.Context, runtime cri.RuntimeServiceClient) ([]*cri.PodSandbox, error) {
 	ready := &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY}
 	list, err := runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{State: ready}})
 	if err != nil {
-		return fmt.Errorf("list sandboxes: %w", err)
+		return nil, fmt.Errorf("list sandboxes: %w", err)
+	}
+	return list.GetItems(), nil
+}
+
+func list(ctx context.Context, runtime cri.RuntimeServiceClient) error {
+	sandboxes, err := running(ctx, runtime)
+	for _, s := range sandboxes {
+		fmt.Println(s.GetId())
+	}
+	return err
+}
+
+func stop(ctx context.Context, runtime cri.RuntimeServiceClient, uid string) error {
+	sandboxes, err := running(ctx, runtime)
+	if err != nil {
+		return err
 	}
 	stopped := false
-	for _, s := range list.GetItems() {
+	for _, s := range sandboxes {
 		if s.GetMetadata().GetUid() != uid {
 			continue
 		}

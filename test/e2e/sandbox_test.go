@@ -16,17 +16,11 @@ import (
 // runtime that a pod comes and goes, also after the runtime restarted with a new
 // socket; and a sandbox that is stopped is replaced by the kubelet.
 func TestSandboxesAreSeen(t *testing.T) {
-	before := 0
-	eventually(t, "a first list", func() error {
-		if before = sandboxes(t); before == 0 {
-			return errors.New("nothing is known, not even the agent's own pod")
-		}
-		return nil
-	})
+	sandboxesAreKnown(t)
 	apply(t, fmt.Sprintf(sleeper, "seen", cluster.Worker, cluster.Image))
 	t.Cleanup(func() { kubectl(t, "delete", "pod", "seen", "--now", "--ignore-not-found") })
 	kubectl(t, "wait", "--for=condition=Ready", "--timeout=60s", "pod/seen")
-	sandboxesBecome(t, before+1)
+	sandboxesAreKnown(t)
 	uid := kubectl(t, "get", "pod", "seen", "-o", "jsonpath={.metadata.uid}")
 	first, err := kind.StopSandbox(t.Context(), cluster.Worker, uid)
 	if err != nil {
@@ -39,7 +33,7 @@ func TestSandboxesAreSeen(t *testing.T) {
 		}
 		return err
 	})
-	sandboxesBecome(t, before+1)
+	sandboxesAreKnown(t)
 	restarts := runtimeErrors(t)
 	on(t, cluster.Worker, "systemctl stop containerd")
 	t.Cleanup(func() { on(t, cluster.Worker, "systemctl start containerd") })
@@ -50,9 +44,9 @@ func TestSandboxesAreSeen(t *testing.T) {
 		return nil
 	})
 	on(t, cluster.Worker, "systemctl start containerd")
-	sandboxesBecome(t, before+1)
+	sandboxesAreKnown(t)
 	kubectl(t, "delete", "pod", "seen", "--now")
-	sandboxesBecome(t, before)
+	sandboxesAreKnown(t)
 }
 
 const sleeper = `
@@ -84,11 +78,21 @@ func metric(t *testing.T, name string) int {
 	return n
 }
 
-func sandboxesBecome(t *testing.T, want int) {
+// sandboxesAreKnown waits until the agent knows as many sandboxes as the runtime
+// runs, which is not the same at each look: pods of earlier tests still end.
+func sandboxesAreKnown(t *testing.T) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d sandboxes", want), func() error {
-		if got := sandboxes(t); got != want {
-			return fmt.Errorf("%d are known", got)
+	eventually(t, "all sandboxes known", func() error {
+		running, err := kind.Sandboxes(t.Context(), cluster.Worker)
+		if err != nil {
+			return err
+		}
+		known := sandboxes(t)
+		if known == 0 {
+			return errors.New("nothing is known, not even the agent's own pod")
+		}
+		if known != len(running) {
+			return fmt.Errorf("%d run, %d are known", len(running), known)
 		}
 		return nil
 	})

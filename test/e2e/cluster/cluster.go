@@ -39,6 +39,12 @@ type Progress func(format string, args ...any)
 type Cluster struct {
 	engine   *engine
 	progress Progress
+	// withSandboxTool are the nodes that have it of this build.
+	withSandboxTool map[string]bool
+}
+
+func newCluster(e *engine, progress Progress) *Cluster {
+	return &Cluster{engine: e, progress: progress, withSandboxTool: map[string]bool{}}
 }
 
 // Up returns the running cluster, bringing up what of it is missing: a Docker
@@ -49,7 +55,7 @@ func Up(ctx context.Context, progress Progress) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{engine: e, progress: progress}
+	c := newCluster(e, progress)
 	provider := kind.NewProvider(kind.ProviderWithDocker(), kind.ProviderWithLogger(logger{progress}))
 	clusters, err := provider.List()
 	if err != nil {
@@ -264,5 +270,5 @@ func Find(ctx context.Context) (*Cluster, error) {
 	if !found || e.do(ctx, "container", "inspect", ControlPlane) != nil {
 		return nil, errors.New("no cluster is running: make kind-up brings it up")
 	}
-	return &Cluster{engine: e, progress: e.progress}, nil
+	return newCluster(e, e.progress), nil
 }
