@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -27,17 +26,40 @@ var chainPurposes = map[string]string{
 
 // setPurposes says what is in the sets and maps; most are there for each family.
 var setPurposes = map[string]string{
-	"ours": "interfaces of networks and of links to the host", "guarded": "those that only published flows enter", "same": "those whose members reach each other", "isolated": "those whose members do not",
-	"noforward": "families that are not forwarded between foreign interfaces", "bridged": "foreign bridges, whose own frames br_netfilter brings here", "lb": "interfaces with publishes on 127.0.0.1",
-	"ports": "filtered bridge ports", "ok_mac": "port and its MAC", "ok_ip": "port, MAC and an address of it", "ok_nd": "port, MAC and what its neighbour messages may be about",
-	"tgt": "published targets", "back": "targets whose clients are masqueraded", "pub": "published ports of an address, and their targets", "any": "published ports of every address, and their targets",
-	"tgtr": "targets of ranges that keep their ports", "backr": "the same, masqueraded", "pubr": "ranges of an address", "anyr": "ranges of every address", "tgth": "targets of ranges of an address", "backh": "the same, masqueraded",
-	"pubgate": "ports of an address that not everyone may use", "pubfrom": "who may", "anygate": "ports of every address that not everyone may use", "anyfrom": "who may",
-	"pubslots": "ports of an address with several targets, one of 120 slots each", "anyslots": "the same of every address",
-	"snat": "subnets on their interface, for hairpin", "nomasq": "destinations that see a subnet's own addresses", "snto": "subnets and the address that they hide behind", "snet": "subnets hidden behind whatever address the kernel chooses",
+	"ours":      "interfaces of networks and of links to the host",
+	"guarded":   "interfaces that only published flows enter",
+	"isolated":  "interfaces of networks whose ports are isolated, twice",
+	"same":      "interfaces of networks whose attachments reach each other, twice",
+	"noforward": "families that are not forwarded between foreign interfaces",
+	"bridged":   "foreign bridges, twice, whose own frames br_netfilter brings here",
+	"lb":        "interfaces with publishes on 127.0.0.1",
+	"snat":      "subnets on their interface, for hairpin",
+	"nomasq":    "subnets and destinations that see their addresses",
+	"snto":      "subnets, and the address that each hides behind",
+	"snet":      "subnets hidden behind whatever address the kernel chooses",
+	"tgt":       "published targets",
+	"back":      "targets whose clients are masqueraded",
+	"tgtr":      "targets of ranges that keep their ports",
+	"backr":     "those whose clients are masqueraded",
+	"tgth":      "targets of such ranges of one address, with it",
+	"backh":     "those whose clients are masqueraded",
+	"pubgate":   "ports of one address that not everyone may use",
+	"pubfrom":   "ports of one address, and who may use them",
+	"anygate":   "ports of every address that not everyone may use",
+	"anyfrom":   "ports of every address, and who may use them",
+	"pub":       "published ports of one address, and their target",
+	"any":       "published ports of every address, and their target",
+	"pubr":      "ranges of one address, and their target",
+	"anyr":      "ranges of every address, and their target",
+	"pubslots":  "ports of one address with several targets, and the target of each slot",
+	"anyslots":  "ports of every address with several targets, and the target of each slot",
+	"ports":     "filtered bridge ports",
+	"ok_mac":    "ports and their MAC",
+	"ok_ip":     "ports, their MAC and their addresses",
+	"ok_nd":     "ports, their MAC and what their neighbour messages may be about",
 }
 
-// frames says what each chain of iptables is for.
+// framePurposes says what each chain of iptables is for.
 var framePurposes = map[string]string{
 	"RAW":         "loopback addresses to and from networks that have publishes on 127.0.0.1",
 	"DROP":        "what networks do not forward",
@@ -79,14 +101,16 @@ var setLine = regexp.MustCompile(`^add (?:set|map) \S+ patchbay (\S+)`)
 
 // sets are the lines of tables and sets, and a legend.
 func (p *page) sets() (string, error) {
-	var lines, legend []string
+	var lines []string
+	legend := []string{"| set, or map; with 6 the same of IPv6 | what is in it |", "|---|---|"}
+	told := map[string]bool{}
 	for _, line := range p.nft {
 		m := setLine.FindStringSubmatch(line)
 		if m == nil && !strings.HasPrefix(line, "add table ") {
 			continue
 		}
 		lines = append(lines, line)
-		if m == nil {
+		if m == nil || told[familyless(m[1])] {
 			continue
 		}
 		name := familyless(m[1])
@@ -94,11 +118,9 @@ func (p *page) sets() (string, error) {
 		if !ok {
 			return "", fmt.Errorf("setPurposes lacks %s", name)
 		}
-		if row := fmt.Sprintf("| `%s` | %s |", strings.Replace(m[1], "6", "4", 1), purpose); !slices.Contains(legend, row) {
-			legend = append(legend, row)
-		}
+		legend, told[name] = append(legend, fmt.Sprintf("| `%s` | %s |", m[1], purpose)), true
 	}
-	return fence("", lines) + "| set, or map (that with 6 is the same of IPv6) | what is in it |\n|---|---|\n" + strings.Join(legend, "\n") + "\n\n", nil
+	return fence(lines) + strings.Join(legend, "\n") + "\n\n", nil
 }
 
 // familyless is a set's name without its family.
@@ -115,7 +137,7 @@ func (p *page) chains() (string, error) {
 	var lines []string
 	done := func() {
 		if len(lines) > 0 {
-			out.WriteString(fence("", lines))
+			out.WriteString(fence(lines))
 		}
 		lines = nil
 	}
@@ -148,7 +170,7 @@ func (p *page) frames() (string, error) {
 	}
 	legend, err := frameLegend(restores[programs[0]])
 	alone := titled(programs[1]+", instead of lines with IPv4 addresses", inTables(restores[programs[1]], restores[programs[0]], false))
-	return fence("", append(titled(programs[0], restores[programs[0]]), alone...)) + legend, err
+	return fence(append(titled(programs[0], restores[programs[0]]), alone...)) + legend, err
 }
 
 func frameLegend(lines []string) (string, error) {
@@ -176,6 +198,6 @@ func titled(title string, lines []string) []string {
 	return append([]string{"# " + title}, lines...)
 }
 
-func fence(language string, lines []string) string {
-	return "```" + language + "\n" + strings.Join(lines, "\n") + "\n```\n\n"
+func fence(lines []string) string {
+	return "```\n" + strings.Join(lines, "\n") + "\n```\n\n"
 }

@@ -124,9 +124,9 @@ func (p *page) body(s scenario, one shown) (string, error) {
 		return "", err
 	}
 	facts, err := facts(one)
-	both := p.once(s, fence("", objects)+fence("", rules), "Objects and rules")
+	both := p.once(s, fence(objects)+fence(rules), "Objects and rules")
 	if strings.HasPrefix(both, "```") {
-		both = p.once(s, fence("", objects), "The objects") + p.once(s, fence("", rules), "The rules")
+		both = p.once(s, fence(objects), "The objects") + p.once(s, fence(rules), "The rules")
 	}
 	return facts + both, err
 }

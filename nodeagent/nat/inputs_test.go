@@ -29,7 +29,7 @@ func TestInputs(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.kind, func(t *testing.T) {
-			run(t, "nft flush ruleset")
+			emptied(t)
 			b := c.make(t)
 			apply(t, b, creates(c.objects...))
 			want := c.list(t)
@@ -50,10 +50,10 @@ func TestInputs(t *testing.T) {
 	}
 }
 
-// feed runs the programs with what they read.
+// feed runs the programs with what they read, where nothing is.
 func feed(t *testing.T, inputs []Input) {
 	t.Helper()
-	run(t, "nft flush ruleset")
+	emptied(t)
 	for _, in := range inputs {
 		switch in.Program {
 		case "nft":
@@ -102,7 +102,16 @@ func lacking(inputs []Input, word string) []Input {
 	return out
 }
 
-func ipRulesets(t testing.TB) string { return tablesOf(t, variantNFT) }
+// emptied leaves no rule in the firewall, of whichever variant iptables is.
+func emptied(t *testing.T) {
+	t.Helper()
+	run(t, "for f in iptables ip6tables; do for t in raw filter nat; do $f -t $t -F; $f -t $t -X; done; done; nft flush ruleset")
+}
+
+func ipRulesets(t testing.TB) string {
+	t.Helper()
+	return tableLines.ReplaceAllString(run(t, "for f in iptables ip6tables; do echo $f; for t in raw filter nat; do $f-save -t $t; done; done"), "")
+}
 
 func TestInputsRefuse(t *testing.T) {
 	wrong := netstate.Realm{Link: "a b"}
