@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -87,8 +89,16 @@ func portmapRun(ctx context.Context, command, backend string, container, from, t
 	return plugin(ctx, "portmap", command, container, "/run/netns/server", config)
 }
 
-// lastWords is the last line of an error that says anything.
+var pluginMessage = regexp.MustCompile(`"msg": ("(?:[^"\\]|\\.)*")`)
+
+// lastWords is the cause at the end of an error, that of a plugin in what it prints.
 func lastWords(err error) string {
-	lines := strings.Split(strings.Trim(err.Error(), " \n}"), "\n")
-	return strings.TrimSpace(lines[len(lines)-1])
+	text := err.Error()
+	if m := pluginMessage.FindStringSubmatch(text); m != nil {
+		if message, err := strconv.Unquote(m[1]); err == nil {
+			text = message
+		}
+	}
+	text = strings.TrimSpace(text)
+	return strings.TrimSpace(text[strings.LastIndex(text, ": ")+1:])
 }
