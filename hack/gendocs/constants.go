@@ -53,6 +53,8 @@ var setPurposes = map[string]string{
 	"anyr":      "ranges of every address, and their target",
 	"pubslots":  "ports of one address with several targets, and the target of each slot",
 	"anyslots":  "ports of every address with several targets, and the target of each slot",
+	"pubrslots": "ranges of one address with several targets, and the target of each slot",
+	"anyrslots": "ranges of every address with several targets, and the target of each slot",
 	"ports":     "filtered bridge ports",
 	"ok_mac":    "ports and their MAC",
 	"ok_ip":     "ports, their MAC and their addresses",
