@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -34,14 +33,19 @@ func TestSandboxesAreSeen(t *testing.T) {
 		return err
 	})
 	sandboxesAreKnown(t)
-	restarts := runtimeErrors(t)
+	var before int
+	eventually(t, "a count of failures", func() (err error) {
+		before, err = metric("patchbay_container_runtime_errors_total")
+		return err
+	})
 	on(t, cluster.Worker, "systemctl stop containerd")
 	t.Cleanup(func() { on(t, cluster.Worker, "systemctl start containerd") })
 	eventually(t, "the runtime missed", func() error {
-		if now := runtimeErrors(t); now <= restarts+2 {
-			return fmt.Errorf("%d failures", now-restarts)
+		now, err := metric("patchbay_container_runtime_errors_total")
+		if err == nil && now <= before+2 {
+			err = fmt.Errorf("%d failures", now-before)
 		}
-		return nil
+		return err
 	})
 	on(t, cluster.Worker, "systemctl start containerd")
 	sandboxesAreKnown(t)
@@ -63,19 +67,13 @@ spec:
     command: [sleep, infinity]
 `
 
-// sandboxes is how many sandboxes the worker's agent knows.
-func sandboxes(t *testing.T) int { return metric(t, "patchbay_pod_sandboxes") }
-
-func runtimeErrors(t *testing.T) int { return metric(t, "patchbay_container_runtime_errors_total") }
-
-func metric(t *testing.T, name string) int {
-	t.Helper()
-	out := on(t, cluster.Worker, `curl -sS http://127.0.0.1:9464/metrics | sed -n 's/^`+name+` //p'`)
-	n, err := strconv.Atoi(strings.TrimSpace(out))
+// metric is a figure of the worker's agent.
+func metric(name string) (int, error) {
+	out, err := attempt(cluster.Worker, `curl -sS --max-time 5 http://127.0.0.1:9464/metrics | sed -n 's/^`+name+` //p'`)
 	if err != nil {
-		t.Fatalf("%s is %q", name, out)
+		return 0, err
 	}
-	return n
+	return strconv.Atoi(strings.TrimSpace(out))
 }
 
 // sandboxesAreKnown waits until the agent knows as many sandboxes as the runtime
@@ -87,13 +85,10 @@ func sandboxesAreKnown(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		known := sandboxes(t)
-		if known == 0 {
-			return errors.New("nothing is known, not even the agent's own pod")
+		known, err := metric("patchbay_pod_sandboxes")
+		if err == nil && (known == 0 || known != len(running)) {
+			err = fmt.Errorf("%d run, %d are known", len(running), known)
 		}
-		if known != len(running) {
-			return fmt.Errorf("%d run, %d are known", len(running), known)
-		}
-		return nil
+		return err
 	})
 }
