@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A conversation is open until the script ends.
@@ -103,6 +105,9 @@ func connectUDP(from, to, addr, via string) (conversation, error) {
 		d.server, err = serveUDP(addr, to)
 		return err
 	})
+	if errors.Is(err, unix.EADDRINUSE) {
+		d.server, err = io.NopCloser(nil), nil
+	}
 	if err != nil {
 		return nil, err
 	}
