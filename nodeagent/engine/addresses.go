@@ -129,8 +129,9 @@ func (e *Engine) leftovers() map[string]leftover {
 		return e.leftover
 	}
 	e.leftover = map[string]leftover{}
-	for o, u := range e.units {
-		if o.Kind != netstate.OwnerAttachment || u.accepted() || len(e.claims.of[o]) > 0 {
+	for _, o := range e.referrers(refLeaving) {
+		u := e.units[o]
+		if len(e.claims.of[o]) > 0 {
 			continue
 		}
 		network := ""

@@ -16,7 +16,10 @@ import (
 // on something that changed.
 func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 	e.recall(batch)
-	e.leftover, e.twins = nil, nil
+	e.leftover = nil
+	for o := range batch {
+		e.refer(e.unit(o))
+	}
 	for o := range batch {
 		if u := e.unit(o); !u.accepted() {
 			e.release(u)
@@ -107,8 +110,6 @@ func (e *Engine) release(u *unit) {
 	if had && u.owner.Kind == netstate.OwnerNetwork {
 		e.requeue(e.dependents(u.owner))
 	}
-	e.requeue(e.others(u.owner, u.twin))
-	u.twin = twin{}
 }
 
 // compile computes what an owner wants.
@@ -155,7 +156,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 		}
 	}
 	if u.dependedOn() != u.seen {
-		e.requeue(e.others(u.owner, u.twin))
+		e.requeue(e.twins(u))
 		return e.dependents(u.owner)
 	}
 	return nil
@@ -188,6 +189,7 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 func (e *Engine) compilePublish(u *unit) (r compile.Result) {
 	r.Objects = netstate.Set{}
 	u.targets = e.targetsOf(u.in.Publish)
+	e.refer(u)
 	var views []compile.AttachmentView
 	for _, a := range u.targets {
 		views = append(views, e.units[a].view)
@@ -268,11 +270,5 @@ func (e *Engine) dependents(o netstate.Owner) []netstate.Owner {
 	if o.Kind != netstate.OwnerNetwork {
 		return e.publishesOf(o)
 	}
-	var out []netstate.Owner
-	for d, u := range e.units {
-		if u.in != nil && u.in.Attachment != nil && u.in.Attachment.Spec.Network == o.Name {
-			out = append(out, d)
-		}
-	}
-	return out
+	return e.referrers(refTo(o))
 }

@@ -97,8 +97,8 @@ type Engine struct {
 	// exhausted are the pools found so while attachments are compiled: asking one
 	// again costs as much as it has addresses.
 	exhausted map[*ipam.Pool]*compile.Problem
-	// twins is what twinsOf computed for this pass.
-	twins map[twin][]netstate.Owner
+	// refs are the owners by what they refer to.
+	refs map[ref]map[netstate.Owner]bool
 	// pods by UID; nil until they are known.
 	pods  map[string]Pod
 	node  netstate.Node
@@ -140,6 +140,7 @@ func New(o Options) *Engine {
 		units:   map[netstate.Owner]*unit{},
 		wanted:  map[netstate.Key]map[netstate.Owner]bool{},
 		links:   map[netstate.End]map[netstate.Key]bool{},
+		refs:    map[ref]map[netstate.Owner]bool{},
 		claims:  newClaims(),
 		pools:   pools{},
 		ports:   hostPorts{said: map[string]bool{}},

@@ -39,6 +39,10 @@ func (nobody) Release([]netstate.Key)                         {}
 // waits; a look costs the same whatever the node does.
 const portPause = time.Second
 
+// watchPause is how often it is looked whether a process has come to a port that is
+// published and not held.
+const watchPause = 5 * time.Second
+
 // hostPorts are the state of the loop beside what a unit has.
 type hostPorts struct {
 	// listeners of the publishes that are being compiled.
@@ -50,6 +54,13 @@ type hostPorts struct {
 	// holds says that ports are held: by a process that stays, so not to apply
 	// once.
 	holds bool
+}
+
+// lookIn has it looked again after a while, if not sooner.
+func (p *hostPorts) lookIn(d time.Duration) {
+	if at := now().Add(d); p.due.IsZero() || at.Before(p.due) {
+		p.due = at
+	}
 }
 
 // occupied is a port of a publish on which a process listens.
@@ -106,7 +117,7 @@ func (e *Engine) giveWay(u *unit, r *compile.Result) {
 			continue
 		}
 		u.occupied[k] = occupied{r.Objects[k].(netstate.Publish), listeners}
-		e.ports.due = now().Add(portPause)
+		e.ports.lookIn(portPause)
 		if e.publishes(u, k) {
 			kept = append(kept, listenersText(listeners))
 			continue
@@ -176,49 +187,63 @@ func some(texts []string) string {
 	return strings.Join(unique, ", ")
 }
 
-// followHostPorts looks again at the ports that were occupied or could not be
-// held, and adds the owners for whom that has changed.
+// followHostPorts looks again at the ports that are not held, or not even
+// published, and adds the owners for whom something has changed.
 func (e *Engine) followHostPorts(batch map[netstate.Owner]bool) {
 	if e.ports.due.IsZero() || now().Before(e.ports.due) {
 		return
 	}
 	e.ports.due = time.Time{}
+	open := map[netstate.Owner][]netstate.Publish{}
 	var ask []netstate.Publish
-	for _, u := range e.units {
-		for _, o := range u.occupied {
-			ask = append(ask, o.publish)
-		}
-		for _, p := range u.unheld {
-			ask = append(ask, p)
-		}
-	}
-	if len(ask) == 0 {
-		return
-	}
-	e.ports.due = now().Add(portPause)
-	found := e.listeners(ask)
 	for o, u := range e.units {
-		if u.portsChanged(found) {
+		if list := e.notHeld(u); len(list) > 0 {
+			open[o], ask = list, append(ask, list...)
+		}
+	}
+	found := e.listeners(ask)
+	for o, list := range open {
+		u := e.units[o]
+		if u.portsChanged(list, found) {
 			batch[o] = true
 		} else if len(u.unheld) > 0 && !batch[o] {
 			e.holdPorts(u)
 		}
+		e.lookAgain(u)
 	}
 }
 
+// lookAgain has the ports of a unit looked at again that are not held.
+func (e *Engine) lookAgain(u *unit) {
+	if len(u.occupied)+len(u.unheld) > 0 {
+		e.ports.lookIn(portPause)
+	} else if len(e.notHeld(u)) > 0 {
+		e.ports.lookIn(watchPause)
+	}
+}
+
+// notHeld are the ports of a publish that a process may have or come to have.
+func (e *Engine) notHeld(u *unit) (list []netstate.Publish) {
+	for _, o := range u.occupied {
+		list = append(list, o.publish)
+	}
+	if u.in == nil || u.in.Publish == nil {
+		return list
+	}
+	for k, o := range u.desired {
+		p, ok := o.(netstate.Publish)
+		if _, known := u.occupied[k]; ok && !known && !e.HostPorts.Held(p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 // portsChanged compares who listens now with who did.
-func (u *unit) portsChanged(found map[netstate.Key][]hostport.Listener) bool {
-	for k, o := range u.occupied {
-		if !slices.Equal(found[k], o.listeners) {
-			return true
-		}
-	}
-	for k := range u.unheld {
-		if len(found[k]) > 0 && len(u.occupied[k].listeners) == 0 {
-			return true
-		}
-	}
-	return false
+func (u *unit) portsChanged(list []netstate.Publish, found map[netstate.Key][]hostport.Listener) bool {
+	return slices.ContainsFunc(list, func(p netstate.Publish) bool {
+		return !slices.Equal(found[p.Key()], u.occupied[p.Key()].listeners)
+	})
 }
 
 // reservePorts holds the ports of a batch as far as they are published, and lets
@@ -241,6 +266,7 @@ func (e *Engine) reservePorts(batch map[netstate.Owner]bool) {
 	}
 	for o := range batch {
 		e.holdPorts(e.units[o])
+		e.lookAgain(e.units[o])
 	}
 }
 
@@ -272,7 +298,6 @@ func (e *Engine) holdPorts(u *unit) {
 			e.complain(err)
 			continue
 		}
-		u.unheld[k] = u.desired[k].(netstate.Publish)
-		e.ports.due = now().Add(portPause)
+		u.unheld[k] = true
 	}
 }

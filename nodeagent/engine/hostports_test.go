@@ -128,9 +128,15 @@ func TestListenerLater(t *testing.T) {
 	if len(f.held) != 0 {
 		t.Fatal("held although not to be:", f.held)
 	}
+	w.look()
+	passes := w.k.passes
+	w.look()
+	if w.k.passes != passes {
+		t.Error("a look that found nobody made a pass")
+	}
 	f.listen[80] = listener("nginx", 80)
-	for range 2 {
-		w.e.everything()
+	for _, look := range []func(){w.look, w.e.everything} {
+		look()
 		w.turns(20)
 		w.expectReady("at the next look", p, "True", v1alpha1.ReasonHostPortConflict, "published; but nginx (PID 7) listens on TCP 0.0.0.0:80 and gets nothing")
 		w.expectTargets("at the next look", p, "10.0.0.11:80")

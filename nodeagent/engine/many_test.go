@@ -71,6 +71,28 @@ func BenchmarkManyGo(b *testing.B) {
 	}
 }
 
+// BenchmarkOneOfMany compares the change of one attachment among 3,000 with that
+// among 300.
+func BenchmarkOneOfMany(b *testing.B) {
+	change := func(n int) time.Duration {
+		w := newWorld(b)
+		w.manyPods(n, false)
+		w.turns(20)
+		const changes = 200
+		begin := time.Now()
+		for i := range changes {
+			w.set(nsa(fmt.Sprint("other", i), "red"))
+			w.turns(3)
+		}
+		return time.Since(begin) / changes
+	}
+	for b.Loop() {
+		few, many := change(300), change(3000)
+		b.ReportMetric(float64(many)/float64(few), "one-of-3000/one-of-300")
+		b.ReportMetric(float64(many.Microseconds()), "us/one-of-3000")
+	}
+}
+
 // BenchmarkManyWait compares what an address that is freed costs where 1,000 wait
 // for one with where 20 do.
 func BenchmarkManyWait(b *testing.B) {

@@ -61,6 +61,7 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 		in = nil
 	}
 	u.in, u.changed = in, true
+	e.refer(u)
 	if in != nil {
 		u.repairs = max(u.repairs, in.Repairs)
 	}

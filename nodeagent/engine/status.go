@@ -61,7 +61,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 			u.ready = s.Ready
 			e.Reporter.Report(s)
 		case o != orphans && u.done && len(u.held) == 0:
-			delete(e.units, o)
+			e.forget(u)
 			e.requeueWaiting()
 			e.Reporter.Removed(o)
 		}

@@ -110,6 +110,7 @@ func (e *Engine) recall(batch map[netstate.Owner]bool) {
 				u.holdPublished(in)
 				in.Accepted.Status = metav1.ConditionTrue
 				u.in = &in
+				e.refer(u)
 			}
 		}
 		if len(then) == 0 {

@@ -21,19 +21,10 @@ func (e *Engine) candidates(p *v1alpha1.PortPublish) []*unit {
 		return []*unit{a}
 	}
 	var children []*unit
-	for o, u := range e.units {
-		if u.in != nil && childOf(u, attachmentOf(p)) && o.Namespace == p.Namespace {
-			children = append(children, u)
-		}
+	for _, o := range e.referrersOf(refTo(attachmentOf(p)), netstate.OwnerAttachment) {
+		children = append(children, e.units[o])
 	}
-	slices.SortFunc(children, func(a, b *unit) int { return a.owner.Compare(b.owner) })
 	return children
-}
-
-// childOf says whether a unit is an attachment made for the parent.
-func childOf(u *unit, parent netstate.Owner) bool {
-	a := u.in.Attachment
-	return a != nil && a.Namespace == parent.Namespace && v1alpha1.Parent(a) == parent.Name
 }
 
 // targetsOf are the candidates that a publish leads to. One that fails is left
@@ -69,20 +60,13 @@ func (e *Engine) publishesOf(a netstate.Owner) []netstate.Owner {
 	if a.Kind != netstate.OwnerAttachment {
 		return nil
 	}
-	parent := netstate.Owner{}
+	out := e.referrersOf(refTo(a), netstate.OwnerPublish)
 	if u := e.units[a]; u != nil && u.in != nil {
-		parent = netstate.Owner{Kind: a.Kind, Namespace: a.Namespace, Name: v1alpha1.Parent(u.in.Attachment)}
+		parent := ref{a.Kind, a.Namespace, v1alpha1.Parent(u.in.Attachment)}
+		out = append(out, e.referrersOf(parent, netstate.OwnerPublish)...)
 	}
-	var out []netstate.Owner
-	for o, u := range e.units {
-		if u.in == nil || u.in.Publish == nil {
-			continue
-		}
-		if about := attachmentOf(u.in.Publish); about == a || about == parent || slices.Contains(u.targets, a) {
-			out = append(out, o)
-		}
-	}
-	return out
+	slices.SortFunc(out, netstate.Owner.Compare)
+	return slices.Compact(out)
 }
 
 // turned are the publishes that should lead to some of these attachments and do

@@ -8,39 +8,19 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// twin is what twins have in common.
-type twin struct{ netns, network string }
-
-func (e *Engine) twinOf(u *unit) (t twin, ok bool) {
-	if !u.accepted() || u.in.Attachment == nil || u.in.Attachment.Spec.Network == "" {
-		return twin{}, false
-	}
-	netns, problem := e.netnsOf(u.in.Attachment)
-	return twin{netns, u.in.Attachment.Spec.Network}, problem == nil
-}
-
-// others are the attachments that have a target and network in common, but for one
-// of them. They are looked up once a pass.
-func (e *Engine) others(than netstate.Owner, t twin) []netstate.Owner {
-	if t == (twin{}) {
+// twins are the other attachments of a unit's target to its network.
+func (e *Engine) twins(u *unit) []netstate.Owner {
+	i := slices.IndexFunc(u.refs, func(r ref) bool { return r.kind == refTwins("", "").kind })
+	if i < 0 {
 		return nil
 	}
-	if e.twins == nil {
-		e.twins = map[twin][]netstate.Owner{}
-		for o, u := range e.units {
-			if t, ok := e.twinOf(u); ok {
-				e.twins[t] = append(e.twins[t], o)
-			}
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(e.twins[t]), func(o netstate.Owner) bool { return o == than })
+	return slices.DeleteFunc(e.referrers(u.refs[i]), func(o netstate.Owner) bool { return o == u.owner })
 }
 
 // addTwins has an attachment get along with its twins.
 func (e *Engine) addTwins(u *unit, antiSpoof bool, r *compile.Result) {
-	u.twin, _ = e.twinOf(u)
 	var theirs []netip.Prefix
-	list := e.others(u.owner, u.twin)
+	list := e.twins(u)
 	for _, o := range list {
 		theirs = append(theirs, e.units[o].expected()...)
 	}

@@ -38,8 +38,8 @@ type unit struct {
 	note    *compile.Problem
 	// kept says that the objects stay in spite of the problem.
 	kept bool
-	// twin is what it had in common with its twins when it was compiled last.
-	twin twin
+	// refs are those under which it is found.
+	refs []ref
 	// short is why an attachment goes without an address of some subnet.
 	short *compile.Problem
 	// partial are claims lost for single objects.
@@ -48,7 +48,7 @@ type unit struct {
 	// that are or should be held, and unheld, the ones of these that are not.
 	occupied map[netstate.Key]occupied
 	reserved map[netstate.Key]bool
-	unheld   map[netstate.Key]netstate.Publish
+	unheld   map[netstate.Key]bool
 	errs     map[netstate.Key]error
 	// done says that the last pass found or made everything; changed, that
 	// something else is wanted since.
@@ -66,8 +66,9 @@ func (e *Engine) unit(o netstate.Owner) *unit {
 	u := e.units[o]
 	if u == nil {
 		u = &unit{owner: o, desired: netstate.Set{}, held: map[netstate.Key]bool{}, errs: map[netstate.Key]error{},
-			occupied: map[netstate.Key]occupied{}, reserved: map[netstate.Key]bool{}, unheld: map[netstate.Key]netstate.Publish{}}
+			occupied: map[netstate.Key]occupied{}, reserved: map[netstate.Key]bool{}, unheld: map[netstate.Key]bool{}}
 		e.units[o] = u
+		e.refer(u)
 	}
 	return u
 }

@@ -16,10 +16,12 @@ import (
 // flow says which tracked connections contradict a changed publish.
 type flow struct {
 	// old is what no longer holds: connections to those of its targets that it
-	// lost go, and those of whom the sources that it has now leave out.
-	old     netstate.Publish
-	lost    netstate.Targets
-	sources netstate.Sources
+	// lost go, and those of whom the sources that it has now leave out, unless
+	// another publish leads them there. Those to targets that it has in another way
+	// now go in any case.
+	old          netstate.Publish
+	lost, turned netstate.Targets
+	sources      netstate.Sources
 	// fresh is a new UDP publish: connections of whom it lets in go that went to
 	// the node itself, or by a publish for every address, since UDP senders would
 	// keep them alive for ever.
@@ -36,8 +38,9 @@ func (fs flows) add(old, now netstate.Object) flows {
 	if o == n {
 		return fs
 	}
-	if lost := lostTargets(o, n); lost != "" || o.HostPort != 0 && n.Sources != "" && n.Sources != o.Sources {
-		fs = append(fs, flow{old: o, lost: lost, sources: n.Sources})
+	lost, turned := o.Targets.Without(n.Targets), turnedTargets(o, n)
+	if lost != "" || turned != "" || o.HostPort != 0 && n.Sources != "" && n.Sources != o.Sources {
+		fs = append(fs, flow{old: o, lost: lost, turned: turned, sources: n.Sources})
 	}
 	if n.Proto == "udp" {
 		fs = append(fs, flow{fresh: n})
@@ -45,21 +48,21 @@ func (fs flows) add(old, now netstate.Object) flows {
 	return fs
 }
 
-// lostTargets are the targets of a publish that it has no longer, or has in
-// another way.
-func lostTargets(old, now netstate.Publish) netstate.Targets {
-	var lost []netip.AddrPort
+// turnedTargets are the targets of a publish that are masqueraded only before or
+// only after a change.
+func turnedTargets(old, now netstate.Publish) netstate.Targets {
+	var turned []netip.AddrPort
 	for _, t := range old.Targets.All() {
-		if !now.Targets.Has(t) || old.Back.Has(t) != now.Back.Has(t) {
-			lost = append(lost, t)
+		if now.Targets.Has(t) && old.Back.Has(t) != now.Back.Has(t) {
+			turned = append(turned, t)
 		}
 	}
-	return netstate.NewTargets(lost...)
+	return netstate.NewTargets(turned...)
 }
 
 // standing reports whether a publish for exactly this host address, the
 // unspecified one included, leads a connection where it goes, so that
-// connections of publishes that did not change stay.
+// connections that the publishes that there are would make as well stay.
 type standing func(host netip.Addr, c connection) bool
 
 // standing judges by what memory holds.
@@ -97,11 +100,11 @@ func standingAmong(find func(netstate.Key) netstate.Object, all iter.Seq[netstat
 				continue
 			}
 			if p, ok := find(one.Key()).(netstate.Publish); ok {
-				return p.Targets.Has(c.reply.src)
+				return p.Targets.Has(c.reply.src) && p.Sources.Has(c.orig.src.Addr())
 			}
 		}
 		return slices.ContainsFunc(ranges(), func(p netstate.Publish) bool {
-			return p.Host == host && about(p, c) && p.Targets.Has(firstOf(p, c))
+			return p.Host == host && about(p, c) && p.Targets.Has(firstOf(p, c)) && p.Sources.Has(c.orig.src.Addr())
 		})
 	}
 }
@@ -207,7 +210,11 @@ func (f flow) matches(c connection, locals map[netip.Addr]bool, publishes standi
 		return false
 	}
 	target := firstOf(p, c)
-	return f.lost.Has(target) || p.Targets.Has(target) && !f.sources.Has(c.orig.src.Addr())
+	if f.turned.Has(target) {
+		return true
+	}
+	led := publishes(host, c) || publishes(everywhere(host), c)
+	return !led && (f.lost.Has(target) || p.Targets.Has(target) && !f.sources.Has(c.orig.src.Addr()))
 }
 
 // overtakes says whether the fresh publish leads away what went to the node
@@ -221,11 +228,19 @@ func (f flow) overtakes(c connection, local bool, publishes standing) bool {
 	case f.fresh.Host.IsUnspecified() || f.fresh.Targets.Has(firstOf(f.fresh, c)):
 		return false
 	}
-	everywhere := netip.IPv6Unspecified()
-	if f.fresh.Host.Is4() {
-		everywhere = netip.IPv4Unspecified()
+	return publishes(everywhere(f.fresh.Host), c)
+}
+
+// everywhere is the host address of publishes for every address of a family; not
+// of those on loopback, where they do not answer.
+func everywhere(like netip.Addr) netip.Addr {
+	switch {
+	case like.IsLoopback():
+		return netip.Addr{}
+	case like.Is4():
+		return netip.IPv4Unspecified()
 	}
-	return publishes(everywhere, c)
+	return netip.IPv6Unspecified()
 }
 
 func onlyFresh(fs flows) bool {

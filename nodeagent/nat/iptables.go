@@ -149,7 +149,12 @@ func (b *iptables) load(ctx context.Context) error {
 	m.understand(all)
 	b.memory, b.stale = m, false
 	b.blockers = b.allBlockers(ctx, blockers)
-	return nil
+	if b.legacy {
+		return nil
+	}
+	legacy, err := legacyBlockers(ctx)
+	b.blockers = append(b.blockers, legacy...)
+	return err
 }
 
 // save lists the tables of a family that the kernel has; it makes none.

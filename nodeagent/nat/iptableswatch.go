@@ -17,6 +17,7 @@ import (
 
 func (b *iptables) Watch(ctx context.Context, fn func()) error {
 	if !b.legacy {
+		watchLegacy(ctx, fn)
 		return watchEvents(ctx, &b.gens, b.look, fn)
 	}
 	if _, err := b.peek(ctx); err != nil {

@@ -15,6 +15,7 @@ import (
 )
 
 func (b *nftables) Watch(ctx context.Context, fn func()) error {
+	watchLegacy(ctx, fn)
 	return watchEvents(ctx, &b.gens, func(kind uint16, body []byte) (bool, bool) {
 		touched, _ := ours(kind, body)
 		return touched, !touched && b.forwards.matters(kind, body)

@@ -117,7 +117,11 @@ func (b *nftables) loadForward(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.blockers = blockers
+	legacy, err := legacyBlockers(ctx)
+	if err != nil {
+		return err
+	}
+	b.blockers = append(blockers, legacy...)
 	b.beside = slices.ContainsFunc(chains, func(c otherChain) bool { return strings.HasPrefix(c.Name, chainPrefix) })
 	return b.openings.load(chains)
 }

@@ -9,6 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
@@ -251,6 +255,62 @@ func TestOthersComeAndGo(t *testing.T) {
 			l.silent(t)
 		}
 	}
+}
+
+// TestChangedPortsKeepConnections: an entry of conntrack stays the same one while
+// some publish leads it where it goes, whichever that is.
+func TestChangedPortsKeepConnections(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	buildWorld(t)
+	bridgeNF(t, false)
+	serveAll(t, placeA, 80, 8001)
+	for _, c := range []struct{ any, node, out, target string }{{"0.0.0.0", node4, out4 + "/32", placeA.v4.String()}, {"::", node6, out6 + "/128", placeA.v6.String()}} {
+		eachKind(t, func(t *testing.T, k kind) {
+			b, to := k.open(t, netstate.SourceLocal), func(port string) string { return net.JoinHostPort(c.target, port) }
+			last := ranged(c.any, "tcp", 8000, 8010, to("8000"))
+			apply(t, b, creates(able(b, without(netstate.Set{}.Add(last)))...))
+			stays := connect(t, "tcp", net.JoinHostPort(c.node, "8001"))
+			entry := conntrackIDs(t, 8001)
+			same(t, "entries", 1, len(entry))
+			for _, now := range []netstate.Publish{
+				ranged(c.any, "tcp", 7990, 8020, to("7990")),
+				publish(c.any, "tcp", 8001, to("8001")),
+				ranged(c.node, "tcp", 8001, 8002, to("8001")),
+				from(ranged(c.any, "tcp", 8000, 8002, to("8000")), c.out),
+			} {
+				apply(t, b, deletes(last), creates(now))
+				same(t, "entry after "+now.Key().String(), entry, conntrackIDs(t, 8001))
+				stays.says(t, "")
+				last = now
+			}
+			elsewhere := ranged(c.any, "tcp", 8001, 8009, to("80"))
+			apply(t, b, deletes(last), creates(elsewhere))
+			stays.silent(t)
+			apply(t, b, deletes(list(b.Held())...))
+		}, c.node+" ")
+	}
+}
+
+// conntrackIDs are the kernel's numbers of the connections to a port.
+func conntrackIDs(t *testing.T, port uint16) (ids []string) {
+	t.Helper()
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		entries, err := dumpConnections(family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range entries {
+			c, _ := parseConnection(entry)
+			for kind, v := range attributes(c.raw) {
+				if kind == nl.CTA_ID && c.orig.dst.Port() == port {
+					ids = append(ids, fmt.Sprintf("%s %x", c.orig.src, v))
+				}
+			}
+		}
+	}
+	return ids
 }
 
 // TestSpecificOvertakes: UDP senders go over to the publish of their address when

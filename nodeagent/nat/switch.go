@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
 )
 
@@ -96,16 +94,4 @@ func others(inUse Backend, opts Options) []retiree {
 		}
 	}
 	return out
-}
-
-// legacyTables reports whether legacy iptables has a table here. To ask it would
-// make one.
-func legacyTables() bool {
-	for _, family := range []string{"ip", "ip6"} {
-		names, err := os.ReadFile("/proc/thread-self/net/" + family + "_tables_names")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) || len(names) > 0 {
-			return true
-		}
-	}
-	return false
 }

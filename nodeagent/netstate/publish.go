@@ -47,6 +47,20 @@ func (p Publish) Shifted() bool {
 	return p.HostPortEnd != 0 && slices.ContainsFunc(p.Targets.All(), func(t netip.AddrPort) bool { return t.Port() != p.HostPort })
 }
 
+// Succeeds says that the publish leads some of another's ports to an address where
+// they led before.
+func (p Publish) Succeeds(old Publish) bool {
+	if p.Proto != old.Proto || p.HostPort > old.Last() || old.HostPort > p.Last() {
+		return false
+	}
+	if p.Host != old.Host && !p.Host.IsUnspecified() && !old.Host.IsUnspecified() {
+		return false
+	}
+	return slices.ContainsFunc(p.Targets.All(), func(t netip.AddrPort) bool {
+		return slices.ContainsFunc(old.Targets.All(), func(o netip.AddrPort) bool { return o.Addr() == t.Addr() })
+	})
+}
+
 // MaxShifted is how many ports a range may have that lead to others than
 // themselves: a firewall needs an element for each of them.
 const MaxShifted = 1024

@@ -30,6 +30,7 @@ func Diff(desired, observed netstate.Set, release []netstate.Key) ([]Step, []Con
 	for _, k := range desired.Keys() {
 		d.build(k)
 	}
+	d.replacePublishes()
 	slices.SortStableFunc(d.steps, compareSteps)
 	return d.steps, d.conflicts
 }
@@ -207,6 +208,51 @@ func removeStage(k netstate.Kind) Stage {
 		return StageRemoveNetns
 	}
 	return StageRemove
+}
+
+// replacePublishes has a publish go when another comes that leads some of its
+// ports to the same address: in one transaction, so that no packet finds them
+// closed.
+func (d *differ) replacePublishes() {
+	var come []netstate.Publish
+	for _, s := range d.steps {
+		if p, ok := s.New.(netstate.Publish); ok && s.Op == Create {
+			come = append(come, p)
+		}
+	}
+	if len(come) == 0 {
+		return
+	}
+	replaced := successors(come)
+	for i, s := range d.steps {
+		if p, ok := s.Old.(netstate.Publish); ok && s.Op == Delete && replaced(p) {
+			d.steps[i].Stage = StagePublish
+		}
+	}
+}
+
+// successors tells whether one of the publishes takes the place of another. Most
+// are of one port, and looked up by that.
+func successors(come []netstate.Publish) func(netstate.Publish) bool {
+	type port struct {
+		proto string
+		port  uint16
+	}
+	ports, ranges := map[port][]netstate.Publish{}, []netstate.Publish{}
+	for _, p := range come {
+		if p.HostPortEnd != 0 {
+			ranges = append(ranges, p)
+		} else {
+			ports[port{p.Proto, p.HostPort}] = append(ports[port{p.Proto, p.HostPort}], p)
+		}
+	}
+	return func(old netstate.Publish) bool {
+		succeeds := func(p netstate.Publish) bool { return p.Succeeds(old) }
+		if old.HostPortEnd != 0 {
+			return slices.ContainsFunc(come, succeeds)
+		}
+		return slices.ContainsFunc(ports[port{old.Proto, old.HostPort}], succeeds) || slices.ContainsFunc(ranges, succeeds)
+	}
 }
 
 // build adds the steps that make one desired object so.

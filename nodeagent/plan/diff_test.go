@@ -349,6 +349,36 @@ func TestPublishLosesTargetsFirst(t *testing.T) {
 	}
 }
 
+// TestPublishIsReplacedAtOnce: what goes of a publish goes with what comes in its
+// place, if that leads to the same address; else first of all.
+func TestPublishIsReplacedAtOnce(t *testing.T) {
+	old := netstate.Publish{Host: netip.IPv4Unspecified(), Proto: "tcp", HostPort: 80, HostPortEnd: 90, Targets: "10.0.0.2:80"}
+	change := func(f func(*netstate.Publish)) netstate.Publish {
+		p := old
+		f(&p)
+		return p
+	}
+	for _, c := range []struct {
+		now  netstate.Publish
+		want Stage
+	}{
+		{change(func(p *netstate.Publish) { p.HostPortEnd = 100 }), StagePublish},
+		{change(func(p *netstate.Publish) { p.HostPort, p.HostPortEnd, p.Targets = 85, 0, "10.0.0.2:8080" }), StagePublish},
+		{change(func(p *netstate.Publish) { p.Host = netip.MustParseAddr("192.0.2.1") }), StagePublish},
+		{change(func(p *netstate.Publish) { p.HostPortEnd, p.Targets = 100, "10.0.0.3:80" }), StageClosePublish},
+		{change(func(p *netstate.Publish) { p.HostPort, p.HostPortEnd = 91, 100 }), StageClosePublish},
+		{change(func(p *netstate.Publish) { p.Proto = "udp" }), StageClosePublish},
+	} {
+		for _, pair := range [][2]netstate.Publish{{old, c.now}, {c.now, old}} {
+			steps, _ := Diff(netstate.Set{}.Add(pair[1]), netstate.Set{}.Add(pair[0]), []netstate.Key{pair[0].Key()})
+			i := slices.IndexFunc(steps, func(s Step) bool { return s.Op == Delete })
+			if len(steps) != 2 || i < 0 || steps[i].Stage != c.want {
+				t.Errorf("%s to %s: %v, want a deletion in stage %v", pair[0].Key(), pair[1].Key(), steps, c.want)
+			}
+		}
+	}
+}
+
 // TestLoopbackIsGuarded: the guard comes before the sysctl that needs it and
 // goes after it, and a bridge that is made anew gets the sysctl anew.
 func TestLoopbackIsGuarded(t *testing.T) {

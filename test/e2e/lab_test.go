@@ -262,7 +262,7 @@ func nodeIP(t *testing.T, node string) string {
 // elements of the firewall.
 const traces = `ip -br link show group 1346525441
 ip netns list | grep -v cni- || true
-nft list ruleset | grep '"cluster"' || true`
+nft list ruleset | grep -e '"cluster"' -e patchbay:cluster || true`
 
 // clean waits until nothing of ours is on any node.
 func clean(t *testing.T) {
