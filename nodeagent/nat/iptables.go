@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"sync"
@@ -238,6 +239,13 @@ func (b *iptables) change(ctx context.Context, steps []plan.Step) (flows, error)
 	}
 	b.memory.committed()
 	return contradicted, nil
+}
+
+func (b *iptables) Forget(gone []netip.Addr) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pending = append(b.pending, addresses(gone)...)
+	return b.flush()
 }
 
 func (b *iptables) Clean(ctx context.Context) error {
