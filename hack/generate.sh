@@ -1,6 +1,7 @@
 #!/bin/sh
-# Generates deep copies, CRDs and docs/reasons.md from api/, into the tree or
-# into the folder given as the argument.
+# Generates deep copies, CRDs and docs/reasons.md from api/, and docs/rulesets.md
+# from test/scenarios and nodeagent/nat, into the tree or into the folder given as
+# the argument.
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-.}
@@ -10,4 +11,5 @@ controller_gen() { go tool -modfile=hack/tools/controller-gen/go.mod controller-
 mkdir -p "$out/api/v1alpha1" "$out/config/crd/bases" "$out/docs"
 controller_gen object:headerFile=hack/boilerplate.go.txt paths=./api/... "output:object:dir=$out/api/v1alpha1"
 controller_gen crd paths=./api/... "output:crd:dir=$out/config/crd/bases"
-go run ./hack/gendocs >"$out/docs/reasons.md"
+go run ./hack/gendocs reasons >"$out/docs/reasons.md"
+go run ./hack/gendocs rulesets >"$out/docs/rulesets.md"

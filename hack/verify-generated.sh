@@ -7,7 +7,7 @@ trap 'rm -rf "$fresh"' EXIT
 hack/generate.sh "$fresh"
 
 stale=0
-for path in api/v1alpha1/zz_generated.deepcopy.go config/crd/bases docs/reasons.md; do
+for path in api/v1alpha1/zz_generated.deepcopy.go config/crd/bases docs/reasons.md docs/rulesets.md; do
 	diff -ruN "$path" "$fresh/$path" || stale=1
 done
 if [ "$stale" != 0 ]; then

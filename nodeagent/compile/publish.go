@@ -65,12 +65,15 @@ func (b *publish) target(t AttachmentView) {
 
 var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
-// divided refuses ranges that several targets of a family would have to share.
+// divided refuses ranges that lead to other ports and that several targets of a
+// family would have to share: each port would need as many elements as there are
+// slots.
 func (b *publish) divided() *Problem {
 	for _, port := range b.p.Spec.Ports {
 		shared := len(b.ofFamily(netip.IPv4Unspecified())) > 1 || len(b.ofFamily(netip.IPv6Unspecified())) > 1
-		if port.HostPortEnd > port.HostPort && shared {
-			return problem(v1alpha1.ReasonUnsupported, "spec.ports: the range %d-%d cannot be shared by several targets: list its ports one by one, or publish a range of each target by itself", port.HostPort, port.HostPortEnd)
+		shifted := cmp.Or(port.TargetPort, port.HostPort) != port.HostPort
+		if port.HostPortEnd > port.HostPort && shifted && shared {
+			return problem(v1alpha1.ReasonUnsupported, "spec.ports: the range %d-%d leads to other ports, and so cannot be shared by several targets: leave targetPort out, list the ports one by one, or publish a range of each target by itself", port.HostPort, port.HostPortEnd)
 		}
 	}
 	return nil

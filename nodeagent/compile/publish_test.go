@@ -117,12 +117,13 @@ func TestPublishRanges(t *testing.T) {
 	if got, _ = published(t, p, both); got["0.0.0.0:80/tcp"] != "to 10.0.0.2:80" {
 		t.Errorf("for everyone it is %q", got["0.0.0.0:80/tcp"])
 	}
-	if _, problem := Publish(p, []AttachmentView{both, both}, on(netstate.Node{})); problem == nil || !strings.Contains(problem.Message, "one by one") {
-		t.Errorf("a range for two: %v", problem)
+	if _, problem := Publish(p, []AttachmentView{both, both}, on(netstate.Node{})); problem == nil || !strings.Contains(problem.Message, "the range 8000-8003 leads to other ports") {
+		t.Errorf("a shifted range for two: %v", problem)
 	}
-	p.Spec.Ports = p.Spec.Ports[2:]
-	if _, problem := Publish(p, []AttachmentView{both, both}, on(netstate.Node{})); problem != nil {
-		t.Errorf("a range of one port for two: %v", problem)
+	p.Spec.Ports = []v1alpha1.PublishedPort{p.Spec.Ports[0], p.Spec.Ports[2]}
+	other := view([]string{"10.0.0.3/24"}, "10.0.0.1")
+	if got, _ = published(t, p, both, other); got["0.0.0.0:8000-8010/tcp"] != "to 10.0.0.2:8000, 10.0.0.3:8000" {
+		t.Errorf("a range for two: %v", got)
 	}
 }
 

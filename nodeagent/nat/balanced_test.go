@@ -47,6 +47,52 @@ func balancedBy(t *testing.T, k kind) {
 	})
 }
 
+// TestBalancedRange shares the ports of a range, which stay what they are.
+func TestBalancedRange(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	buildWorld(t)
+	bridgeNF(t, false)
+	for _, p := range []place{placeA, placeB} {
+		for _, a := range []netip.Addr{p.v4, p.v6} {
+			serveName(t, p.netns, netip.AddrPortFrom(a, 9000).String())
+			serveName(t, p.netns, netip.AddrPortFrom(a, 9004).String())
+		}
+	}
+	eachKind(t, func(t *testing.T, k kind) {
+		families46(t, func(t *testing.T, node, _ string, of func(place) string) {
+			any := "0.0.0.0"
+			if addr(node).Is6() {
+				any = "::"
+			}
+			for _, host := range []string{any, node} {
+				b := k.open(t, netstate.SourceLocal)
+				p := balance(host, "tcp", 9000, net.JoinHostPort(of(placeA), "9000"), net.JoinHostPort(of(placeB), "9000"))
+				p.HostPortEnd = 9004
+				apply(t, b, creates(worldWithoutPublishes(b)...), creates(p))
+				same(t, "held", netstate.Object(p), k.loaded(t, netstate.SourceLocal).Held()[p.Key()])
+				shares := map[string]int{}
+				for range 40 {
+					for _, port := range []string{"9000", "9004"} {
+						c := talk(t, "out", net.JoinHostPort(node, port))
+						shares[c.server]++
+						c.Close()
+					}
+				}
+				for _, target := range []string{of(placeA), of(placeB)} {
+					for _, port := range []string{"9000", "9004"} {
+						if n := shares[net.JoinHostPort(target, port)]; n < 4 {
+							t.Errorf("%s:%s got %d of 40 connections: %v", target, port, n, shares)
+						}
+					}
+				}
+				apply(t, b, deletes(heldObjects(b)...))
+			}
+		})
+	})
+}
+
 // beforeWildcard has the slots of an address come before what is for all.
 func beforeWildcard(t *testing.T, k kind, any, node string, servers []string) {
 	b := k.open(t, netstate.SourceLocal)

@@ -47,14 +47,18 @@ func (b *nftables) run(ctx context.Context, statements []statement) error {
 		}
 	}
 	tx := b.nft.NewTransaction()
-	for _, s := range statements {
-		s.script(tx)
-	}
+	fill(tx, statements)
 	err := b.nft.Run(ctx, tx)
 	if err != nil && refused != nil {
 		return fmt.Errorf("%w (by netlink: %w)", err, refused)
 	}
 	return err
+}
+
+func fill(tx *knftables.Transaction, statements []statement) {
+	for _, s := range statements {
+		s.script(tx)
+	}
 }
 
 // onlyEdits returns the statements as edits that netlink can express. Intervals stay

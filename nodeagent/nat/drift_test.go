@@ -338,7 +338,7 @@ func TestRefusals(t *testing.T) {
 		ranged("0.0.0.0", "tcp", 80, 79, "10.0.0.1:80"),
 		ranged("0.0.0.0", "tcp", 80, 90, "10.0.0.1:65530"),
 		ranged("0.0.0.0", "tcp", 80, 80+netstate.MaxShifted, "10.0.0.1:81"),
-		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, HostPortEnd: 81, Targets: targets("10.0.0.1:80", "10.0.0.2:80")},
+		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, HostPortEnd: 81, Targets: targets("10.0.0.1:90", "10.0.0.2:90")},
 		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80", Sources: "10.0.0.0/8,10.1.0.0/16"},
 		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80", Sources: "anybody"},
 		from(publish("0.0.0.0", "tcp", 80, "10.0.0.1:80"), "fd00::/8"),

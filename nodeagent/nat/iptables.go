@@ -231,7 +231,7 @@ func (b *iptables) change(ctx context.Context, steps []plan.Step) (flows, error)
 		err = b.mendHooks()
 	}
 	if err == nil {
-		err = b.write(ctx, b.memory.restores(changes, b.families()))
+		err = b.write(ctx, b.memory.restores(changes, b.families(), maxRestore()))
 	}
 	if err != nil {
 		b.stale = true
@@ -285,7 +285,7 @@ func (b *iptables) empty(ctx context.Context, goes func(ipKey) bool) error {
 		}
 	}
 	b.stale = true
-	if err := b.write(ctx, b.memory.restores(c, b.families())); err != nil {
+	if err := b.write(ctx, b.memory.restores(c, b.families(), maxRestore())); err != nil {
 		return fmt.Errorf("remove chains %s*: %w", chainPrefix, err)
 	}
 	b.memory.committed()

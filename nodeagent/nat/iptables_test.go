@@ -226,6 +226,6 @@ func FuzzSave(f *testing.F) {
 		s := parseSave(true, text)
 		m.take(s)
 		m.understand([]saved{s})
-		m.restores(ipChanges{}, []bool{true})
+		m.restores(ipChanges{}, []bool{true}, maxRestore())
 	})
 }

@@ -17,7 +17,10 @@ type restore struct {
 	commits int
 }
 
-// maxRestore is how many commands a restore may have. iptables-nft sends them as
+// wholeRestore is how many commands a restore has where nothing keeps it from it.
+const wholeRestore = 5000
+
+// maxRestore is how many commands a restore may have here. iptables-nft sends them as
 // one message; where it may not enlarge its socket's buffer (SO_SNDBUFFORCE is
 // refused in a user namespace), more than some 200 rules are EMSGSIZE.
 var maxRestore = sync.OnceValue(func() int {
@@ -29,20 +32,21 @@ var maxRestore = sync.OnceValue(func() int {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1<<20) != nil {
 		return 150
 	}
-	return 5000
+	return wholeRestore
 })
 
 // restores turn the kernel's tables into what memory holds, given the changes of
-// rules since: one for each family, more where there are too many commands.
-func (m *ipMemory) restores(c ipChanges, families []bool) []restore {
+// rules since: one for each family, more where there are more commands than the
+// limit.
+func (m *ipMemory) restores(c ipChanges, families []bool, limit int) []restore {
 	var out []restore
 	used := m.used()
 	for _, six := range families {
 		text, commits, commands := &strings.Builder{}, 0, 0
 		for _, table := range ipTables {
 			a := area{six, table}
-			for _, part := range m.parts(a, c, used[a]) {
-				if commands+len(part) > maxRestore() && commands > 0 {
+			for _, part := range m.parts(a, c, used[a], limit) {
+				if commands+len(part) > limit && commands > 0 {
 					out = append(out, restore{six, text.String(), commits})
 					text, commits, commands = &strings.Builder{}, 0, 0
 				}
@@ -59,7 +63,7 @@ func (m *ipMemory) restores(c ipChanges, families []bool) []restore {
 }
 
 // parts are the commands for one area, as few parts as their number allows.
-func (m *ipMemory) parts(a area, c ipChanges, used int) [][]string {
+func (m *ipMemory) parts(a area, c ipChanges, used, limit int) [][]string {
 	st := m.areas[a]
 	switch {
 	case used == 0 && len(st.chains)+len(st.jumps) == 0:
@@ -67,17 +71,17 @@ func (m *ipMemory) parts(a area, c ipChanges, used int) [][]string {
 	case used == 0:
 		return [][]string{st.removal()}
 	case len(st.chains) == 0 || !st.sound:
-		return m.rebuild(a)
+		return m.rebuild(a, limit)
 	}
-	return chunks(m.commands(a, c))
+	return chunks(m.commands(a, c), limit)
 }
 
 // chunks puts units of commands together.
-func chunks(units [][]string) [][]string {
+func chunks(units [][]string, limit int) [][]string {
 	var out [][]string
 	var part []string
 	for _, u := range units {
-		if len(part) > 0 && len(part)+len(u) > maxRestore() {
+		if len(part) > 0 && len(part)+len(u) > limit {
 			out, part = append(out, part), nil
 		}
 		part = append(part, u...)
@@ -106,13 +110,13 @@ func (st *areaState) removal() []string {
 
 // rebuild makes all chains of an area anew. What does not fit into the first
 // part are rules of objects.
-func (m *ipMemory) rebuild(a area) [][]string {
+func (m *ipMemory) rebuild(a area, limit int) [][]string {
 	lines := m.linesIn(a)
 	common, define := shared(lines), own(lines)
-	first := common[:min(len(common), maxRestore()/2)]
+	first := common[:min(len(common), limit/2)]
 	units := m.commands(a, ipChanges{define: define})
 	units = append(units, m.areas[a].frames(a, first, ownChains(define)))
-	return chunks(append(units, m.commands(a, ipChanges{add: common[len(first):]})...))
+	return chunks(append(units, m.commands(a, ipChanges{add: common[len(first):]})...), limit)
 }
 
 // frames makes the frames anew with the given rules of objects, and takes away

@@ -141,7 +141,10 @@ func randomPublish(random *rand.Rand, port uint16) netstate.Publish {
 		host = pick("192.0.2.1", "2001:db8::1")
 	}
 	p := publish(host, []string{"tcp", "udp", "sctp"}[random.IntN(3)], port, fmt.Sprintf(pick("10.0.0.2:%d", "[fd00::2]:%d"), port))
-	switch random.IntN(4) {
+	switch random.IntN(5) {
+	case 4:
+		p.HostPortEnd = port + 1 + uint16(random.IntN(18))
+		p.Targets = targets(fmt.Sprintf(pick("10.0.0.2:%d", "[fd00::2]:%d"), port), fmt.Sprintf(pick("10.0.0.3:%d", "[fd00::3]:%d"), port))
 	case 0:
 		p.HostPortEnd = port + 1 + uint16(random.IntN(18))
 	case 1:

@@ -161,8 +161,7 @@ func (b *nftables) Apply(ctx context.Context, steps []plan.Step) error {
 			return err
 		}
 	}
-	opened := slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool { return s.Key.Kind != netstate.KindOpening })
-	steps = slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool { return s.Key.Kind == netstate.KindOpening })
+	opened, steps := apartOpenings(steps)
 	changes, contradicted, err := b.memory.apply(steps)
 	if err == nil {
 		err = b.write(ctx, b.memory.script(changes))
@@ -266,21 +265,27 @@ func (b *nftables) retire(ctx context.Context) error {
 // element takes up to 140 bytes of net.core.wmem_default, usually 208 KiB.
 const maxLines = 1000
 
-// write runs the units in as few transactions as their number allows.
-func (b *nftables) write(ctx context.Context, units []unit) error {
+// batches are the units in as few transactions as their number allows.
+func batches(units []unit) [][]statement {
+	var out [][]statement
 	for len(units) > 0 {
 		n, lines := 0, 0
 		for n < len(units) && (n == 0 || lines+len(units[n]) <= maxLines) {
 			lines += len(units[n])
 			n++
 		}
-		statements := slices.Concat(units[:n]...)
+		out, units = append(out, slices.Concat(units[:n]...)), units[n:]
+	}
+	return out
+}
+
+func (b *nftables) write(ctx context.Context, units []unit) error {
+	for _, statements := range batches(units) {
 		if err := b.gens.own(func() error { return b.run(ctx, statements) }); err != nil {
 			return err
 		}
 		b.count.Add(1)
 		b.opts.Step()
-		units = units[n:]
 	}
 	return nil
 }

@@ -137,6 +137,18 @@ func (o *openings) whole(k netstate.Key) (netstate.Opening, bool) {
 	return is, k.Kind == netstate.KindOpening && o.rules[k] == 2 && o.jumps[is.Family]
 }
 
+// apartOpenings takes the steps of openings out of others.
+func apartOpenings(steps []plan.Step) (opened, rest []plan.Step) {
+	for _, s := range steps {
+		if s.Key.Kind == netstate.KindOpening {
+			opened = append(opened, s)
+		} else {
+			rest = append(rest, s)
+		}
+	}
+	return opened, rest
+}
+
 // open carries out steps of openings, each iptables call a transaction of ours.
 func (b *nftables) open(steps []plan.Step) error {
 	var errs []error

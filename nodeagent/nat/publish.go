@@ -18,17 +18,17 @@ type publishSets struct {
 }
 
 type portSets struct {
-	target, back, gate, from string
-	one, ranges, slots       string
+	target, back, gate, from       string
+	one, ranges, slots, rangeSlots string
 }
 
 var (
 	sets4 = publishSets{setTarget4, setBack4,
-		portSets{setTarget4Host, setBack4Host, setPubGate4, setPubFrom4, mapPub4, mapPub4Range, mapPub4Slots},
-		portSets{setTarget4Range, setBack4Range, setAnyGate4, setAnyFrom4, mapAny4, mapAny4Range, mapAny4Slots}}
+		portSets{setTarget4Host, setBack4Host, setPubGate4, setPubFrom4, mapPub4, mapPub4Range, mapPub4Slots, mapPub4RangeSlots},
+		portSets{setTarget4Range, setBack4Range, setAnyGate4, setAnyFrom4, mapAny4, mapAny4Range, mapAny4Slots, mapAny4RangeSlots}}
 	sets6 = publishSets{setTarget6, setBack6,
-		portSets{setTarget6Host, setBack6Host, setPubGate6, setPubFrom6, mapPub6, mapPub6Range, mapPub6Slots},
-		portSets{setTarget6Range, setBack6Range, setAnyGate6, setAnyFrom6, mapAny6, mapAny6Range, mapAny6Slots}}
+		portSets{setTarget6Host, setBack6Host, setPubGate6, setPubFrom6, mapPub6, mapPub6Range, mapPub6Slots, mapPub6RangeSlots},
+		portSets{setTarget6Range, setBack6Range, setAnyGate6, setAnyFrom6, mapAny6, mapAny6Range, mapAny6Slots, mapAny6RangeSlots}}
 )
 
 // part says what an element is of a publish.
@@ -47,11 +47,13 @@ var publishParts, specific, stays = func() (map[string]part, map[string]bool, ma
 	for _, s := range []publishSets{sets4, sets6} {
 		last[s.target], last[s.back] = true, true
 		for _, p := range []portSets{s.pub, s.any} {
-			parts[p.one], parts[p.ranges], parts[p.slots] = leading, leading, leading
+			for _, name := range []string{p.one, p.ranges, p.slots, p.rangeSlots} {
+				parts[name] = leading
+			}
 			parts[p.gate], parts[p.from] = gating, admitting
 			last[p.target], last[p.back], last[p.gate] = true, true, true
 		}
-		for _, name := range []string{s.pub.one, s.pub.ranges, s.pub.slots, s.pub.gate, s.pub.from} {
+		for _, name := range []string{s.pub.one, s.pub.ranges, s.pub.slots, s.pub.rangeSlots, s.pub.gate, s.pub.from} {
 			one[name] = true
 		}
 	}
@@ -129,6 +131,10 @@ func portElements(p netstate.Publish) []element {
 	targets := p.Targets.All()
 	var es []element
 	switch {
+	case len(targets) > 1 && p.HostPortEnd != 0:
+		for slot, t := range deal(targets) {
+			es = append(es, at(kind.rangeSlots, key(whole(p.Host), portsText(p), slot)...).to(t.Addr()))
+		}
 	case len(targets) > 1:
 		for slot, t := range deal(targets) {
 			es = append(es, at(kind.slots, key(p.Host, p.HostPort, slot)...).to(t.Addr(), t.Port()))
@@ -168,7 +174,7 @@ func portsText(p netstate.Publish) string {
 // who may use it.
 func publishOf(i id, h held) netstate.Publish {
 	p, host := parts(i.key), netip.IPv6Unspecified()
-	if slices.Contains([]string{mapAny4, mapAny4Range, mapAny4Slots, setAnyGate4, setAnyFrom4}, i.set) {
+	if slices.Contains([]string{mapAny4, mapAny4Range, mapAny4Slots, mapAny4RangeSlots, setAnyGate4, setAnyFrom4}, i.set) {
 		host = netip.IPv4Unspecified()
 	}
 	if specific[i.set] {
@@ -259,8 +265,8 @@ func checkRange(p netstate.Publish, targets []netip.AddrPort) error {
 		return nil
 	case p.HostPortEnd <= p.HostPort:
 		return fmt.Errorf("range of ports %d-%d must have two ports at least", p.HostPort, p.HostPortEnd)
-	case len(targets) > 1:
-		return fmt.Errorf("range of ports %d-%d must lead to one target, not %d", p.HostPort, p.HostPortEnd, len(targets))
+	case len(targets) > 1 && p.Shifted():
+		return fmt.Errorf("range of ports %d-%d that leads to others must lead to one target, not %d", p.HostPort, p.HostPortEnd, len(targets))
 	case int(targets[0].Port())+p.Ports()-1 > 65535:
 		return fmt.Errorf("range of ports %d-%d must not lead beyond port 65535", p.HostPort, p.HostPortEnd)
 	case p.Shifted() && p.Ports() > netstate.MaxShifted:

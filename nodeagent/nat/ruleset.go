@@ -64,6 +64,8 @@ var inetChains = []chainDef{
 		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport map @" + mapPub6Range,
 		ports + "dnat ip to ip daddr . meta l4proto . th dport . " + draw + " map @" + mapPub4Slots,
 		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport . " + draw + " map @" + mapPub6Slots,
+		ports + "dnat ip to ip daddr . meta l4proto . th dport . " + draw + " map @" + mapPub4RangeSlots,
+		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport . " + draw + " map @" + mapPub6RangeSlots,
 		// What is for every address is not for these.
 		"ip daddr { 127.0.0.0/8, 169.254.0.0/16 } return",
 		"ip6 daddr { ::1, fe80::/10 } return",
@@ -75,6 +77,8 @@ var inetChains = []chainDef{
 		ports + "dnat ip6 to meta l4proto . th dport map @" + mapAny6Range,
 		ports + "dnat ip to meta l4proto . th dport . " + draw + " map @" + mapAny4Slots,
 		ports + "dnat ip6 to meta l4proto . th dport . " + draw + " map @" + mapAny6Slots,
+		ports + "dnat ip to meta l4proto . th dport . " + draw + " map @" + mapAny4RangeSlots,
+		ports + "dnat ip6 to meta l4proto . th dport . " + draw + " map @" + mapAny6RangeSlots,
 	}},
 	// Before anything is translated: what is published on a loopback address, and
 	// what the node itself listens on there, is for the node alone.

@@ -61,6 +61,11 @@ const (
 	mapPub6Slots = "pub6slots"
 	mapAny4Slots = "any4slots"
 	mapAny6Slots = "any6slots"
+	// The same of ranges that keep their ports.
+	mapPub4RangeSlots = "pub4rslots"
+	mapPub6RangeSlots = "pub6rslots"
+	mapAny4RangeSlots = "any4rslots"
+	mapAny6RangeSlots = "any6rslots"
 
 	setHairpin4 = "snat4" // subnet . its interface
 	setHairpin6 = "snat6"
@@ -174,6 +179,14 @@ var setDefs = []setDef{
 		typeOf: "meta l4proto . th dport . " + draw + " : ip daddr . th dport"},
 	{family: knftables.InetFamily, name: mapAny6Slots, key: []field{fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv6, fieldPort},
 		typeOf: "meta l4proto . th dport . " + draw + " : ip6 daddr . th dport"},
+	{family: knftables.InetFamily, name: mapPub4RangeSlots, key: []field{fieldIPv4, fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv4}, interval: true,
+		typeOf: "ip daddr . meta l4proto . th dport . " + draw + " : ip daddr"},
+	{family: knftables.InetFamily, name: mapPub6RangeSlots, key: []field{fieldIPv6, fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv6}, interval: true,
+		typeOf: "ip6 daddr . meta l4proto . th dport . " + draw + " : ip6 daddr"},
+	{family: knftables.InetFamily, name: mapAny4RangeSlots, key: []field{fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv4}, interval: true,
+		typeOf: "meta l4proto . th dport . " + draw + " : ip daddr"},
+	{family: knftables.InetFamily, name: mapAny6RangeSlots, key: []field{fieldProto, fieldPort, fieldSlot}, value: []field{fieldIPv6}, interval: true,
+		typeOf: "meta l4proto . th dport . " + draw + " : ip6 daddr"},
 }
 
 // setByName finds definitions; names are unique over both tables.

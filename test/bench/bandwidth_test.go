@@ -129,6 +129,13 @@ func (endless) Read(p []byte) (int, error) { return len(p), nil }
 // at calls f on a thread in a namespace.
 func at(b *testing.B, netns string, f func() error) {
 	b.Helper()
+	if err := within(netns, f); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// within calls f on a thread in a namespace; an empty one is the node's.
+func within(netns string, f func() error) error {
 	done := make(chan error)
 	go func() {
 		if netns == "" {
@@ -148,7 +155,5 @@ func at(b *testing.B, netns string, f func() error) {
 			return f()
 		}()
 	}()
-	if err := <-done; err != nil {
-		b.Fatal(err)
-	}
+	return <-done
 }

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -28,13 +29,13 @@ var variants = []variant{
 const pluginConfig = `{"cniVersion": "1.0.0", "name": "bench", "type": "bridge", "bridge": "br-cni", "isGateway": true, %s,
 "ipam": {"type": "host-local", "dataDir": "/run/cni", "ranges": [[{"subnet": "10.68.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}}`
 
-// buildPlugins builds the plugins bridge and host-local of the version that
-// hack/tools/cni-plugins names into a folder that goes with the benchmark.
+// buildPlugins builds the plugins of the version that hack/tools/cni-plugins names
+// into a folder that goes with the benchmark.
 func buildPlugins(b *testing.B) string {
 	b.Helper()
 	const module = "github.com/containernetworking/plugins/plugins/"
 	dir := b.TempDir()
-	cmd := exec.Command("go", "build", "-C", "../../hack/tools/cni-plugins", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", module+"main/bridge", module+"ipam/host-local")
+	cmd := exec.Command("go", "build", "-C", "../../hack/tools/cni-plugins", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", module+"main/bridge", module+"ipam/host-local", module+"meta/portmap")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		b.Fatalf("build the CNI plugins: %v\n%s", err, out)
@@ -63,14 +64,19 @@ func plugins(b *testing.B, v variant) (l latencies) {
 
 // add does what a container runtime does for one namespace.
 func add(i int, config string) error {
+	return plugin(context.Background(), "bridge", "ADD", i, namespace(i), config)
+}
+
+// plugin runs a plugin for the container of a number.
+func plugin(ctx context.Context, program, command string, i int, netns, config string) error {
 	dir := os.Getenv(pluginsFolder)
-	cmd := exec.Command(filepath.Join(dir, "bridge"))
-	cmd.Env = append(os.Environ(), "CNI_COMMAND=ADD", "CNI_CONTAINERID="+name(i), "CNI_NETNS="+namespace(i), "CNI_IFNAME=eth0", "CNI_PATH="+dir)
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, program))
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+command, "CNI_CONTAINERID="+name(i), "CNI_NETNS="+netns, "CNI_IFNAME=eth0", "CNI_PATH="+dir)
 	cmd.Stdin = strings.NewReader(config)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("ADD of the bridge plugin for %s: %w: %s", name(i), err, out.String())
+		return fmt.Errorf("%s of the plugin %s for %s: %w: %s", command, program, name(i), err, out.String())
 	}
 	return nil
 }

@@ -33,42 +33,77 @@ const (
 	serverPort  = 80
 )
 
-// published is what one number of ports costs.
+// published is what one number of ports costs. Nothing is what could not be had.
 type published struct {
-	all, more, fewer time.Duration
-	connects         latencies
-	perSecond        float64
-	resident         int
+	All, More, Fewer time.Duration
+	// P50 is that of the time to connect.
+	P50       time.Duration
+	PerSecond float64
+	// Memory is that of processes, in bytes.
+	Memory int
+	// Note says what else there is to say.
+	Note string
+}
+
+// row prints one row of the table.
+func (p published) row(name string, n int) {
+	took := func(d time.Duration) string {
+		if d == 0 {
+			return "-"
+		}
+		return inMillis(d)
+	}
+	rate, memory := "-", "-"
+	if p.PerSecond > 0 {
+		rate = fmt.Sprintf("%.0f", p.PerSecond)
+	}
+	if p.Memory > 0 {
+		memory = fmt.Sprintf("%d MiB", p.Memory>>20)
+	}
+	line := fmt.Sprintf("%-26s %5d %12s %12s %12s %12s %11s %9s  %s", name, n, took(p.All), took(p.More), took(p.Fewer), took(p.P50), rate, memory, p.Note)
+	fmt.Println(strings.TrimRight(line, " "))
 }
 
 // BenchmarkPublishes publishes 1, 500 and 5,000 ports, one more and one fewer, and
-// connects to the last from another host; beside it, plain iptables rules do the
-// same: the one DNAT rule that each port needs at least, all of them by
-// iptables-restore, one more and one fewer by iptables.
+// connects to the last from another host. Beside it, plain iptables rules do the
+// same (the one DNAT rule that each port needs at least, all of them by
+// iptables-restore, one more and one fewer by iptables), the CNI reference plugin
+// portmap, and Docker's -p where an engine is there.
 func BenchmarkPublishes(b *testing.B) {
+	if !sandbox.Inside() {
+		b.Setenv(pluginsFolder, buildPlugins(b))
+		// An engine is not to be seen from the sandbox.
+		b.Setenv(dockerFigures, measureDocker(b))
+	}
 	if !sandbox.Enter(b) {
 		return
 	}
 	must(b, run("ip link set lo up"))
 	for b.Loop() {
-		fmt.Printf("\n%14s %12s %10s %10s %12s %12s %8s\n", "ports", "all", "one more", "one fewer", "connect p50", "per second", "RSS")
-		row := func(name string, n int, p published) {
-			fmt.Printf("%8s %5d %12s %10s %10s %12s %12.0f %5d MiB\n", name, n, inMillis(p.all), inMillis(p.more), inMillis(p.fewer), inMillis(p.connects.at(0.5)), p.perSecond, p.resident>>20)
-		}
-		var first, last published
-		for i, n := range numbers {
-			p := publish(b, n)
-			row("patchbay", n, p)
-			if i == 0 {
-				first = p
-			}
-			last = p
+		fmt.Printf("\n%26s %5s %12s %12s %12s %12s %11s %9s\n", "", "ports", "all", "one more", "one fewer", "connect p50", "per second", "memory")
+		ours := map[int]published{}
+		for _, n := range numbers {
+			ours[n] = publish(b, n)
+			ours[n].row("patchbay", n)
 		}
 		for _, n := range numbers {
-			row("iptables", n, iptables(b, n))
+			iptables(b, n).row("iptables", n)
 		}
-		b.ReportMetric(last.perSecond/first.perSecond, "connections-5000/1")
-		b.ReportMetric(float64(last.connects.at(0.5))/float64(first.connects.at(0.5)), "connect-p50-5000/1")
+		comparePortmap(b, ours)
+		compareDocker(b, ours)
+		first, last := ours[numbers[0]], ours[numbers[len(numbers)-1]]
+		b.ReportMetric(last.PerSecond/first.PerSecond, "connections-5000/1")
+		b.ReportMetric(float64(last.P50)/float64(first.P50), "connect-p50-5000/1")
+	}
+}
+
+// compared is the number of ports at which others are compared with ours.
+const compared = 500
+
+// ratio reports how much longer another takes for all ports, if it was measured.
+func ratio(b *testing.B, metric string, n int, p published, ours map[int]published) {
+	if n == compared && p.All > 0 && p.Note == "" {
+		b.ReportMetric(float64(p.All)/float64(ours[n].All), fmt.Sprintf("%s-%d/ours", metric, n))
 	}
 }
 
@@ -84,17 +119,17 @@ func publish(b *testing.B, n int) (p published) {
 	defer stop()
 	start := time.Now()
 	e.Update(inputs, nil)
-	p.all = w.untilAll(b, inputs).held.Sub(start)
-	p.resident = resident(b)
+	p.All = w.untilAll(b, inputs).held.Sub(start)
+	p.Memory = resident(b)
 	more := port(n)
 	start = time.Now()
 	e.Set(more)
-	p.more = w.until(b, more.Owner()).held.Sub(start)
+	p.More = w.until(b, more.Owner()).held.Sub(start)
 	start = time.Now()
 	e.Remove(more)
 	receive(b, w.removed)
-	p.fewer = time.Since(start)
-	p.connects, p.perSecond = connectLoop(b, n)
+	p.Fewer = time.Since(start)
+	p.P50, p.PerSecond = connectLoop(b, n)
 	for _, in := range inputs {
 		e.Remove(in)
 	}
@@ -158,30 +193,38 @@ func port(i int) engine.Input {
 
 // iptables publishes the same ports of the same namespace by bare rules.
 func iptables(b *testing.B, n int) (p published) {
-	e := newEngine(b)
-	inputs := server()
-	settle(b, e, func() { e.Update(inputs, nil) })
-	must(b, run("nft delete table inet patchbay; iptables -P FORWARD ACCEPT; echo 1 >/proc/sys/net/ipv4/ip_forward"))
+	defer bareServer(b)()
 	start := time.Now()
 	for i := 0; i < n; i += inBatch {
 		must(b, restore(i, min(i+inBatch, n)))
 	}
-	p.all = time.Since(start)
+	p.All = time.Since(start)
 	one := fmt.Sprintf("PREROUTING -p tcp -m addrtype --dst-type LOCAL -m tcp --dport %d -j DNAT --to-destination 10.68.0.2:%d", firstPort+n, serverPort)
 	start = time.Now()
 	must(b, run("iptables -t nat -A "+one))
-	p.more = time.Since(start)
+	p.More = time.Since(start)
 	start = time.Now()
 	must(b, run("iptables -t nat -D "+one))
-	p.fewer = time.Since(start)
-	p.connects, p.perSecond = connectLoop(b, n)
-	must(b, run("nft delete table ip nat; nft delete table ip filter"))
-	settle(b, e, func() {
-		for _, in := range inputs {
-			e.Remove(in)
-		}
-	})
+	p.Fewer = time.Since(start)
+	p.P50, p.PerSecond = connectLoop(b, n)
 	return p
+}
+
+// bareServer makes the network with its server and leaves the firewall empty; it
+// returns what removes both.
+func bareServer(b *testing.B) (remove func()) {
+	e := newEngine(b)
+	inputs := server()
+	settle(b, e, func() { e.Update(inputs, nil) })
+	must(b, run("nft delete table inet patchbay; iptables -P FORWARD ACCEPT; echo 1 >/proc/sys/net/ipv4/ip_forward"))
+	return func() {
+		must(b, run("nft flush ruleset"))
+		settle(b, e, func() {
+			for _, in := range inputs {
+				e.Remove(in)
+			}
+		})
+	}
 }
 
 // inBatch is what a user namespace takes at once.
@@ -203,8 +246,9 @@ func restore(from, to int) error {
 	return nil
 }
 
-// connectLoop connects from another host to the last of so many ports.
-func connectLoop(b *testing.B, n int) (latencies, float64) {
+// connectLoop connects from another host to the last of so many ports. It returns
+// the median time, and how many it made in a second.
+func connectLoop(b *testing.B, n int) (time.Duration, float64) {
 	must(b, run("ip netns add outside && ip link add wan0 type veth peer name eth0 netns outside && ip addr add 203.0.113.1/24 dev wan0 && ip link set wan0 up && ip -n outside addr add 203.0.113.2/24 dev eth0 && ip -n outside link set eth0 up"))
 	defer func() { must(b, run("ip link del wan0; ip netns del outside")) }()
 	var l net.Listener
@@ -222,12 +266,18 @@ func connectLoop(b *testing.B, n int) (latencies, float64) {
 			_ = c.Close()
 		}
 	}()
+	p50, perSecond, err := connect("/run/netns/outside", fmt.Sprintf("203.0.113.1:%d", firstPort+n-1))
+	must(b, err)
+	return p50, perSecond
+}
+
+func connect(netns, addr string) (p50 time.Duration, perSecond float64, err error) {
 	var times latencies
 	start := time.Now()
-	at(b, "/run/netns/outside", func() error {
+	err = within(netns, func() error {
 		for range connections {
 			begin := time.Now()
-			c, err := net.DialTimeout("tcp", fmt.Sprintf("203.0.113.1:%d", firstPort+n-1), 3*time.Second)
+			c, err := net.DialTimeout("tcp", addr, 3*time.Second)
 			if err != nil {
 				return err
 			}
@@ -238,7 +288,10 @@ func connectLoop(b *testing.B, n int) (latencies, float64) {
 		}
 		return nil
 	})
-	return times, connections / time.Since(start).Seconds()
+	if err != nil {
+		return 0, 0, err
+	}
+	return times.at(0.5), connections / time.Since(start).Seconds(), nil
 }
 
 func run(command string) error {

@@ -125,7 +125,8 @@ func asMade(t *testing.T, a v1alpha1.NamespaceAttachment) {
 // TestSelectedPods: the pods of a Deployment, selected onto a network and published
 // as one, scaled up, rolled, and scaled to none.
 func TestSelectedPods(t *testing.T) {
-	newLab(t, workload("Deployment", "web", 3, ""), network("pods", "10.80.0.0/24", ""), selected("web", "web", "pods"), publish("web", "web", 20090, 8001))
+	newLab(t, workload("Deployment", "web", 3, ""), network("pods", "10.80.0.0/24", ""), selected("web", "web", "pods"), publish("web", "web", 20090, 8001),
+		strings.Replace(publish("range", "web", 8001, 8001), "hostPort: 8001,", "hostPort: 8001, hostPortEnd: 8009,", 1))
 	first := wired(t, "web", 3)
 	talk(t, first)
 	ready(t, "nsa/web", "pp/web")
@@ -194,7 +195,7 @@ func keepPinging(t *testing.T, list []v1alpha1.NamespaceAttachment) (unbroken fu
 	}
 }
 
-// balanced: the port of each node leads to every pod there.
+// balanced: the ports of each node, one and a range, lead to every pod there.
 func balanced(t *testing.T, list []v1alpha1.NamespaceAttachment) {
 	t.Helper()
 	pods := map[string][]string{}
@@ -202,20 +203,28 @@ func balanced(t *testing.T, list []v1alpha1.NamespaceAttachment) {
 		pods[a.Status.NodeName] = append(pods[a.Status.NodeName], a.Spec.Target.Pod.Name)
 	}
 	for node, names := range pods {
-		answered := map[string]bool{}
-		eventually(t, fmt.Sprintf("answers of all of %v on %s", names, node), func() error {
-			out, err := attempt(cluster.ControlPlane, fmt.Sprintf("for i in $(seq 20); do curl -sS --max-time 2 http://%s:20090; echo; done", nodeIP(t, node)))
-			for _, line := range strings.Split(out, "\n") {
-				if name, _, ok := strings.Cut(line, " (you are "); ok {
-					answered[name] = true
-				}
-			}
-			if err == nil && len(answered) != len(names) {
-				err = fmt.Errorf("answers of %v", answered)
-			}
-			return err
-		})
+		for _, port := range []int{20090, 8001} {
+			answerAll(t, names, nodeIP(t, node), port)
+		}
 	}
+}
+
+// answerAll: each of the pods answers on a port sooner or later.
+func answerAll(t *testing.T, names []string, ip string, port int) {
+	t.Helper()
+	answered := map[string]bool{}
+	eventually(t, fmt.Sprintf("answers of all of %v on %s:%d", names, ip, port), func() error {
+		out, err := attempt(cluster.ControlPlane, fmt.Sprintf("for i in $(seq 20); do curl -sS --max-time 2 http://%s:%d; echo; done", ip, port))
+		for _, line := range strings.Split(out, "\n") {
+			if name, _, ok := strings.Cut(line, " (you are "); ok {
+				answered[name] = true
+			}
+		}
+		if err == nil && len(answered) != len(names) {
+			err = fmt.Errorf("answers of %v", answered)
+		}
+		return err
+	})
 }
 
 // TestNamedPod: an attachment that was there before its pod; the pod deleted and

@@ -14,6 +14,12 @@
 // with that backend, where $PROGRAMMED is the reason of a network whose ports
 // cannot be filtered; [legacy] where the kernel has legacy iptables. A backend in the environment (PATCHBAY_NAT_BACKEND) is for
 // the scripts that do not name one.
+// A line "# rules: net.yaml web.yaml" names manifests of the script, or samples as
+// $SAMPLES/quickstart.yaml, whose firewall rules docs/rulesets.md shows, on a node with
+// the interfaces of the script's lan commands. Every script that builds something in
+// the firewall has one or more; forward=drop and bridge=NAME say more of the node (see
+// hack/gendocs). make generate brings the page up to date.
+//
 // Scripts in byhand do with ip and nft what the
 // scenarios do with manifests; they show that the commands below can fail.
 //

@@ -57,6 +57,24 @@ func (e *engine) find(ctx context.Context) (bool, error) {
 	return e.do(ctx, "info") == nil, nil
 }
 
+// FindEngine looks for a Docker engine, one of our own before the machine's, and lets
+// the Docker client of this process and its children speak to it. It returns the
+// network namespace that containers' ports are published in; empty without an engine.
+func FindEngine(ctx context.Context) (netns string, err error) {
+	e, err := newEngine(func(string, ...any) {})
+	if err != nil {
+		return "", err
+	}
+	found, err := e.find(ctx)
+	switch {
+	case err != nil || !found:
+		return "", err
+	case e.own:
+		return ownNetns()
+	}
+	return "/proc/self/ns/net", nil
+}
+
 // startEngine returns the engine at hand or starts one.
 func startEngine(ctx context.Context, progress Progress) (*engine, error) {
 	e, err := newEngine(progress)
