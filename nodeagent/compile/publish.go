@@ -193,6 +193,9 @@ func hostAddresses(p *v1alpha1.PortPublish, targets []netip.Addr, node netstate.
 	}
 	hosts := addrs(p.Spec.HostAddresses)
 	for _, h := range hosts {
+		if h.Is6() && h.IsLinkLocalUnicast() {
+			return nil, problem(v1alpha1.ReasonUnsupported, "spec.hostAddresses: %s cannot be published: the kernel forwards nothing of clients with link-local IPv6 addresses; name another, or leave the list out", h)
+		}
 		if !nodeHas(node, h) {
 			return nil, problem(v1alpha1.ReasonHostPortConflict, "spec.hostAddresses: %s is not an address of node %s: name one that is, or leave the list out", h, node.Name)
 		}

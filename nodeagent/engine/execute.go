@@ -35,6 +35,7 @@ func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, ste
 			x.kernel(part)
 		}
 	}
+	x.e.endConnections(batch)
 	for o := range batch {
 		// What nobody wants and nothing kept from going is gone, by a step of
 		// its own or with its link or namespace.

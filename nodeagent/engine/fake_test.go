@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -123,9 +124,10 @@ func (f *fake) LinkIndex(netstate.End) (int, error)                  { return 1,
 func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
 
 type fakeNAT struct {
-	set netstate.Set
-	err error
-	n   int
+	set       netstate.Set
+	err       error
+	n         int
+	forgotten []netip.Addr
 }
 
 func (f *fakeNAT) Name() string               { return "fake" }
@@ -160,9 +162,13 @@ func (f *fakeNAT) Apply(_ context.Context, steps []plan.Step) error {
 	}
 	return nil
 }
-func (f *fakeNAT) Blockers() []netstate.Blocker        { return nil }
-func (f *fakeNAT) AntiSpoof() bool                     { return true }
-func (f *fakeNAT) Intact() bool                        { return true }
+func (f *fakeNAT) Blockers() []netstate.Blocker { return nil }
+func (f *fakeNAT) AntiSpoof() bool              { return true }
+func (f *fakeNAT) Intact() bool                 { return true }
+func (f *fakeNAT) Forget(gone []netip.Addr) error {
+	f.forgotten = append(f.forgotten, gone...)
+	return nil
+}
 func (f *fakeNAT) Clean(context.Context) error         { return nil }
 func (f *fakeNAT) Watch(context.Context, func()) error { return nil }
 func (f *fakeNAT) Transactions() uint64                { return uint64(f.n) }

@@ -26,6 +26,8 @@ type flow struct {
 	// the node itself, or by a publish for every address, since UDP senders would
 	// keep them alive for ever.
 	fresh netstate.Publish
+	// gone is an address of nobody any more: all connections from and to it go.
+	gone netip.Addr
 }
 
 type flows []flow
@@ -140,11 +142,11 @@ func (fs flows) flush(publishes standing) error {
 	var errs []error
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 		index := fs.index(family)
-		if len(index.ports)+len(index.ranges) == 0 {
+		if len(index.ports)+len(index.ranges)+len(index.gone) == 0 {
 			continue
 		}
 		if err := index.flush(family, publishes); err != nil && !(unsupported(err) && onlyFresh(fs)) {
-			errs = append(errs, fmt.Errorf("delete conntrack entries of %d publishes: %w", len(fs), err))
+			errs = append(errs, fmt.Errorf("delete conntrack entries of %d publishes and addresses: %w", len(fs), err))
 		}
 	}
 	return errors.Join(errs...)
@@ -161,14 +163,19 @@ type flowKey struct {
 type flowIndex struct {
 	ports  map[flowKey]flows
 	ranges flows
+	gone   map[netip.Addr]bool
 }
 
 func (fs flows) index(family netlink.InetFamily) flowIndex {
-	index := flowIndex{ports: map[flowKey]flows{}}
+	index := flowIndex{ports: map[flowKey]flows{}, gone: map[netip.Addr]bool{}}
 	for _, f := range fs {
 		p := f.publish()
 		k := flowKey{protoNumbers[p.Proto], p.HostPort}
 		switch {
+		case f.gone.IsValid():
+			if f.gone.Is4() == (family == unix.AF_INET) {
+				index.gone[f.gone] = true
+			}
 		case p.Host.Is4() != (family == unix.AF_INET):
 		case p.HostPortEnd != 0:
 			index.ranges = append(index.ranges, f)
@@ -186,8 +193,23 @@ func (x flowIndex) flush(family netlink.InetFamily, publishes standing) error {
 	}
 	return deleteConnections(family, func(c connection) bool {
 		match := func(f flow) bool { return f.matches(c, locals, publishes) }
-		return slices.ContainsFunc(x.ports[flowKey{c.orig.proto, c.orig.dst.Port()}], match) || slices.ContainsFunc(x.ranges, match)
+		return len(x.gone) > 0 && x.left(c) || slices.ContainsFunc(x.ports[flowKey{c.orig.proto, c.orig.dst.Port()}], match) || slices.ContainsFunc(x.ranges, match)
 	})
+}
+
+// left says whether an end of a connection has gone.
+func (x flowIndex) left(c connection) bool {
+	ends := []netip.AddrPort{c.orig.src, c.orig.dst, c.reply.src, c.reply.dst}
+	return c.zone == 0 && slices.ContainsFunc(ends, func(a netip.AddrPort) bool { return x.gone[a.Addr()] })
+}
+
+// addresses are flows of addresses that have gone.
+func addresses(gone []netip.Addr) flows {
+	var fs flows
+	for _, a := range gone {
+		fs = append(fs, flow{gone: a})
+	}
+	return fs
 }
 
 func (f flow) publish() netstate.Publish {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -238,6 +239,13 @@ func (b *iptables) change(ctx context.Context, steps []plan.Step) (flows, error)
 	}
 	b.memory.committed()
 	return contradicted, nil
+}
+
+func (b *iptables) Forget(gone []netip.Addr) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pending = append(b.pending, addresses(gone)...)
+	return b.flush()
 }
 
 func (b *iptables) Clean(ctx context.Context) error {

@@ -16,6 +16,7 @@ package nat
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -45,6 +46,10 @@ type Backend interface {
 	// publishes it removed, changed or added. It writes nothing if nothing
 	// changes, and may be repeated. An error fails all steps; call Load then.
 	Apply(ctx context.Context, steps []plan.Step) error
+	// Forget deletes the conntrack entries from and to addresses whose attachments
+	// have gone, so that nobody inherits them. An error is retried by the next
+	// Apply or Forget.
+	Forget(gone []netip.Addr) error
 	// Blockers are the chains of others that, as of the last Load, drop forwarded
 	// packets by policy.
 	Blockers() []netstate.Blocker

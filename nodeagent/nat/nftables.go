@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
@@ -194,6 +195,13 @@ func checkSteps(steps []plan.Step, validate func(netstate.Object) error) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (b *nftables) Forget(gone []netip.Addr) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pending = append(b.pending, addresses(gone)...)
+	return b.flush()
 }
 
 func (b *nftables) Clean(ctx context.Context) error {

@@ -56,10 +56,10 @@ func init() {
 	commands = map[string]command{
 		"lan":        {run: lan, usage: "NAME NODE-IF NODE-CIDRS HOST-CIDRS"},
 		"ping":       {run: ping, patience: 2 * time.Second, usage: "NETNS ADDRESS"},
-		"serve":      {run: serve, usage: "NETNS tcp|udp|http ADDRESS:PORT [TEXT]"},
-		"dial":       {run: dial, patience: 2 * time.Second, usage: "NETNS tcp|udp|http ADDRESS:PORT [REGEXP]"},
+		"serve":      {run: serve, usage: "NETNS tcp|udp|http|sctp ADDRESS:PORT [TEXT]"},
+		"dial":       {run: dial, patience: 2 * time.Second, usage: "NETNS tcp|udp|http|sctp ADDRESS:PORT [REGEXP]"},
 		"carries":    {run: carries, patience: 6 * time.Second, usage: "NETNS NETNS ADDRESS:PORT RATE"},
-		"connect":    {run: connect, usage: "NAME NETNS NETNS ADDRESS:PORT [VIA]"},
+		"connect":    {run: connect, usage: "[-udp] NAME NETNS NETNS ADDRESS:PORT [VIA]"},
 		"alive":      {run: alive, usage: "NAME"},
 		"frame":      {run: frame, usage: "NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP"},
 		"snapshot":   {run: snapshot, usage: "NAME"},

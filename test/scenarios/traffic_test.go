@@ -42,7 +42,7 @@ func serve(c call) (output, error) {
 	}
 	where, proto, addr := c.args[0], c.args[1], c.args[2]
 	text := strings.Join(c.args[3:], "")
-	start := map[string]func(string, string) (io.Closer, error){"tcp": serveTCP, "udp": serveUDP, "http": serveHTTP}[proto]
+	start := map[string]func(string, string) (io.Closer, error){"tcp": serveTCP, "udp": serveUDP, "http": serveHTTP, "sctp": serveSCTP}[proto]
 	if start == nil {
 		return output{}, errUsage
 	}
@@ -54,6 +54,9 @@ func serve(c call) (output, error) {
 		return err
 	})
 }
+
+// asked goes before what was asked in the answer to a datagram.
+const asked = "asked "
 
 func answer(peer net.Addr, text string) string {
 	p, err := netip.ParseAddrPort(peer.String())
@@ -93,12 +96,12 @@ func serveDatagrams(network, addr, text string) (io.Closer, error) {
 	go func() {
 		buf := make([]byte, 2048)
 		for {
-			_, peer, err := conn.ReadFrom(buf)
+			n, peer, err := conn.ReadFrom(buf)
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
 			if err == nil {
-				conn.WriteTo([]byte(answer(peer, text)), peer)
+				conn.WriteTo([]byte(answer(peer, text)+asked+string(buf[:n])), peer)
 			}
 		}
 	}()
@@ -129,28 +132,38 @@ func dial(c call) (output, error) {
 	if err != nil {
 		return output{}, err
 	}
+	ask := askStream
+	if c.args[1] == "sctp" {
+		ask = func(where, _, addr string) (string, error) { return askSCTP(where, addr) }
+	}
+	got, err := ask(c.args[0], c.args[1], c.args[2])
+	if err == nil && !want.MatchString(got) {
+		err = fmt.Errorf("%q does not match the answer:\n%s", want, got)
+	}
+	return output{out: got}, err
+}
+
+// askStream asks a server over TCP, HTTP or UDP; no answer is a refutation.
+func askStream(where, proto, addr string) (string, error) {
 	var conn net.Conn
 	var refusal error
-	network := strings.Replace(c.args[1], "http", "tcp", 1)
-	err = in(c.args[0], func() error {
-		conn, refusal = net.DialTimeout(network, c.args[2], dialPatience)
+	network := strings.Replace(proto, "http", "tcp", 1)
+	err := in(where, func() error {
+		conn, refusal = net.DialTimeout(network, addr, dialPatience)
 		return nil
 	})
 	if err != nil {
-		return output{}, err
+		return "", err
 	}
 	if refusal != nil {
-		return output{}, refutation{refusal}
+		return "", refutation{refusal}
 	}
 	defer conn.Close()
-	got, err := exchange(conn, c.args[1], c.args[2])
+	got, err := exchange(conn, proto, addr)
 	if err != nil {
-		return output{out: got}, refutation{err}
+		return got, refutation{err}
 	}
-	if !want.MatchString(got) {
-		return output{out: got}, fmt.Errorf("%q does not match the answer:\n%s", want, got)
-	}
-	return output{out: got}, nil
+	return got, nil
 }
 
 // exchange asks the server at the other end of conn and returns its answer.

@@ -1,0 +1,48 @@
+package engine
+
+import (
+	"net/netip"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// endConnections ends the tracked connections of attachments that have gone, or have
+// other addresses now: whoever gets theirs next would inherit them.
+func (e *Engine) endConnections(batch map[netstate.Owner]bool) {
+	var gone []netip.Addr
+	for o := range batch {
+		gone = append(gone, e.vacated(e.units[o])...)
+	}
+	if len(gone) == 0 {
+		return
+	}
+	if err := e.NAT.Forget(gone); err != nil {
+		e.Log.Error("forget connections of attachments that have gone", "err", err)
+	}
+}
+
+// vacated are the addresses in a namespace that a pass took from an attachment.
+// Those that the node does not reach mean others there, if anybody. Of an
+// attachment that is known by its marks alone, nobody can say.
+func (e *Engine) vacated(u *unit) []netip.Addr {
+	known := u.view.Target != (netstate.End{})
+	if u.owner.Kind != netstate.OwnerAttachment || known && !u.view.Reachable {
+		return nil
+	}
+	stays := map[netip.Addr]bool{}
+	for _, o := range u.desired {
+		if a, ok := o.(netstate.Address); ok {
+			stays[a.Prefix.Addr()] = true
+		}
+	}
+	var gone []netip.Addr
+	for k := range u.held {
+		if k.Kind != netstate.KindAddress || k.Netns == "" || len(e.wanted[k]) > 0 || u.errs[k] != nil {
+			continue
+		}
+		if p, err := netip.ParsePrefix(k.Name); err == nil && !stays[p.Addr()] {
+			gone = append(gone, p.Addr())
+		}
+	}
+	return gone
+}
