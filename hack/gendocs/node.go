@@ -24,7 +24,7 @@ const nodeName = "node"
 // compiled returns the firewall objects of manifests on an empty node: what
 // `patchbay plan` would make of them. It fails if anything would not be Ready.
 func compiled(v *dir.Validator, manifests []string, node netstate.Node, firewall emptyFirewall) ([]netstate.Object, error) {
-	docs, err := dir.Read(dir.Stdin, strings.NewReader(strings.Join(manifests, "\n---\n")), v)
+	docs, err := dir.Read([]string{dir.Stdin}, strings.NewReader(strings.Join(manifests, "\n---\n")), v)
 	if err != nil {
 		return nil, err
 	}

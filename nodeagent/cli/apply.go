@@ -22,27 +22,27 @@ import (
 type stdin interface{ InOrStdin() io.Reader }
 
 func applyCommand(f *flags) *cobra.Command {
-	var file string
+	var files []string
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Build what the manifests describe on this node, once, and show its status",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.apply(cmd, file, timeout)
+			return f.apply(cmd, files, timeout)
 		},
 	}
-	cmd.Flags().StringVarP(&file, "filename", "f", "", "manifest file, folder of manifests, or - for standard input")
+	filesFlag(cmd, &files)
 	cmd.Flags().DurationVar(&timeout, "timeout", defaultTimeout, "how long to wait until everything is Ready")
 	return cmd
 }
 
-func (f *flags) apply(cmd *cobra.Command, file string, timeout time.Duration) error {
+func (f *flags) apply(cmd *cobra.Command, files []string, timeout time.Duration) error {
 	log, err := f.logger(cmd.ErrOrStderr(), slog.LevelWarn+1)
 	if err != nil {
 		return err
 	}
-	docs, v, err := read(file, cmd)
+	docs, v, err := read(files, cmd)
 	if err != nil {
 		return err
 	}

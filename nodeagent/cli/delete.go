@@ -16,7 +16,7 @@ import (
 )
 
 func deleteCommand(f *flags) *cobra.Command {
-	var file string
+	var files []string
 	var all bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
@@ -24,7 +24,7 @@ func deleteCommand(f *flags) *cobra.Command {
 		Short: "Undo on this node what the manifests describe, or all that Patchbay ever made",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if all && file != "" {
+			if all && len(files) > 0 {
 				return errors.New("-f and --all exclude each other")
 			}
 			l, err := f.acquire(cmd.Context(), localLock, "delete ")
@@ -35,17 +35,17 @@ func deleteCommand(f *flags) *cobra.Command {
 			if all {
 				return f.deleteAll(cmd, timeout)
 			}
-			return f.delete(cmd, file, timeout)
+			return f.delete(cmd, files, timeout)
 		},
 	}
-	cmd.Flags().StringVarP(&file, "filename", "f", "", "manifest file, folder of manifests, or - for standard input")
+	filesFlag(cmd, &files)
 	cmd.Flags().BoolVar(&all, "all", false, "remove everything that bears Patchbay's mark, a cluster agent's too")
 	cmd.Flags().DurationVar(&timeout, "timeout", defaultTimeout, "how long to wait until everything is gone")
 	return cmd
 }
 
-func (f *flags) delete(cmd *cobra.Command, file string, timeout time.Duration) error {
-	docs, _, err := read(file, cmd)
+func (f *flags) delete(cmd *cobra.Command, files []string, timeout time.Duration) error {
+	docs, _, err := read(files, cmd)
 	if err != nil {
 		return err
 	}

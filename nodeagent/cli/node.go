@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -153,16 +154,21 @@ func merge(records []dir.Object, docs []dir.Document, v *dir.Validator) ([]dir.O
 	return merged, errors.Join(errs...)
 }
 
+// filesFlag is that of the commands that read manifests.
+func filesFlag(cmd *cobra.Command, files *[]string) {
+	cmd.Flags().StringArrayVarP(files, "filename", "f", nil, "manifest file, folder of manifests, or - for standard input; several make one set")
+}
+
 // read reads and validates the manifests of a command line.
-func read(file string, c stdin) ([]dir.Document, *dir.Validator, error) {
-	if file == "" {
+func read(files []string, c stdin) ([]dir.Document, *dir.Validator, error) {
+	if len(files) == 0 {
 		return nil, nil, errors.New("-f FILE, -f DIR or -f - is needed")
 	}
 	v, err := dir.NewValidator()
 	if err != nil {
 		return nil, nil, err
 	}
-	docs, err := dir.Read(file, c.InOrStdin(), v)
+	docs, err := dir.Read(files, c.InOrStdin(), v)
 	return docs, v, err
 }
 

@@ -11,21 +11,21 @@ import (
 )
 
 func planCommand(f *flags) *cobra.Command {
-	var file string
+	var files []string
 	cmd := &cobra.Command{
 		Use:   "plan -f FILE|DIR|-",
 		Short: "Show what apply would do, as a diff; exit code 2 if that is anything",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.plan(cmd, file)
+			return f.plan(cmd, files)
 		},
 	}
-	cmd.Flags().StringVarP(&file, "filename", "f", "", "manifest file, folder of manifests, or - for standard input")
+	filesFlag(cmd, &files)
 	return cmd
 }
 
-func (f *flags) plan(cmd *cobra.Command, file string) error {
-	docs, v, err := read(file, cmd)
+func (f *flags) plan(cmd *cobra.Command, files []string) error {
+	docs, v, err := read(files, cmd)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 	if !slices.ContainsFunc(targets, func(t AttachmentView) bool { return t.Reachable }) {
 		return b.r, problem(v1alpha1.ReasonUnsupported, "spec.attachment: %s has no way to the node (its network has no gateway, or it is joined to another namespace only), so nothing can be published on it", p.Spec.Attachment)
 	}
-	hosts, prob := hostAddresses(p, b.targets, c.Node)
+	hosts, prob := b.hostAddresses()
 	if prob == nil {
 		prob = b.divided()
 	}
@@ -185,25 +185,41 @@ func oneOfEachFamily(in []netip.Prefix) []netip.Addr {
 	return out
 }
 
-// hostAddresses returns where to answer: the addresses that the spec names,
-// which must be the node's own, or the unspecified address of each family.
-func hostAddresses(p *v1alpha1.PortPublish, targets []netip.Addr, node netstate.Node) ([]netip.Addr, *Problem) {
-	if len(p.Spec.HostAddresses) == 0 {
+// hostAddresses returns where to answer: those of the addresses that the spec names
+// that can be had, of which there must be one, or the unspecified address of each
+// family. What is wrong with the others is noted.
+func (b *publish) hostAddresses() ([]netip.Addr, *Problem) {
+	if len(b.p.Spec.HostAddresses) == 0 {
 		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil
 	}
-	hosts := addrs(p.Spec.HostAddresses)
-	for _, h := range hosts {
-		if h.Is6() && h.IsLinkLocalUnicast() {
-			return nil, problem(v1alpha1.ReasonUnsupported, "spec.hostAddresses: %s cannot be published: the kernel forwards nothing of clients with link-local IPv6 addresses; name another, or leave the list out", h)
-		}
-		if !nodeHas(node, h) {
-			return nil, problem(v1alpha1.ReasonHostPortConflict, "spec.hostAddresses: %s is not an address of node %s: name one that is, or leave the list out", h, node.Name)
-		}
-		if _, ok := ofFamily(targets, ident, h); !ok {
-			return nil, problem(v1alpha1.ReasonUnsupported, "spec.hostAddresses: %s cannot lead to attachment %s, which has no address of that family", h, p.Spec.Attachment)
+	var hosts []netip.Addr
+	var wrong []*Problem
+	for _, h := range addrs(b.p.Spec.HostAddresses) {
+		if p := b.unusable(h); p != nil {
+			wrong = append(wrong, p)
+		} else {
+			hosts = append(hosts, h)
 		}
 	}
+	if len(hosts) == 0 {
+		return nil, wrong[0]
+	}
+	b.r.Lacks = append(b.r.Lacks, wrong...)
 	return hosts, nil
+}
+
+// unusable says why a host address cannot be published.
+func (b *publish) unusable(h netip.Addr) *Problem {
+	_, leads := ofFamily(b.targets, ident, h)
+	switch {
+	case h.Is6() && h.IsLinkLocalUnicast():
+		return problem(v1alpha1.ReasonUnsupported, "spec.hostAddresses: %s cannot be published: the kernel forwards nothing of clients with link-local IPv6 addresses; name another, or leave the list out", h)
+	case !nodeHas(b.c.Node, h):
+		return problem(v1alpha1.ReasonHostPortConflict, "spec.hostAddresses: %s is not an address of node %s: name one that is, or leave the list out", h, b.c.Node.Name)
+	case !leads:
+		return problem(v1alpha1.ReasonUnsupported, "spec.hostAddresses: %s cannot lead to attachment %s, which has no address of that family", h, b.p.Spec.Attachment)
+	}
+	return nil
 }
 
 func nodeHas(node netstate.Node, a netip.Addr) bool {

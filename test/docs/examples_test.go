@@ -75,7 +75,7 @@ func (v validator) read(manifests []string) []string {
 		return nil
 	}
 	text := strings.Join(manifests, "---\n")
-	documents, err := dir.Read(dir.Stdin, strings.NewReader(text), v.ours)
+	documents, err := dir.Read([]string{dir.Stdin}, strings.NewReader(text), v.ours)
 	if err != nil {
 		return []string{fmt.Sprintf("%v\n%s", err, text)}
 	}

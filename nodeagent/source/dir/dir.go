@@ -37,15 +37,18 @@ type Document struct {
 	Object Object
 }
 
-// Read returns the objects of a file, of every *.yaml, *.yml and *.json in a
-// folder (in the order of their names, not recursive, dotfiles left out) or of
-// stdin where path is Stdin, in the order in which they stand there. With any
-// invalid document it returns no document, and an error that joins *Error
-// values. A set without objects is ErrEmpty.
-func Read(path string, stdin io.Reader, v *Validator) ([]Document, error) {
-	files, err := sources(path, stdin)
-	if err != nil {
-		return nil, err
+// Read returns the objects of the paths as one set. A path is a file, a folder, of
+// which every *.yaml, *.yml and *.json is read (in the order of their names, not
+// recursive, dotfiles left out), or Stdin. With any invalid document it returns no
+// document, and an error that joins *Error values. A set without objects is ErrEmpty.
+func Read(paths []string, stdin io.Reader, v *Validator) ([]Document, error) {
+	var files []source
+	for _, path := range paths {
+		more, err := sources(path, stdin)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, more...)
 	}
 	p := newParser(v)
 	var docs []Document
@@ -63,7 +66,7 @@ func Read(path string, stdin io.Reader, v *Validator) ([]Document, error) {
 		return nil, errors.Join(errs...)
 	}
 	if len(docs) == 0 {
-		return nil, fmt.Errorf("%w in %s", ErrEmpty, path)
+		return nil, fmt.Errorf("%w in %s", ErrEmpty, strings.Join(paths, ", "))
 	}
 	return docs, nil
 }

@@ -22,7 +22,7 @@ const (
 
 func readText(t *testing.T, text string) ([]Document, error) {
 	t.Helper()
-	return Read(Stdin, strings.NewReader(text), validator(t))
+	return Read([]string{Stdin}, strings.NewReader(text), validator(t))
 }
 
 func names(docs []Document) []string {
@@ -162,7 +162,7 @@ func TestReadFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(folder, "sub", "d.yaml"), publish)
-	docs, err := Read(folder, nil, validator(t))
+	docs, err := Read([]string{folder}, nil, validator(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestReadFolder(t *testing.T) {
 
 func TestReadFolderErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
-	if _, err := Read("m", nil, validator(t)); err == nil || err.Error() != "m: no such file or directory" {
+	if _, err := Read([]string{"m"}, nil, validator(t)); err == nil || err.Error() != "m: no such file or directory" {
 		t.Errorf("missing: %v", err)
 	}
 	if err := os.MkdirAll("m/x.yaml", 0o755); err != nil {
@@ -185,7 +185,7 @@ func TestReadFolderErrors(t *testing.T) {
 	}
 	write(t, "m/a.yaml", network)
 	write(t, "m/b.yaml", network)
-	_, err := Read("m", nil, validator(t))
+	_, err := Read([]string{"m"}, nil, validator(t))
 	want := []string{
 		"m/x.yaml: is not a regular file",
 		"m/y.yaml: no such file or directory",
@@ -198,7 +198,7 @@ func TestReadFolderErrors(t *testing.T) {
 
 func TestReadEmpty(t *testing.T) {
 	folder := t.TempDir()
-	if _, err := Read(folder, nil, validator(t)); !errors.Is(err, ErrEmpty) || err.Error() != "no objects in "+folder {
+	if _, err := Read([]string{folder}, nil, validator(t)); !errors.Is(err, ErrEmpty) || err.Error() != "no objects in "+folder {
 		t.Errorf("empty folder: %v", err)
 	}
 	if _, err := readText(t, "# nothing\n---\n"); !errors.Is(err, ErrEmpty) {
@@ -208,7 +208,7 @@ func TestReadEmpty(t *testing.T) {
 
 // The README shows the samples, and people apply them, one by one or all.
 func TestSamples(t *testing.T) {
-	docs, err := Read("../../../config/samples", nil, validator(t))
+	docs, err := Read([]string{"../../../config/samples"}, nil, validator(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte("a: &a {b: *a}\n---\n- ? [x]\n: y\n--- #\n<<: {a: 1}\n"))
 	v := validator(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		docs, err := Read(Stdin, bytes.NewReader(data), v)
+		docs, err := Read([]string{Stdin}, bytes.NewReader(data), v)
 		if err != nil {
 			if docs != nil {
 				t.Fatal("documents with an error")
@@ -38,7 +38,7 @@ func FuzzRead(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			again, err := Read(Stdin, bytes.NewReader(first), v)
+			again, err := Read([]string{Stdin}, bytes.NewReader(first), v)
 			if err != nil {
 				t.Fatalf("not accepted again: %v\n%s", err, first)
 			}
