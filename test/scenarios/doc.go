@@ -48,6 +48,17 @@
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
 //	    A raw frame (arp-request, arp-reply, udp, na, ra) from the first interface
 //	    arrives at the second. SOURCE-MAC "own" is the first interface's.
+//	attackers
+//	    Makes those who try to get in: mallory, a machine on the LAN behind the
+//	    node's interface evil0 (192.0.2.66, 2001:db8:66::66) with its default
+//	    routes over the node, and evil.yaml, a network with the attachment eve
+//	    (10.66.0.66, fd00:66::66), to be applied.
+//	* intrude NETNS ADDRESS:PORT
+//	    Of what mallory, and eve where she is, send to ADDRESS:PORT something
+//	    arrives in NETNS, on whatever interface, port and address: a SYN, a segment of
+//	    a connection that does not exist (established), a datagram (udp), an echo
+//	    request (icmp). What arrived is left in stdout, such as "mallory syn".
+//	    Negated: nothing does within half a second.
 //	snapshot NAME
 //	    Remembers all that is to be the same again: interfaces, bridge ports,
 //	    addresses, routes, rules, firewall and sysctls of the node and of every

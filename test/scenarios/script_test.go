@@ -61,6 +61,8 @@ func init() {
 		"carries":    {run: carries, patience: 6 * time.Second, usage: "NETNS NETNS ADDRESS:PORT RATE"},
 		"connect":    {run: connect, usage: "NAME NETNS NETNS ADDRESS:PORT [VIA]"},
 		"alive":      {run: alive, usage: "NAME"},
+		"attackers":  {run: attackers},
+		"intrude":    {run: intrude, patience: 2 * time.Second, usage: "NETNS ADDRESS:PORT"},
 		"frame":      {run: frame, usage: "NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP"},
 		"snapshot":   {run: snapshot, usage: "NAME"},
 		"unchanged":  {run: unchanged, patience: 5 * time.Second, usage: "[-rebuilt] NAME"},
