@@ -1,7 +1,6 @@
 package scenarios
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -97,46 +96,4 @@ func join(from, to, addr, via string) (client, server net.Conn, err error) {
 		client.Close()
 	}
 	return client, server, err
-}
-
-// echoed is a connection whose other end sends back what arrives.
-type echoed struct{ client, server net.Conn }
-
-func connect(c call) (output, error) {
-	if c.neg || len(c.args) < 4 || len(c.args) > 5 {
-		return output{}, errUsage
-	}
-	client, server, err := join(c.args[1], c.args[2], c.args[3], c.args[len(c.args)-1])
-	if err != nil {
-		return output{}, err
-	}
-	c.state.open[c.args[0]] = &echoed{client, server}
-	go io.Copy(server, server)
-	c.Defer(func() {
-		client.Close()
-		server.Close()
-	})
-	return output{}, nil
-}
-
-func alive(c call) (output, error) {
-	if len(c.args) != 1 {
-		return output{}, errUsage
-	}
-	e := c.state.open[c.args[0]]
-	if e == nil {
-		return output{}, fmt.Errorf("no connection %s", c.args[0])
-	}
-	if err := e.client.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
-		return output{}, err
-	}
-	buf := []byte("are you there?")
-	_, err := e.client.Write(buf)
-	if err == nil {
-		_, err = io.ReadFull(e.client, buf)
-	}
-	if err != nil {
-		return output{}, refutation{errors.Join(fmt.Errorf("connection %s", c.args[0]), err)}
-	}
-	return output{}, nil
 }

@@ -31,8 +31,9 @@
 //	    An echo request is answered, within 2 s. Negated: two in a row are lost.
 //	serve NETNS tcp|udp|http ADDRESS:PORT [TEXT]
 //	    Starts a server that answers everybody with the line "peer IP", where IP
-//	    is the client's address as the server sees it, and a line TEXT. It holds
-//	    its namespace alive until the script ends.
+//	    is the client's address as the server sees it, and a line TEXT; over UDP
+//	    with what was asked after it. It holds its namespace alive until the script
+//	    ends.
 //	* dial NETNS tcp|udp|http ADDRESS:PORT [REGEXP]
 //	    A server answers, within 2 s, and the answer matches. It is left in
 //	    stdout. Negated: refused, unreachable or silent for a second.
@@ -40,11 +41,15 @@
 //	    TCP from the first namespace to a server there at ADDRESS:PORT in the
 //	    second carries between half and one and a half of RATE, such as 20M, in
 //	    bits per second.
-//	connect NAME NETNS NETNS ADDRESS:PORT [VIA]
+//	connect [-udp] NAME NETNS NETNS ADDRESS:PORT [VIA]
 //	    Opens a TCP connection from the first namespace to a server there in the
-//	    second, by the address and port VIA if it is given.
+//	    second, by the address and port VIA if it is given. With -udp it is a flow
+//	    of datagrams from one socket, one every 20 ms until the script ends.
 //	* alive NAME
-//	    That connection still carries bytes there and back, within 2 s.
+//	    That connection still carries bytes there and back, within 2 s. Of a flow,
+//	    a datagram sent from now on is answered; stdout has the line "peer IP" as
+//	    serve writes it, and the name of the namespace, or the TEXT of the serve,
+//	    that answers. Negated: nothing comes back for a second.
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
 //	    A raw frame (arp-request, arp-reply, udp, na, ra) from the first interface
 //	    arrives at the second. SOURCE-MAC "own" is the first interface's.

@@ -20,12 +20,12 @@ type stateKey struct{}
 type state struct {
 	snapshots map[string]string
 	agent     *agentProcess
-	open      map[string]*echoed
+	open      map[string]conversation
 	workDir   string
 }
 
 func newState(env *testscript.Env) *state {
-	s := &state{snapshots: map[string]string{}, open: map[string]*echoed{}, workDir: env.WorkDir}
+	s := &state{snapshots: map[string]string{}, open: map[string]conversation{}, workDir: env.WorkDir}
 	env.Defer(func() {
 		if s.agent != nil {
 			s.agent.kill()

@@ -55,6 +55,9 @@ func serve(c call) (output, error) {
 	})
 }
 
+// asked goes before what was asked in the answer to a datagram.
+const asked = "asked "
+
 func answer(peer net.Addr, text string) string {
 	p, err := netip.ParseAddrPort(peer.String())
 	if err != nil {
@@ -93,12 +96,12 @@ func serveDatagrams(network, addr, text string) (io.Closer, error) {
 	go func() {
 		buf := make([]byte, 2048)
 		for {
-			_, peer, err := conn.ReadFrom(buf)
+			n, peer, err := conn.ReadFrom(buf)
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
 			if err == nil {
-				conn.WriteTo([]byte(answer(peer, text)), peer)
+				conn.WriteTo([]byte(answer(peer, text)+asked+string(buf[:n])), peer)
 			}
 		}
 	}()

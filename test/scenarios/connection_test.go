@@ -1,0 +1,165 @@
+package scenarios
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A conversation is open until the script ends.
+type conversation interface {
+	// ask returns what the other end says to what is sent now.
+	ask(patience time.Duration) (string, error)
+	Close() error
+}
+
+func connect(c call) (output, error) {
+	open := connectTCP
+	if len(c.args) > 0 && c.args[0] == "-udp" {
+		open, c.args = connectUDP, c.args[1:]
+	}
+	if c.neg || len(c.args) < 4 || len(c.args) > 5 {
+		return output{}, errUsage
+	}
+	conv, err := open(c.args[1], c.args[2], c.args[3], c.args[len(c.args)-1])
+	if err != nil {
+		return output{}, err
+	}
+	c.state.open[c.args[0]] = conv
+	c.Defer(func() { conv.Close() })
+	return output{}, nil
+}
+
+func alive(c call) (output, error) {
+	if len(c.args) != 1 {
+		return output{}, errUsage
+	}
+	conv := c.state.open[c.args[0]]
+	if conv == nil {
+		return output{}, fmt.Errorf("no connection %s", c.args[0])
+	}
+	patience := alivePatience
+	if c.neg {
+		patience = dialPatience
+	}
+	out, err := conv.ask(patience)
+	if err != nil {
+		return output{}, refutation{errors.Join(fmt.Errorf("connection %s", c.args[0]), err)}
+	}
+	return output{out: out}, nil
+}
+
+const alivePatience = 2 * time.Second
+
+// echoed is a connection whose other end sends back what arrives.
+type echoed struct{ client, server net.Conn }
+
+func connectTCP(from, to, addr, via string) (conversation, error) {
+	client, server, err := join(from, to, addr, via)
+	if err != nil {
+		return nil, err
+	}
+	go io.Copy(server, server)
+	return echoed{client, server}, nil
+}
+
+func (e echoed) ask(patience time.Duration) (string, error) {
+	if err := e.client.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	buf := []byte("are you there?")
+	_, err := e.client.Write(buf)
+	if err == nil {
+		_, err = io.ReadFull(e.client, buf)
+	}
+	return "", err
+}
+
+func (e echoed) Close() error { return errors.Join(e.client.Close(), e.server.Close()) }
+
+// datagrams are a UDP flow that never pauses, as senders are for whom no entry
+// of conntrack ever ends. Each datagram is numbered, and so are the answers.
+type datagrams struct {
+	conn   net.Conn
+	server io.Closer
+	sent   atomic.Int64
+
+	mu     sync.Mutex
+	latest int64
+	answer string
+}
+
+const sendEvery = 20 * time.Millisecond
+
+func connectUDP(from, to, addr, via string) (conversation, error) {
+	d := &datagrams{}
+	err := in(to, func() (err error) {
+		d.server, err = serveUDP(addr, to)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = in(from, func() (err error) {
+		d.conn, err = net.Dial("udp", via)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, d.server.Close())
+	}
+	go d.send()
+	go d.receive()
+	if _, err := d.ask(alivePatience); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// send goes on when the network refuses a datagram.
+func (d *datagrams) send() {
+	for {
+		if _, err := fmt.Fprintln(d.conn, d.sent.Add(1)); errors.Is(err, net.ErrClosed) {
+			return
+		}
+		time.Sleep(sendEvery)
+	}
+}
+
+func (d *datagrams) receive() {
+	buf := make([]byte, 2048)
+	for {
+		n, err := d.conn.Read(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		text, number, _ := strings.Cut(string(buf[:n]), asked)
+		if seq, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64); err == nil {
+			d.mu.Lock()
+			d.latest, d.answer = max(d.latest, seq), text
+			d.mu.Unlock()
+		}
+	}
+}
+
+// ask waits for the answer to a datagram that is sent from now on.
+func (d *datagrams) ask(patience time.Duration) (string, error) {
+	now := d.sent.Load()
+	var answer string
+	err := retry(patience, func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if answer = d.answer; d.latest <= now {
+			return refuted("no answer to datagram %d or a later one", now+1)
+		}
+		return nil
+	})
+	return answer, err
+}
+
+func (d *datagrams) Close() error { return errors.Join(d.conn.Close(), d.server.Close()) }
