@@ -41,10 +41,11 @@
 //	    TCP from the first namespace to a server there at ADDRESS:PORT in the
 //	    second carries between half and one and a half of RATE, such as 20M, in
 //	    bits per second.
-//	connect [-udp] NAME NETNS NETNS ADDRESS:PORT [VIA]
+//	connect [-udp|-busy] NAME NETNS NETNS ADDRESS:PORT [VIA]
 //	    Opens a TCP connection from the first namespace to a server there in the
 //	    second, by the address and port VIA if it is given. With -udp it is a flow
-//	    of datagrams from one socket, one every 20 ms until the script ends.
+//	    of datagrams from one socket, one every 20 ms until the script ends. With
+//	    -busy both ends of the connection send all the time.
 //	* alive NAME
 //	    That connection still carries bytes there and back, within 2 s. Of a flow,
 //	    a datagram sent from now on is answered; stdout has the line "peer IP" as

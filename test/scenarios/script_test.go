@@ -59,7 +59,7 @@ func init() {
 		"serve":      {run: serve, usage: "NETNS tcp|udp|http ADDRESS:PORT [TEXT]"},
 		"dial":       {run: dial, patience: 2 * time.Second, usage: "NETNS tcp|udp|http ADDRESS:PORT [REGEXP]"},
 		"carries":    {run: carries, patience: 6 * time.Second, usage: "NETNS NETNS ADDRESS:PORT RATE"},
-		"connect":    {run: connect, usage: "[-udp] NAME NETNS NETNS ADDRESS:PORT [VIA]"},
+		"connect":    {run: connect, usage: "[-udp|-busy] NAME NETNS NETNS ADDRESS:PORT [VIA]"},
 		"alive":      {run: alive, usage: "NAME"},
 		"attackers":  {run: attackers},
 		"intrude":    {run: intrude, patience: 2 * time.Second, usage: "NETNS ADDRESS:PORT"},
