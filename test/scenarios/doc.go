@@ -12,7 +12,7 @@
 // hooks of the firewall; backend=nftables or backend=iptables; or both with a
 // comma between. The condition [br_netfilter] holds in the second, [iptables]
 // with that backend, where $PROGRAMMED is the reason of a network whose ports
-// cannot be filtered. A backend in the environment (PATCHBAY_NAT_BACKEND) is for
+// cannot be filtered; [legacy] where legacy iptables works. A backend in the environment (PATCHBAY_NAT_BACKEND) is for
 // the scripts that do not name one.
 // Scripts in byhand do with ip and nft what the
 // scenarios do with manifests; they show that the commands below can fail.

@@ -3,6 +3,7 @@ package scenarios
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -110,6 +111,8 @@ func runScript(t *testing.T, file, variant string) {
 				return v["br_netfilter"] == "1", nil
 			case "iptables":
 				return os.Getenv(envBackend) == "iptables", nil
+			case "legacy":
+				return exec.Command("iptables-legacy", "-t", "nat", "-S").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
