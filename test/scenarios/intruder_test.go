@@ -103,7 +103,7 @@ func datagram(mark []byte, src netip.Addr, target netip.AddrPort) []byte {
 }
 
 func echoRequest(mark []byte, src, dst netip.Addr) []byte {
-	p := append([]byte{8, 0, 0, 0, 0, 1, 0, 1}, mark...)
+	p := append([]byte{8, 0, 0, 0, mark[0], mark[1], 0, 1}, mark...)
 	if dst.Is4() {
 		binary.BigEndian.PutUint16(p[2:], checksum(p))
 		return p
