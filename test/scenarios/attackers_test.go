@@ -31,11 +31,11 @@ metadata: {name: eve, namespace: evil}
 spec: {target: {netns: {name: eve}}, network: evil, addresses: [10.66.0.66/24, "fd00:66::66/64"]}
 `
 
-// intrusionWindow is how long intruders are awaited, and aftermath how long more
-// of them after the first: they need no more than a neighbour's MAC address on
-// their way, so this is for a busy machine.
+// intrusionWindow is how long intruders are awaited, which need no more than a
+// neighbour's MAC address on their way, and aftermath how long more of them after
+// the first.
 const (
-	intrusionWindow = 500 * time.Millisecond
+	intrusionWindow = frameWindow
 	aftermath       = 100 * time.Millisecond
 )
 

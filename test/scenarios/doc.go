@@ -64,7 +64,7 @@
 //	    arrives in NETNS, on whatever interface, port and address: a SYN, a segment of
 //	    a connection that does not exist (established), a datagram (udp), an echo
 //	    request (icmp). What arrived is left in stdout, such as "mallory syn".
-//	    Negated: nothing does within half a second.
+//	    Negated: nothing does within 0.3 s.
 //	snapshot NAME
 //	    Remembers all that is to be the same again: interfaces, bridge ports,
 //	    addresses, routes, rules, firewall and sysctls of the node and of every

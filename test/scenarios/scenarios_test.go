@@ -1,11 +1,14 @@
 package scenarios
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +30,23 @@ const (
 
 const scriptLimit = 3 * time.Minute
 
-func TestMain(m *testing.M) { testscript.Main(m, programs) }
+func TestMain(m *testing.M) {
+	if programs[filepath.Base(os.Args[0])] == nil {
+		waitSideBySide()
+	}
+	testscript.Main(m, programs)
+}
+
+// waitSideBySide has more scripts run at once than there are processors, unless the
+// caller says how many: most of the time they wait for what does not happen.
+func waitSideBySide() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
+}
 
 func TestScenarios(t *testing.T) { runAll(t, "*.txtar") }
 
