@@ -63,7 +63,10 @@ func runAll(t *testing.T, pattern string) {
 		t.Fatalf("no scripts match %s: %v", pattern, err)
 	}
 	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { runVariants(t, file) })
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			runVariants(t, file)
+		})
 	}
 }
 
@@ -80,13 +83,15 @@ func runVariants(t *testing.T, file string) {
 		return
 	}
 	for _, v := range strings.Fields(string(m[1])) {
-		t.Run(v, func(t *testing.T) { runSandboxed(t, file, v) })
+		t.Run(v, func(t *testing.T) {
+			t.Parallel()
+			runSandboxed(t, file, v)
+		})
 	}
 }
 
 // runSandboxed runs this test once more for one script, in a sandbox.
 func runSandboxed(t *testing.T, file, variant string) {
-	t.Parallel()
 	top, _, _ := strings.Cut(t.Name(), "/")
 	args := []string{"-test.run=^" + top + "$", "-test.count=1", "-test.timeout=" + scriptLimit.String(), "-test.v"}
 	cmd := sandbox.Command(os.Args[0], args...)
