@@ -14,6 +14,7 @@ need curl curl
 need unshare util-linux
 need flock util-linux
 need sysctl procps
+need conntrack conntrack
 for extra in "$@"; do
 	case $extra in
 	engine) need dockerd docker.io; need docker docker-cli; need slirp4netns slirp4netns ;;

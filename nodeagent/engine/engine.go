@@ -111,8 +111,10 @@ type Engine struct {
 	// natRetry and nodeRetry are the earliest times to read the firewall and
 	// the node again.
 	natRetry, nodeRetry time.Time
-	ports               hostPorts
-	started             bool
+	// natFailures are those of the firewall since a change of it succeeded.
+	natFailures int
+	ports       hostPorts
+	started     bool
 	// retireAt is the earliest time to try Retire again; retired that it is done.
 	retireAt time.Time
 	retired  bool

@@ -117,14 +117,14 @@ func advised(k netstate.Key, err error) error {
 func (x *execution) firewall(ctx context.Context, part []plan.Step) {
 	err := x.e.NAT.Apply(ctx, part)
 	if err == nil {
+		x.e.natFailures = 0
 		for _, s := range part {
 			x.success(s)
 		}
 		return
 	}
 	x.e.Log.Error("change the firewall", "err", err)
-	x.e.setNATLost(true)
-	x.e.natRetry = now().Add(pauseAfterError)
+	x.e.natFailed()
 	for _, s := range part {
 		x.e.fail(x.batch, s.Key, err)
 		for o := range x.e.wanted[s.Key] {

@@ -100,8 +100,7 @@ func (e *Engine) reloadNAT(ctx context.Context, batch map[netstate.Owner]bool) {
 	before := e.NAT.Blockers()
 	if err := e.NAT.Load(ctx); err != nil {
 		e.Log.Error("read the firewall", "err", err)
-		e.setNATLost(true)
-		e.natRetry = now().Add(pauseAfterError)
+		e.natFailed()
 		return
 	}
 	e.sweepDue = true
@@ -130,9 +129,12 @@ func (e *Engine) misses(u *unit) bool {
 }
 
 const (
-	// pauseAfterError is how long to wait before the node or the firewall is
-	// read again that could not be read.
+	// pauseAfterError is how long to wait before the node is read again that could
+	// not be read, and the longest such pause of the firewall.
 	pauseAfterError = time.Second
+	// firstNATPause is that pause after a first failure: whoever flushes a
+	// firewall table by table is in the way of who puts it back meanwhile.
+	firstNATPause = 50 * time.Millisecond
 	// nodePause is the shortest time between two looks at the node's own links
 	// and routes: on a busy node they change all the time.
 	nodePause = 200 * time.Millisecond
@@ -219,6 +221,13 @@ func (e *Engine) readMarks() {
 		return
 	}
 	e.hold(held)
+}
+
+// natFailed has the firewall read again, soon and then less and less so.
+func (e *Engine) natFailed() {
+	e.setNATLost(true)
+	e.natRetry = now().Add(min(firstNATPause<<min(e.natFailures, 16), pauseAfterError))
+	e.natFailures++
 }
 
 func (e *Engine) setNATLost(lost bool) {

@@ -11,24 +11,26 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
 // TestKillWhileLimiting kills apply after each step of limiting a live
 // attachment, and of lifting the limits again: the next apply finishes either.
 func TestKillWhileLimiting(t *testing.T) {
+	t.Parallel()
 	if !sandbox.Enter(t) {
 		return
 	}
-	b := newBench(t)
+	b := newBench(t, nat.KindNFTables)
 	address := []byte(`  addresses: ["192.168.1.2/24"]`)
 	limited := bytes.ReplaceAll(b.manifest, address, append([]byte("  bandwidth: {ingressRate: 20M, egressRate: 20M}\n"), address...))
 	b.fill()
 	b.apply()
-	unlimited := dump(t)
+	unlimited := b.dump()
 	b.write(limited)
 	limiting := b.steps()
-	want := dump(t)
+	want := b.dump()
 	b.fill()
 	lifting := b.steps()
 	t.Logf("limiting takes %d steps, lifting %d", limiting, lifting)
@@ -47,12 +49,12 @@ func (b *bench) killAndFinish(manifest []byte, n int, want []string) {
 	b.t.Helper()
 	b.write(manifest)
 	var exit *exec.ExitError
-	cmd := command([]string{killAfter + "=" + strconv.Itoa(n)}, "apply", "-f", b.folder)
+	cmd := b.command([]string{killAfter + "=" + strconv.Itoa(n)}, "apply", "-f", b.folder)
 	if err := cmd.Run(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		b.t.Fatalf("step %d: apply was not killed: %v", n, err)
 	}
 	b.apply()
-	if got := dump(b.t); !slices.Equal(got, want) {
+	if got := b.dump(); !slices.Equal(got, want) {
 		b.t.Fatalf("after a kill at step %d (-want +got):\n%s", n, cmp.Diff(want, got))
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/cli"
+	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -59,15 +59,23 @@ func step() func() {
 
 // TestKillWhileBuilding kills the agent after each step of building the
 // quickstart.
-func TestKillWhileBuilding(t *testing.T) {
+func TestKillWhileBuilding(t *testing.T) { killWhileBuilding(t, nat.KindNFTables) }
+
+func TestKillWhileBuildingWithIPTables(t *testing.T) { killWhileBuilding(t, nat.KindIPTables) }
+
+func killWhileBuilding(t *testing.T, backend string) {
+	t.Parallel()
 	if !sandbox.Enter(t) {
 		return
 	}
-	b := newBench(t)
-	before := dump(t)
+	b := newBench(t, backend)
+	before, none := b.dump(), b.firewall()
 	b.fill()
 	steps := b.countSteps()
-	built := dump(t)
+	built := b.dump()
+	if slices.Equal(b.firewall(), none) {
+		t.Fatal("nothing of the firewall is in the dump")
+	}
 	t.Logf("building takes %d steps", steps)
 	if steps < 20 {
 		t.Fatalf("the hook counted %d steps: it does not count", steps)
@@ -83,15 +91,20 @@ func TestKillWhileBuilding(t *testing.T) {
 }
 
 // TestKillWhileRemoving kills the agent after each step of removing it again.
-func TestKillWhileRemoving(t *testing.T) {
+func TestKillWhileRemoving(t *testing.T) { killWhileRemoving(t, nat.KindNFTables) }
+
+func TestKillWhileRemovingWithIPTables(t *testing.T) { killWhileRemoving(t, nat.KindIPTables) }
+
+func killWhileRemoving(t *testing.T, backend string) {
+	t.Parallel()
 	if !sandbox.Enter(t) {
 		return
 	}
-	b := newBench(t)
-	before := dump(t)
+	b := newBench(t, backend)
+	before := b.dump()
 	b.fill()
 	b.countSteps()
-	built := dump(t)
+	built := b.dump()
 	b.empty()
 	steps := b.countSteps()
 	t.Logf("removing takes %d steps", steps)
@@ -112,16 +125,17 @@ func TestKillWhileRemoving(t *testing.T) {
 // bench is a folder of manifests and the agents that run on it.
 type bench struct {
 	t        *testing.T
+	backend  string
 	folder   string
 	manifest []byte
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t *testing.T, backend string) *bench {
 	manifest, err := os.ReadFile("../../config/samples/quickstart.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bench{t: t, folder: t.TempDir(), manifest: manifest}
+	return &bench{t: t, backend: backend, folder: t.TempDir(), manifest: manifest}
 }
 
 func (b *bench) file() string { return filepath.Join(b.folder, "quickstart.yaml") }
@@ -134,8 +148,8 @@ func (b *bench) empty() {
 	}
 }
 
-func command(env []string, args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], args...)
+func (b *bench) command(env []string, args ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], append(args, "--nat-backend="+b.backend)...)
 	cmd.Env = append(append(os.Environ(), asCommand+"=1"), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
@@ -148,7 +162,7 @@ func (b *bench) agent(env ...string) (*exec.Cmd, logFile) {
 		b.t.Fatal(err)
 	}
 	defer file.Close()
-	cmd := command(env, "agent", "--manifests", b.folder)
+	cmd := b.command(env, "agent", "--manifests", b.folder)
 	cmd.Stderr = file
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
@@ -208,21 +222,21 @@ func (b *bench) converge(when string, want []string) {
 		text := log.String()
 		return strings.Contains(text, "agent started") && strings.Count(text, "ready=True") >= b.wanted()
 	}
-	b.poll(10*time.Second, func() bool { return looked() && slices.Equal(dump(b.t), want) }, func() {
-		b.t.Fatalf("%s: not as wanted (-want +got):\n%s\nlog:\n%s", when, cmp.Diff(want, dump(b.t)), log)
+	b.poll(10*time.Second, func() bool { return looked() && slices.Equal(b.dump(), want) }, func() {
+		b.t.Fatalf("%s: not as wanted (-want +got):\n%s\nlog:\n%s", when, cmp.Diff(want, b.dump()), log)
 	})
 	b.stop(cmd, log)
-	if got := dump(b.t); !slices.Equal(got, want) {
+	if got := b.dump(); !slices.Equal(got, want) {
 		b.t.Fatalf("%s: changed again (-want +got):\n%s", when, cmp.Diff(want, got))
 	}
 }
 
 func (b *bench) reset(before []string) {
-	if out, err := command(nil, "delete", "--all").CombinedOutput(); err != nil {
+	if out, err := b.command(nil, "delete", "--all").CombinedOutput(); err != nil {
 		b.t.Fatalf("delete --all: %v\n%s", err, out)
 	}
-	b.poll(5*time.Second, func() bool { return slices.Equal(dump(b.t), before) }, func() {
-		b.t.Fatalf("delete --all left something (-want +got):\n%s", cmp.Diff(before, dump(b.t)))
+	b.poll(5*time.Second, func() bool { return slices.Equal(b.dump(), before) }, func() {
+		b.t.Fatalf("delete --all left something (-want +got):\n%s", cmp.Diff(before, b.dump()))
 	})
 	// The next build prepares the folder of namespaces anew: those are steps too.
 	_ = syscall.Unmount("/run/netns", 0)
@@ -243,65 +257,27 @@ func (b *bench) poll(limit time.Duration, ok func() bool, late func()) {
 	}
 }
 
-var (
-	volatile = regexp.MustCompile(`^\d+: |@if\d+|link-netnsid \d+|qlen \d+|state [A-Z]+|(NO-CARRIER,)|(,LOWER_UP)|valid_lft \S+ preferred_lft \S+|\(id: \d+\)`)
-	blanks   = regexp.MustCompile(`[\s\\]+`)
-)
-
-// dump is everything that may differ, in lines: links, addresses, routes, qdiscs of
-// every namespace, the firewall, sysctls, namespaces.
-func dump(t *testing.T) []string {
-	t.Helper()
-	lines := section("namespace", output("ip", "netns", "list"))
-	for _, ns := range append([]string{""}, strings.Fields(strings.Join(section("", output("ip", "netns", "list")), " "))...) {
-		at := []string{}
-		if ns != "" {
-			at = []string{"-n", ns}
-		}
-		for _, what := range [][]string{{"-o", "link"}, {"-o", "addr"}, {"route", "show", "table", "all"}, {"-6", "route", "show", "table", "all"}} {
-			lines = append(lines, section("ns "+ns, output("ip", append(at, what...)...))...)
-		}
-		lines = append(lines, section("ns "+ns, output("tc", append(at, "qdisc")...))...)
-	}
-	lines = append(lines, section("nft", strings.NewReplacer(",", "\n", "{", "\n", "}", "\n").Replace(output("nft", "list", "ruleset")))...)
-	forward, _ := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
-	lines = append(lines, "ip_forward "+strings.TrimSpace(string(forward)))
-	slices.Sort(lines)
-	return lines
-}
-
-func section(prefix, text string) []string {
-	var out []string
-	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(blanks.ReplaceAllString(volatile.ReplaceAllString(line, ""), " ")); line != "" {
-			out = append(out, strings.TrimSpace(prefix+" "+line))
-		}
-	}
-	return out
-}
-
-func output(name string, args ...string) string {
-	// A namespace may vanish between two commands; the next dump tells.
-	out, _ := exec.Command(name, args...).Output()
-	return string(out)
-}
-
 // TestKillWhileEditing kills apply after each step of changing what another
 // process built: the next apply finishes the edit, and nothing of the old is
 // left open.
-func TestKillWhileEditing(t *testing.T) {
+func TestKillWhileEditing(t *testing.T) { killWhileEditing(t, nat.KindNFTables) }
+
+func TestKillWhileEditingWithIPTables(t *testing.T) { killWhileEditing(t, nat.KindIPTables) }
+
+func killWhileEditing(t *testing.T, backend string) {
+	t.Parallel()
 	if !sandbox.Enter(t) {
 		return
 	}
-	b := newBench(t)
+	b := newBench(t, backend)
 	edited := bytes.ReplaceAll(b.manifest, []byte("8001"), []byte("9001"))
 	edited = bytes.ReplaceAll(edited, []byte("192.168.1.2/24"), []byte("192.168.1.9/24"))
-	before := dump(t)
+	before := b.dump()
 	b.fill()
 	b.apply()
 	b.write(edited)
 	steps := b.steps()
-	want := dump(t)
+	want := b.dump()
 	t.Logf("editing takes %d steps", steps)
 	if steps < 4 {
 		t.Fatalf("the hook counted %d steps: it does not count", steps)
@@ -323,7 +299,7 @@ func (b *bench) write(manifest []byte) {
 
 func (b *bench) apply(env ...string) {
 	b.t.Helper()
-	if out, err := command(env, "apply", "-f", b.folder).CombinedOutput(); err != nil {
+	if out, err := b.command(env, "apply", "-f", b.folder).CombinedOutput(); err != nil {
 		b.t.Fatalf("apply: %v\n%s", err, out)
 	}
 }

@@ -23,8 +23,8 @@ type conversation interface {
 
 func connect(c call) (output, error) {
 	open := connectTCP
-	if len(c.args) > 0 && c.args[0] == "-udp" {
-		open, c.args = connectUDP, c.args[1:]
+	if len(c.args) > 0 && kindsOfConnection[c.args[0]] != nil {
+		open, c.args = kindsOfConnection[c.args[0]], c.args[1:]
 	}
 	if c.neg || len(c.args) < 4 || len(c.args) > 5 {
 		return output{}, errUsage
@@ -37,6 +37,8 @@ func connect(c call) (output, error) {
 	c.Defer(func() { conv.Close() })
 	return output{}, nil
 }
+
+var kindsOfConnection = map[string]func(from, to, addr, via string) (conversation, error){"-udp": connectUDP, "-busy": connectBusy}
 
 func alive(c call) (output, error) {
 	if len(c.args) != 1 {

@@ -12,8 +12,9 @@
 // hooks of the firewall; backend=nftables or backend=iptables; or both with a
 // comma between. The condition [br_netfilter] holds in the second, [iptables]
 // with that backend, where $PROGRAMMED is the reason of a network whose ports
-// cannot be filtered; [legacy] where the kernel has legacy iptables. A backend in the environment (PATCHBAY_NAT_BACKEND) is for
-// the scripts that do not name one.
+// cannot be filtered; [legacy] where legacy iptables works. A backend in the
+// environment (PATCHBAY_NAT_BACKEND) is for the scripts that do not name one.
+//
 // A line "# rules: net.yaml web.yaml" names manifests of the script, or samples as
 // $SAMPLES/quickstart.yaml, whose firewall rules docs/rulesets.md shows, on a node with
 // the interfaces of the script's lan commands. Every script that builds something in
@@ -49,11 +50,12 @@
 //	    TCP from the first namespace to a server there at ADDRESS:PORT in the
 //	    second carries between half and one and a half of RATE, such as 20M, in
 //	    bits per second.
-//	connect [-udp] NAME NETNS NETNS ADDRESS:PORT [VIA]
+//	connect [-udp|-busy] NAME NETNS NETNS ADDRESS:PORT [VIA]
 //	    Opens a TCP connection from the first namespace to a server there in the
 //	    second, by the address and port VIA if it is given. With -udp it is a flow
 //	    of datagrams from one socket, one every 20 ms until the script ends; the
-//	    server may be there already.
+//	    server may be there already. With -busy both ends of the connection send
+//	    all the time.
 //	* alive NAME
 //	    That connection still carries bytes there and back, within 2 s. Of a flow,
 //	    a datagram sent from now on is answered; stdout has the line "peer IP" as
@@ -62,6 +64,17 @@
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
 //	    A raw frame (arp-request, arp-reply, udp, na, ra) from the first interface
 //	    arrives at the second. SOURCE-MAC "own" is the first interface's.
+//	attackers
+//	    Makes those who try to get in: mallory, a machine on the LAN behind the
+//	    node's interface evil0 (192.0.2.66, 2001:db8:66::66) with its default
+//	    routes over the node, and evil.yaml, a network with the attachment eve
+//	    (10.66.0.66, fd00:66::66), to be applied.
+//	* intrude NETNS ADDRESS:PORT
+//	    Of what mallory, and eve where she is, send to ADDRESS:PORT something
+//	    arrives in NETNS, on whatever interface, port and address: a SYN, a segment of
+//	    a connection that does not exist (established), a datagram (udp), an echo
+//	    request (icmp). What arrived is left in stdout, such as "mallory syn".
+//	    Negated: nothing does within 0.3 s.
 //	snapshot NAME
 //	    Remembers all that is to be the same again: interfaces, bridge ports,
 //	    addresses, routes, rules, firewall and sysctls of the node and of every

@@ -51,6 +51,9 @@ func frame(c call) (output, error) {
 	return output{}, to.await(data)
 }
 
+// allProtocols is ETH_P_ALL in network order.
+var allProtocols = binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
+
 // A packetSocket sends and receives whole frames on one interface.
 type packetSocket struct {
 	fd  int
@@ -63,18 +66,17 @@ func openPacket(where string) (p packetSocket, err error) {
 	if !ok {
 		return p, errUsage
 	}
-	all := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
 	err = in(name, func() error {
 		ifc, err := net.InterfaceByName(link)
 		if err != nil {
 			return err
 		}
 		p.mac = ifc.HardwareAddr
-		if p.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(all)); err != nil {
+		if p.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(allProtocols)); err != nil {
 			return err
 		}
 		return errors.Join(
-			unix.Bind(p.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: ifc.Index}),
+			unix.Bind(p.fd, &unix.SockaddrLinklayer{Protocol: allProtocols, Ifindex: ifc.Index}),
 			unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: frameWindow.Microseconds()}))
 	})
 	if err != nil {

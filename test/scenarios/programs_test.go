@@ -3,6 +3,7 @@ package scenarios
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/cli"
@@ -11,13 +12,15 @@ import (
 // programs are what scripts run as commands of the shell.
 var programs = map[string]func(){
 	"patchbay": func() {
-		if backend := os.Getenv(envBackend); backend != "" {
+		if backend := os.Getenv(envBackend); backend != "" && !slices.ContainsFunc(os.Args, choosesBackend) {
 			os.Args = append(os.Args, "--nat-backend="+backend)
 		}
 		os.Exit(cli.Main())
 	},
 	"listener": func() { os.Exit(listener()) },
 }
+
+func choosesBackend(arg string) bool { return strings.HasPrefix(arg, "--nat-backend") }
 
 // listener NETWORK ADDRESS:PORT answers everybody until it is killed.
 func listener() int {

@@ -1,11 +1,14 @@
 package scenarios
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +30,23 @@ const (
 
 const scriptLimit = 3 * time.Minute
 
-func TestMain(m *testing.M) { testscript.Main(m, programs) }
+func TestMain(m *testing.M) {
+	if programs[filepath.Base(os.Args[0])] == nil {
+		waitSideBySide()
+	}
+	testscript.Main(m, programs)
+}
+
+// waitSideBySide has more scripts run at once than there are processors, unless the
+// caller says how many: most of the time they wait for what does not happen.
+func waitSideBySide() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
+}
 
 func TestScenarios(t *testing.T) { runAll(t, "*.txtar") }
 
@@ -44,7 +63,10 @@ func runAll(t *testing.T, pattern string) {
 		t.Fatalf("no scripts match %s: %v", pattern, err)
 	}
 	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) { runVariants(t, file) })
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			runVariants(t, file)
+		})
 	}
 }
 
@@ -61,13 +83,15 @@ func runVariants(t *testing.T, file string) {
 		return
 	}
 	for _, v := range strings.Fields(string(m[1])) {
-		t.Run(v, func(t *testing.T) { runSandboxed(t, file, v) })
+		t.Run(v, func(t *testing.T) {
+			t.Parallel()
+			runSandboxed(t, file, v)
+		})
 	}
 }
 
 // runSandboxed runs this test once more for one script, in a sandbox.
 func runSandboxed(t *testing.T, file, variant string) {
-	t.Parallel()
 	top, _, _ := strings.Cut(t.Name(), "/")
 	args := []string{"-test.run=^" + top + "$", "-test.count=1", "-test.timeout=" + scriptLimit.String(), "-test.v"}
 	cmd := sandbox.Command(os.Args[0], args...)
@@ -112,7 +136,7 @@ func runScript(t *testing.T, file, variant string) {
 			case "iptables":
 				return os.Getenv(envBackend) == "iptables", nil
 			case "legacy":
-				return exec.Command("iptables-legacy", "-S").Run() == nil, nil
+				return exec.Command("iptables-legacy", "-t", "nat", "-S").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
