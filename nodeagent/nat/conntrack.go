@@ -43,12 +43,20 @@ func localAddresses(family int) (map[netip.Addr]bool, error) {
 	return addrs, err
 }
 
-// deleteConnections dumps a family's connections once and deletes what matches.
-// It reads the entries itself: vishvananda's parser leaves out SCTP's ports.
-func deleteConnections(family netlink.InetFamily, match func(connection) bool) error {
-	entries, err := dumpConnections(family)
+// deleteConnections deletes those of a family's connections that are asked for and
+// match. It reads the entries itself: vishvananda's parser leaves out SCTP's ports.
+func deleteConnections(family netlink.InetFamily, asks []ask, match func(connection) bool) error {
+	var errs []error
+	for _, a := range asks {
+		errs = append(errs, deleteAsked(family, a, match))
+	}
+	return errors.Join(errs...)
+}
+
+func deleteAsked(family netlink.InetFamily, a ask, match func(connection) bool) error {
+	entries, err := dumpConnections(family, a)
 	for n := 1; n < maxDumps && errors.Is(err, netlink.ErrDumpInterrupted); n++ {
-		entries, err = dumpConnections(family)
+		entries, err = dumpConnections(family, a)
 	}
 	if err != nil {
 		return err
@@ -66,10 +74,6 @@ func deleteConnections(family netlink.InetFamily, match func(connection) bool) e
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func dumpConnections(family netlink.InetFamily) ([][]byte, error) {
-	return conntrackRequest(family, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP).Execute(unix.NETLINK_NETFILTER, 0)
 }
 
 func conntrackRequest(family netlink.InetFamily, op, flags int) *nl.NetlinkRequest {

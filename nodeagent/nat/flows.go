@@ -191,7 +191,7 @@ func (x flowIndex) flush(family netlink.InetFamily, publishes standing) error {
 	if err != nil {
 		return fmt.Errorf("list local addresses: %w", err)
 	}
-	return deleteConnections(family, func(c connection) bool {
+	return deleteConnections(family, x.asks(), func(c connection) bool {
 		match := func(f flow) bool { return f.matches(c, locals, publishes) }
 		return len(x.gone) > 0 && x.left(c) || slices.ContainsFunc(x.ports[flowKey{c.orig.proto, c.orig.dst.Port()}], match) || slices.ContainsFunc(x.ranges, match)
 	})

@@ -297,14 +297,14 @@ func TestChangedPortsKeepConnections(t *testing.T) {
 func conntrackIDs(t *testing.T, port uint16) (ids []string) {
 	t.Helper()
 	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		entries, err := dumpConnections(family)
+		entries, err := dumpConnections(family, ask{proto: protoNumbers["tcp"], port: port})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, entry := range entries {
 			c, _ := parseConnection(entry)
 			for kind, v := range attributes(c.raw) {
-				if kind == nl.CTA_ID && c.orig.dst.Port() == port {
+				if kind == nl.CTA_ID {
 					ids = append(ids, fmt.Sprintf("%s %x", c.orig.src, v))
 				}
 			}
