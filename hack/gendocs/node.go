@@ -135,6 +135,7 @@ func firewallOf(kind string, one shown) emptyFirewall {
 func (f emptyFirewall) Name() string                      { return f.kind }
 func (f emptyFirewall) AntiSpoof() bool                   { return f.kind == nat.KindNFTables }
 func (emptyFirewall) Load(context.Context) error          { return nil }
+func (emptyFirewall) Known() bool                         { return true }
 func (emptyFirewall) Observe([]netstate.Key) netstate.Set { return netstate.Set{} }
 func (emptyFirewall) Held() netstate.Set                  { return netstate.Set{} }
 func (f emptyFirewall) Blockers() []netstate.Blocker      { return f.blockers }

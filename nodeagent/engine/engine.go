@@ -88,6 +88,8 @@ type Engine struct {
 	units  map[netstate.Owner]*unit
 	wanted map[netstate.Key]map[netstate.Owner]bool
 	links  map[netstate.End]map[netstate.Key]bool
+	// blind are owners of whom it is not known what the firewall holds.
+	blind map[netstate.Owner]bool
 	// leaving says who held what the current pass removes.
 	leaving map[netstate.Key]netstate.Owner
 	claims  claims

@@ -18,7 +18,7 @@ import (
 // filters could not be set gets nothing more, so that no port comes up
 // unfiltered.
 func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
-	x := execution{e: e, batch: batch, stopped: map[netstate.Owner]bool{}}
+	x := execution{e: e, batch: batch, stopped: maps.Clone(e.blind)}
 	mended := e.NAT.Intact()
 	for stage := plan.StageClosePublish; stage <= plan.StagePublish; stage++ {
 		var part []plan.Step

@@ -123,19 +123,30 @@ func (f *fake) Announce([]plan.Step)                                 {}
 func (f *fake) LinkIndex(netstate.End) (int, error)                  { return 1, nil }
 func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
 
+// fakeNAT believes to hold what a failed Apply was to bring, until it is read again.
 type fakeNAT struct {
-	set       netstate.Set
-	err       error
-	n         int
-	forgotten []netip.Addr
+	set, believed   netstate.Set
+	err, unreadable error
+	stale           bool
+	n               int
+	forgotten       []netip.Addr
 }
 
-func (f *fakeNAT) Name() string               { return "fake" }
-func (f *fakeNAT) Load(context.Context) error { return nil }
+func (f *fakeNAT) Name() string { return "fake" }
+func (f *fakeNAT) Known() bool  { return !f.stale }
+func (f *fakeNAT) Load(context.Context) error {
+	if f.unreadable == nil && f.stale {
+		f.stale, f.believed = false, nil
+	}
+	return f.unreadable
+}
 func (f *fakeNAT) Observe(k []netstate.Key) netstate.Set {
-	out := netstate.Set{}
+	set, out := f.set, netstate.Set{}
+	if f.stale {
+		set = f.believed
+	}
 	for _, k := range k {
-		if o := f.set[k]; o != nil {
+		if o := set[k]; o != nil {
 			out[k] = o
 		}
 	}
@@ -150,17 +161,19 @@ func (f *fakeNAT) Held() netstate.Set {
 }
 func (f *fakeNAT) Apply(_ context.Context, steps []plan.Step) error {
 	f.n++
+	set := f.set
 	if f.err != nil {
-		return f.err
+		f.stale, f.believed = true, maps.Clone(f.set)
+		set = f.believed
 	}
 	for _, s := range steps {
 		if s.Op == plan.Delete {
-			delete(f.set, s.Key)
+			delete(set, s.Key)
 		} else {
-			f.set[s.Key] = s.New
+			set[s.Key] = s.New
 		}
 	}
-	return nil
+	return f.err
 }
 func (f *fakeNAT) Blockers() []netstate.Blocker { return nil }
 func (f *fakeNAT) AntiSpoof() bool              { return true }

@@ -62,7 +62,7 @@ func BenchmarkManyGo(b *testing.B) {
 		w.e.compileAll(batch)
 		clear(w.k.set) // it went with the pods
 		begin := time.Now()
-		w.e.prepare(batch)
+		w.e.prepare(context.Background(), batch)
 		return time.Since(begin) / time.Duration(n)
 	}
 	for b.Loop() {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -13,6 +14,7 @@ import (
 // pass brings a batch of owners about: compile, observe, diff, apply, report.
 func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 	e.leaving = map[netstate.Key]netstate.Owner{}
+	_ = e.knowFirewall(ctx)
 	intact := e.NAT.Intact()
 	e.compileAll(batch)
 	applied := e.converge(ctx, batch)
@@ -33,12 +35,25 @@ func losesRoutes(s plan.Step) bool {
 
 // converge observes, plans and applies once.
 func (e *Engine) converge(ctx context.Context, batch map[netstate.Owner]bool) []plan.Step {
-	return e.execute(ctx, batch, e.prepare(batch))
+	return e.execute(ctx, batch, e.prepare(ctx, batch))
+}
+
+// knowFirewall reads the firewall where it is not known what it holds: what a
+// change that failed was to bring may be there or not.
+func (e *Engine) knowFirewall(ctx context.Context) error {
+	if e.NAT.Known() {
+		return nil
+	}
+	if err := e.NAT.Load(ctx); err != nil {
+		e.natFailed()
+		return fmt.Errorf("read the firewall: %w", err)
+	}
+	return nil
 }
 
 // prepare returns the steps between what a compiled batch wants and what is
 // there.
-func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
+func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []plan.Step {
 	desired, release, listed := netstate.Set{}, []netstate.Key{}, map[netstate.Key]bool{}
 	for o := range batch {
 		u := e.units[o]
@@ -58,15 +73,19 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
 			}
 		}
 	}
-	observed, unknown := e.observe(desired, e.toSee(release))
+	observed, unknown := e.observe(ctx, desired, e.toSee(release))
 	for o := range batch {
 		e.units[o].errs = map[netstate.Key]error{}
 	}
 	// What could not be observed is neither there nor absent: it is left as it
-	// is until it can be.
+	// is until it can be. Nothing comes up beside filters of which nobody knows.
+	e.blind = map[netstate.Owner]bool{}
 	for k, err := range unknown {
 		e.fail(batch, k, err)
 		delete(desired, k)
+		if k.Kind.Firewall() {
+			maps.Copy(e.blind, e.wanted[k])
+		}
 	}
 	release = slices.DeleteFunc(release, func(k netstate.Key) bool { return unknown[k] != nil })
 	e.holdSeen(batch, observed, release)
@@ -77,9 +96,21 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
 	return steps
 }
 
-func (e *Engine) observe(desired netstate.Set, release []netstate.Key) (netstate.Set, map[netstate.Key]error) {
+func (e *Engine) observe(ctx context.Context, desired netstate.Set, release []netstate.Key) (netstate.Set, map[netstate.Key]error) {
 	keys := append(desired.Keys(), release...)
 	observed, errs := e.Kernel.Observe(keys)
+	if err := e.knowFirewall(ctx); err != nil {
+		errs = maps.Clone(errs)
+		if errs == nil {
+			errs = map[netstate.Key]error{}
+		}
+		for _, k := range keys {
+			if k.Kind.Firewall() {
+				errs[k] = err
+			}
+		}
+		return observed, errs
+	}
 	for k, o := range e.NAT.Observe(keys) {
 		observed[k] = o
 	}

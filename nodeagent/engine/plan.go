@@ -59,7 +59,7 @@ func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
 	batch := e.take(ctx)
 	e.leaving = map[netstate.Key]netstate.Owner{}
 	e.compileAll(batch)
-	steps := e.prepare(batch)
+	steps := e.prepare(ctx, batch)
 	planned, intact := map[netstate.Owner]*Planned{}, e.NAT.Intact()
 	for o := range batch {
 		planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}}

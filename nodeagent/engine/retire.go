@@ -25,7 +25,7 @@ func (e *Engine) complete() bool {
 	e.mu.Lock()
 	pending := !e.synced || e.natLost || e.lost || len(e.inputs)+len(e.dirty) > 0
 	e.mu.Unlock()
-	if pending || !e.brake.IsZero() || e.awaitPods(nil) {
+	if pending || !e.brake.IsZero() || e.awaitPods(nil) || !e.NAT.Known() {
 		return false
 	}
 	for _, u := range e.units {

@@ -20,7 +20,7 @@ const minSwept = 10
 // sweep adds owners whose resource is gone, and what nobody owns. Too much at
 // once waits: an empty source is more often a restored or a wrong one.
 func (e *Engine) sweep(batch map[netstate.Owner]bool) {
-	if !e.sweepDue && e.brake.IsZero() {
+	if !e.sweepDue && e.brake.IsZero() || !e.NAT.Known() {
 		return
 	}
 	gone, total := e.countGone()

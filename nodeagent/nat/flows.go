@@ -22,9 +22,9 @@ type flow struct {
 	old          netstate.Publish
 	lost, turned netstate.Targets
 	sources      netstate.Sources
-	// fresh is a new UDP publish: connections of whom it lets in go that went to
-	// the node itself, or by a publish for every address, since UDP senders would
-	// keep them alive for ever.
+	// fresh is a new publish. The flows of UDP that it leads away from the node
+	// itself, or from a publish for every address, go, since senders would keep them
+	// alive for ever; and so do all connections by that of whom it keeps out.
 	fresh netstate.Publish
 	// gone is an address of nobody any more: all connections from and to it go.
 	gone netip.Addr
@@ -44,7 +44,7 @@ func (fs flows) add(old, now netstate.Object) flows {
 	if lost != "" || turned != "" || o.HostPort != 0 && n.Sources != "" && n.Sources != o.Sources {
 		fs = append(fs, flow{old: o, lost: lost, turned: turned, sources: n.Sources})
 	}
-	if n.Proto == "udp" {
+	if n.Proto == "udp" || n.Sources != "" && o.HostPort == 0 && !n.Host.IsUnspecified() {
 		fs = append(fs, flow{fresh: n})
 	}
 	return fs
@@ -62,10 +62,35 @@ func turnedTargets(old, now netstate.Publish) netstate.Targets {
 	return netstate.NewTargets(turned...)
 }
 
-// standing reports whether a publish for exactly this host address, the
-// unspecified one included, leads a connection where it goes, so that
-// connections that the publishes that there are would make as well stay.
-type standing func(host netip.Addr, c connection) bool
+// standing finds the publish for exactly this host address, the unspecified one
+// included, that a connection would go by, so that connections that the publishes
+// that there are would make as well stay.
+type standing func(host netip.Addr, c connection) (netstate.Publish, bool)
+
+// leads says whether a publish takes a connection from its source to where it goes.
+func (publishes standing) leads(host netip.Addr, c connection) bool {
+	p, ok := publishes(host, c)
+	return ok && p.Targets.Has(firstOf(p, c)) && p.Sources.Has(c.orig.src.Addr())
+}
+
+// decides returns the host address of the publish that a connection falls to: one of
+// the address itself comes before one for every address, whoever may use it.
+func (publishes standing) decides(c connection) netip.Addr {
+	host := c.orig.dst.Addr()
+	if _, own := publishes(host, c); own {
+		return host
+	}
+	return everywhere(host)
+}
+
+// lead says whether the publishes together take a connection to where it goes.
+func (publishes standing) lead(c connection) bool { return publishes.leads(publishes.decides(c), c) }
+
+// admit says whether they take it anywhere.
+func (publishes standing) admit(c connection) bool {
+	p, ok := publishes(publishes.decides(c), c)
+	return ok && p.Sources.Has(c.orig.src.Addr())
+}
 
 // standing judges by what memory holds.
 func (m *memory) standing() standing {
@@ -95,19 +120,21 @@ func standingAmong(find func(netstate.Key) netstate.Object, all iter.Seq[netstat
 		}
 		return out
 	})
-	return func(host netip.Addr, c connection) bool {
+	return func(host netip.Addr, c connection) (netstate.Publish, bool) {
 		for name, number := range protoNumbers {
 			one := netstate.Publish{Host: host, Proto: name, HostPort: c.orig.dst.Port()}
 			if number != c.orig.proto {
 				continue
 			}
 			if p, ok := find(one.Key()).(netstate.Publish); ok {
-				return p.Targets.Has(c.reply.src) && p.Sources.Has(c.orig.src.Addr())
+				return p, true
 			}
 		}
-		return slices.ContainsFunc(ranges(), func(p netstate.Publish) bool {
-			return p.Host == host && about(p, c) && p.Targets.Has(firstOf(p, c)) && p.Sources.Has(c.orig.src.Addr())
-		})
+		i := slices.IndexFunc(ranges(), func(p netstate.Publish) bool { return p.Host == host && about(p, c) })
+		if i < 0 {
+			return netstate.Publish{}, false
+		}
+		return ranges()[i], true
 	}
 }
 
@@ -228,29 +255,31 @@ func (f flow) matches(c connection, locals map[netip.Addr]bool, publishes standi
 	if f.fresh != (netstate.Publish{}) {
 		return f.overtakes(c, !anyHost || locals[host], publishes)
 	}
-	if anyHost && publishes(host, c) {
+	if c.reply.src == c.orig.dst {
+		// It was kept out, and what keeps it from the node now falls to another.
+		return p.Proto == "udp" && locals[host] && publishes.admit(c)
+	}
+	if anyHost && publishes.decides(c) == host && publishes.lead(c) {
 		return false
 	}
 	target := firstOf(p, c)
 	if f.turned.Has(target) {
 		return true
 	}
-	led := publishes(host, c) || publishes(everywhere(host), c)
-	return !led && (f.lost.Has(target) || p.Targets.Has(target) && !f.sources.Has(c.orig.src.Addr()))
+	return !publishes.lead(c) && (f.lost.Has(target) || p.Targets.Has(target) && !f.sources.Has(c.orig.src.Addr()))
 }
 
 // overtakes says whether the fresh publish leads away what went to the node
 // itself or, for one address, by a publish for every address.
 func (f flow) overtakes(c connection, local bool, publishes standing) bool {
+	admitted, udp := f.fresh.Sources.Has(c.orig.src.Addr()), f.fresh.Proto == "udp"
 	switch {
-	case !f.fresh.Sources.Has(c.orig.src.Addr()):
-		return false
 	case c.reply.src == c.orig.dst:
-		return local
-	case f.fresh.Host.IsUnspecified() || f.fresh.Targets.Has(firstOf(f.fresh, c)):
+		return local && udp && admitted
+	case f.fresh.Host.IsUnspecified() || admitted && !udp || publishes.lead(c):
 		return false
 	}
-	return publishes(everywhere(f.fresh.Host), c)
+	return publishes.leads(everywhere(f.fresh.Host), c)
 }
 
 // everywhere is the host address of publishes for every address of a family; not

@@ -180,6 +180,12 @@ func (b *iptables) Blockers() []netstate.Blocker {
 	return b.blockers
 }
 
+func (b *iptables) Known() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.stale
+}
+
 func (b *iptables) Observe(keys []netstate.Key) netstate.Set {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -135,7 +135,7 @@ func framesOf(a area) []frame {
 // hooks are the jumps of each table. A Service of kube-proxy comes before ours,
 // which therefore stand last in PREROUTING and OUTPUT.
 var hooks = map[string][]hook{
-	"raw":    {{chain: "PREROUTING", spec: marked + "-j " + ipRaw}},
+	"raw":    {{chain: "PREROUTING", spec: marked + "-j " + ipRaw, first: true}},
 	"filter": {{chain: "FORWARD", spec: marked + "-j " + ipForward, first: true}},
 	"nat": {
 		{chain: "PREROUTING", spec: "-m addrtype --dst-type LOCAL " + marked + "-j " + ipPublish},

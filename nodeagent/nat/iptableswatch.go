@@ -100,8 +100,12 @@ func (b *iptables) compare(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
+		table := ""
 		for l := range bytes.Lines(text) {
-			if concerns(string(l)) {
+			if name, ok := bytes.CutPrefix(l, []byte("*")); ok {
+				table = strings.TrimSpace(string(name))
+			}
+			if concerns(table, string(l)) {
 				all = append(all, l...)
 			}
 		}
@@ -111,10 +115,12 @@ func (b *iptables) compare(ctx context.Context) (bool, error) {
 	return before != "" && before != b.seen, nil
 }
 
-// concerns reports whether a line of iptables-save is about us: our chains, what
-// leads there, and what stands in FORWARD and its policy.
-func concerns(l string) bool {
-	return strings.HasPrefix(l, "*") || strings.Contains(l, chainPrefix) || strings.HasPrefix(l, "-A FORWARD ") || strings.HasPrefix(l, ":FORWARD DROP")
+// concerns reports whether a line of iptables-save for a table is about us: our
+// chains, what leads there, what stands where ours must be first, and the policy of
+// FORWARD.
+func concerns(table, l string) bool {
+	first := slices.ContainsFunc(hooks[table], func(h hook) bool { return h.first && strings.HasPrefix(l, "-A "+h.chain+" ") })
+	return first || strings.HasPrefix(l, "*") || strings.Contains(l, chainPrefix) || strings.HasPrefix(l, ":FORWARD DROP")
 }
 
 // allBlockers are those that iptables tells of, and chains of nftables beside them

@@ -34,6 +34,10 @@ type Backend interface {
 	// after somebody else changed our part of the firewall. Everything else
 	// works from memory.
 	Load(ctx context.Context) error
+	// Known reports whether what the other methods tell is what the kernel holds.
+	// It is not at the start and after an error of Apply or Load, until a Load
+	// succeeds: then nothing may be built on what they tell.
+	Known() bool
 	// Observe returns those of the objects with the given keys that the kernel
 	// holds complete and exactly, as of the last Load and Apply.
 	Observe(keys []netstate.Key) netstate.Set

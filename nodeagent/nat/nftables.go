@@ -116,6 +116,12 @@ func (b *nftables) list(ctx context.Context, f knftables.Family) (table, error) 
 	return table{}, fmt.Errorf("list table %s %s: %w", f, tableName, err)
 }
 
+func (b *nftables) Known() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.stale
+}
+
 func (b *nftables) Observe(keys []netstate.Key) netstate.Set {
 	b.mu.Lock()
 	defer b.mu.Unlock()
