@@ -30,6 +30,9 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 	if prob != nil {
 		return b.r, prob
 	}
+	if b.nobody(hosts) {
+		b.r.Lacks = append(b.r.Lacks, problem(v1alpha1.ReasonUnsupported, "spec.sourceRanges: none is of the family of an address where the publish answers, so nobody may connect: add one, or leave the list out"))
+	}
 	if p.Spec.Loopback {
 		hosts = append(hosts, loopback4)
 		b.loopback(targets)
@@ -41,6 +44,14 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 		}
 	}
 	return b.r, nil
+}
+
+// nobody says that the sources keep everybody out, by whatever address.
+func (b *publish) nobody(hosts []netip.Addr) bool {
+	return !slices.ContainsFunc(hosts, func(h netip.Addr) bool {
+		_, leads := ofFamily(b.targets, ident, h)
+		return leads && b.sources(h) != netstate.Nobody
+	})
 }
 
 type publish struct {

@@ -127,6 +127,19 @@ func TestPublishRanges(t *testing.T) {
 	}
 }
 
+// TestPublishForNobody: sources of a family in which the publish does not answer.
+func TestPublishForNobody(t *testing.T) {
+	p := publishOf()
+	p.Spec.SourceRanges = []v1alpha1.Subnet{"2001:db8::/32"}
+	four, both := view([]string{"10.0.0.2/24"}, "10.0.0.1"), view([]string{"10.0.0.2/24", "fd00::2/64"}, "10.0.0.1", "fd00::1")
+	if r, problem := Publish(p, []AttachmentView{four}, on(netstate.Node{})); problem != nil || len(r.Lacks) != 1 || !strings.Contains(r.Lacks[0].Message, "nobody may connect") {
+		t.Errorf("lacks %v, problem %v", r.Lacks, problem)
+	}
+	if r, problem := Publish(p, []AttachmentView{both}, on(netstate.Node{})); problem != nil || len(r.Lacks) != 0 {
+		t.Errorf("with both families: lacks %v, problem %v", r.Lacks, problem)
+	}
+}
+
 // TestPublishLoopback wants the guard with the sysctl, for IPv4 alone.
 func TestPublishLoopback(t *testing.T) {
 	p := publishOf()

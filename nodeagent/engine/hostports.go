@@ -111,6 +111,7 @@ func (e *Engine) giveWay(u *unit, r *compile.Result) {
 		return
 	}
 	var lost, kept []string
+	wide := false
 	for _, k := range slices.SortedFunc(maps.Keys(r.Objects), netstate.Key.Compare) {
 		listeners := e.ports.listeners[k]
 		if len(listeners) == 0 {
@@ -123,19 +124,24 @@ func (e *Engine) giveWay(u *unit, r *compile.Result) {
 			continue
 		}
 		lost = append(lost, listenersText(listeners))
+		wide = wide || u.occupied[k].publish.HostPortEnd != 0
 		delete(r.Objects, k)
 	}
-	u.tellListeners(lost, kept)
+	u.tellListeners(lost, kept, wide)
 }
 
-// tellListeners says which ports are not published, and which are in spite of a
-// process.
-func (u *unit) tellListeners(lost, kept []string) {
+// tellListeners says which ports are not published, some of them as part of a range,
+// and which are in spite of a process.
+func (u *unit) tellListeners(lost, kept []string, wide bool) {
 	conflict := func(format string, a ...any) *compile.Problem {
 		return &compile.Problem{Reason: v1alpha1.ReasonHostPortConflict, Message: fmt.Sprintf(format, a...)}
 	}
 	if len(lost) > 0 {
-		u.partial = append(u.partial, conflict("spec.ports: %s: end it, or choose another hostPort; what is free is published, and the rest as soon as it is", some(lost)))
+		waits := "what is free is published, and the rest as soon as it is"
+		if wide {
+			waits = "a range waits as a whole; " + waits
+		}
+		u.partial = append(u.partial, conflict("spec.ports: %s: end it, or choose another hostPort; %s", some(lost), waits))
 	}
 	if len(kept) == 0 {
 		return
