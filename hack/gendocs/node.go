@@ -57,6 +57,9 @@ func compiled(v *dir.Validator, manifests []string, node netstate.Node, firewall
 // lanLine is how a script gives its node an interface; see test/scenarios/doc.go.
 var lanLine = regexp.MustCompile(`(?m)^lan \S+ (\S+) (\S+) \S+$`)
 
+// addressFact is an interface of a node and what somebody gave it.
+var addressFact = regexp.MustCompile(`^([^,]+),([0-9a-f.:]+/[0-9]+)$`)
+
 // nodeOf is the node of a scenario, with the interfaces that its script begins
 // with and the facts of a line.
 func nodeOf(s scenario, one shown) netstate.Node {
@@ -72,6 +75,11 @@ func nodeOf(s scenario, one shown) netstate.Node {
 	if bridge := one.facts["bridge"]; bridge != "" {
 		n.Links[bridge] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500}
 		n.BridgeNF = map[netstate.Family]bool{netstate.IPv4: true, netstate.IPv6: true}
+	}
+	if a := addressFact.FindStringSubmatch(one.facts["address"]); a != nil {
+		if p, err := netip.ParsePrefix(a[2]); err == nil {
+			n.Addresses = append(n.Addresses, netstate.NodeAddress{Link: a[1], Prefix: p})
+		}
 	}
 	return n
 }

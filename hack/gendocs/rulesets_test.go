@@ -73,13 +73,15 @@ metadata: {name: blue}
 spec: {subnets: [10.1.0.0/16]}
 `
 	for line, says := range map[string]string{
-		"net.yaml":              "",
-		"net.yaml forward=drop": "",
-		"other.yaml":            "no file other.yaml",
-		"lo.yaml":               "nothing in the firewall",
-		"net.yaml overlap.yaml": "is taken by",
-		"net.yaml forward=open": "forward=open",
-		"net.yaml firewall=off": "firewall=off",
+		"net.yaml":                            "",
+		"net.yaml forward=drop":               "",
+		"other.yaml":                          "no file other.yaml",
+		"lo.yaml":                             "nothing in the firewall",
+		"net.yaml overlap.yaml":               "is taken by",
+		"net.yaml forward=open":               "forward=open",
+		"net.yaml firewall=off":               "firewall=off",
+		"net.yaml address=br0":                "address=br0",
+		"net.yaml address=br-red,10.1.0.9/24": "",
 	} {
 		p := newPage(t)
 		got, err := p.section(parseScenario("99-something", []byte(strings.Replace(text, "%", line, 1))))

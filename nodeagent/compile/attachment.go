@@ -3,6 +3,7 @@ package compile
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -21,9 +22,12 @@ type AttachmentView struct {
 	Way string
 	// Gateways the target's default routes point to.
 	Gateways []netip.Addr
-	// Reachable by the node: there is an address on the node's end, or a
-	// gateway.
+	// Reachable by the node: it has an address on the way, and Reached are those of
+	// the addresses to which it leads.
 	Reachable bool
+	Reached   []netip.Prefix
+	// External networks have the gateways that others made, the node or a router.
+	External bool
 	// Realm is the node's interface that leads to the target: its bridge, or Host.
 	Realm string
 	// Bridged targets are ports of a bridge.
@@ -141,7 +145,29 @@ func (b *attachment) bridged() {
 		b.r.add(netstate.PortFilter{Link: b.view.Host.Name, MAC: b.view.MAC})
 	}
 	b.view.Realm, b.view.Bridged, b.view.Isolated = v.Bridge, true, v.Isolated
-	b.view.Reachable = v.Mode != v1alpha1.GatewayNone
+	b.reach()
+}
+
+// reach finds to which addresses the node has a way over the bridge. One without a
+// gateway of ours has a way where somebody gave the bridge an address.
+func (b *attachment) reach() {
+	b.view.External = b.net.Mode == v1alpha1.GatewayExternal
+	switch b.net.Mode {
+	case v1alpha1.GatewayBridge:
+		b.view.Reachable, b.view.Reached = true, b.view.Addresses
+	case v1alpha1.GatewayExternal:
+		for _, p := range b.view.Addresses {
+			if nodeIsBeside(b.c.Node, b.net.Bridge, p.Addr()) {
+				b.view.Reachable, b.view.Reached = true, append(b.view.Reached, p)
+			}
+		}
+	}
+}
+
+// nodeIsBeside reports whether the node has an address on a link in whose subnet
+// another is.
+func nodeIsBeside(node netstate.Node, link string, a netip.Addr) bool {
+	return slices.ContainsFunc(node.Addresses, func(n netstate.NodeAddress) bool { return n.Link == link && n.Prefix.Contains(a) })
 }
 
 // Twins adds what an attachment needs beside others of its target on its network,
@@ -192,7 +218,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 			b.r.add(forwarding(b.c, netstate.FamilyOf(p.Addr()))...)
 		}
 	}
-	b.view.Realm, b.view.Reachable = link, true
+	b.view.Realm, b.view.Reachable, b.view.Reached = link, true, b.view.Addresses
 	for _, p := range hostAddresses {
 		b.gateway(p.Addr())
 	}

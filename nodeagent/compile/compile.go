@@ -22,6 +22,9 @@ import (
 type Context struct {
 	Source netstate.Source
 	Node   netstate.Node
+	// Own are those of the addresses that a publish names that the node has from
+	// other resources, as a gateway or an end of a link.
+	Own []netip.Addr
 	// Blockers are what of others drops forwarded packets by policy.
 	Blockers []netstate.Blocker
 	// NoAntiSpoof says that the firewall cannot hold bridge ports to their

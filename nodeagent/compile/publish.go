@@ -21,7 +21,7 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 		}
 	}
 	if !slices.ContainsFunc(targets, func(t AttachmentView) bool { return t.Reachable }) {
-		return b.r, problem(v1alpha1.ReasonUnsupported, "spec.attachment: %s has no way to the node (its network has no gateway, or it is joined to another namespace only), so nothing can be published on it", p.Spec.Attachment)
+		return b.r, b.apart(targets)
 	}
 	hosts, prob := b.hostAddresses()
 	if prob == nil {
@@ -37,7 +37,7 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 		hosts = append(hosts, loopback4)
 		b.loopback(targets)
 	}
-	b.r.Note = notes(b.crowd(), b.r.Note, b.hidden())
+	b.r.Note = notes(b.crowd(), b.r.Note, b.unreached(targets), b.hidden())
 	for _, h := range hosts {
 		if _, ok := ofFamily(b.targets, ident, h); ok {
 			b.ports(h)
@@ -61,12 +61,40 @@ type publish struct {
 	targets []netip.Addr
 	// back are those whose default route is elsewhere.
 	back map[netip.Addr]bool
+	// byRouter says that it leads to a router which is not the node, for some.
+	byRouter bool
+}
+
+// apart is why the node reaches none of the targets.
+func (b *publish) apart(targets []AttachmentView) *Problem {
+	for _, t := range targets {
+		if t.External {
+			return problem(v1alpha1.ReasonUnsupported, "spec.attachment: %s has no way to the node, which has no address in its subnet on bridge %s, so nothing can be published on it: give the bridge one, or attach it to a network with gateway.mode Bridge", b.p.Spec.Attachment, t.Way)
+		}
+	}
+	return problem(v1alpha1.ReasonUnsupported, "spec.attachment: %s has no way to the node (its network has no gateway, or it is joined to another namespace only), so nothing can be published on it", b.p.Spec.Attachment)
+}
+
+// unreached is the note on families in which the node has no way to some target
+// that it reaches in the other.
+func (b *publish) unreached(targets []AttachmentView) *Problem {
+	for _, t := range targets {
+		for _, a := range oneOfEachFamily(t.Addresses) {
+			if _, ok := ofFamily(t.Reached, netip.Prefix.Addr, a); t.Reachable && !ok {
+				return problem(v1alpha1.ReasonUnsupported, "published; but not to %s: the node has no address in its subnet on bridge %s", a, t.Way)
+			}
+		}
+	}
+	return nil
 }
 
 // target adds the addresses of a target and what has to be there for them.
 func (b *publish) target(t AttachmentView) {
-	for _, a := range oneOfEachFamily(t.Addresses) {
-		_, routed := ofFamily(t.Gateways, ident, a)
+	for _, a := range oneOfEachFamily(t.Reached) {
+		gateway, routed := ofFamily(t.Gateways, ident, a)
+		if routed && t.External && !nodeHas(b.c.Node, gateway) {
+			routed, b.byRouter = false, true
+		}
 		b.targets, b.back[a] = append(b.targets, a), !routed
 		b.r.add(forwarding(b.c, netstate.FamilyOf(a))...)
 		b.r.forwarded(b.c, t.Way, netstate.FamilyOf(a))
@@ -95,9 +123,9 @@ func (b *publish) divided() *Problem {
 func (b *publish) loopback(targets []AttachmentView) {
 	var four, six bool
 	for _, t := range targets {
-		for _, a := range oneOfEachFamily(t.Addresses) {
-			four, six = four || t.Reachable && a.Is4(), six || t.Reachable && a.Is6()
-			if t.Reachable && a.Is4() {
+		for _, a := range oneOfEachFamily(t.Reached) {
+			four, six = four || a.Is4(), six || a.Is6()
+			if a.Is4() {
 				s := linkSysctl("", t.Realm, "ipv4", "route_localnet", "1")
 				// The link may stay when the publish goes.
 				s.Restore = true
@@ -128,7 +156,11 @@ func (b *publish) hidden() *Problem {
 	if len(list) > 2 {
 		who = fmt.Sprintf("%d of %d targets", len(list), len(b.targets))
 	}
-	return problem(v1alpha1.ReasonProgrammed, "published; clients' addresses are hidden from %s behind the node's, since the default route there leads elsewhere: set spec.defaultRoute of the attachment to true to show them", who)
+	remedy := "set spec.defaultRoute of the attachment to true to show them"
+	if b.byRouter {
+		remedy = "name the node's address on the bridge as the network's gateway to show them"
+	}
+	return problem(v1alpha1.ReasonProgrammed, "published; clients' addresses are hidden from %s behind the node's, since the default route there leads elsewhere: %s", who, remedy)
 }
 
 // crowd is the note on more targets than can be had.
@@ -225,10 +257,10 @@ func (b *publish) unusable(h netip.Addr) *Problem {
 	switch {
 	case h.Is6() && h.IsLinkLocalUnicast():
 		return problem(v1alpha1.ReasonUnsupported, "spec.hostAddresses: %s cannot be published: the kernel forwards nothing of clients with link-local IPv6 addresses; name another, or leave the list out", h)
-	case !nodeHas(b.c.Node, h):
+	case !nodeHas(b.c.Node, h) && !slices.Contains(b.c.Own, h):
 		return problem(v1alpha1.ReasonHostPortConflict, "spec.hostAddresses: %s is not an address of node %s: name one that is, or leave the list out", h, b.c.Node.Name)
 	case !leads:
-		return problem(v1alpha1.ReasonUnsupported, "spec.hostAddresses: %s cannot lead to attachment %s, which has no address of that family", h, b.p.Spec.Attachment)
+		return problem(v1alpha1.ReasonUnsupported, "spec.hostAddresses: %s cannot lead to attachment %s, which has no address of that family that the node reaches", h, b.p.Spec.Attachment)
 	}
 	return nil
 }

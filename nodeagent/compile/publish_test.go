@@ -24,6 +24,7 @@ func view(addresses []string, gateways ...string) AttachmentView {
 	for _, a := range addresses {
 		v.Addresses = append(v.Addresses, netip.MustParsePrefix(a))
 	}
+	v.Reached = v.Addresses
 	for _, g := range gateways {
 		v.Gateways = append(v.Gateways, netip.MustParseAddr(g))
 	}
@@ -52,7 +53,7 @@ func published(t *testing.T, p *v1alpha1.PortPublish, views ...AttachmentView) (
 // default route of their own.
 func TestPublishSeveral(t *testing.T) {
 	lost := view([]string{"10.0.0.9/24"})
-	lost.Reachable = false
+	lost.Reachable, lost.Reached = false, nil
 	got, _ := published(t, publishOf(),
 		view([]string{"10.0.0.12/24", "fd00::12/64"}, "10.0.0.1", "fd00::1"), view([]string{"10.0.0.2/24"}), lost, view([]string{"fd00::3/64"}, "10.0.0.1"))
 	want := map[string]string{
@@ -172,5 +173,60 @@ func TestPublishHidden(t *testing.T) {
 	r, _ := Publish(publishOf(), []AttachmentView{view([]string{"10.0.0.2/24"})}, blocked)
 	if len(r.Lacks) != 1 || r.Lacks[0].Reason != v1alpha1.ReasonForwardBlocked || !strings.Contains(r.Lacks[0].Message, "chain x") || r.Note == nil {
 		t.Errorf("it lacks %v, with the note %v", r.Lacks, r.Note)
+	}
+}
+
+// TestPublishExternal has a bridge of others on which the node has no address, one
+// of one family, and the network's gateways.
+func TestPublishExternal(t *testing.T) {
+	network := &NetworkView{Name: "lan", Bridge: "br0", Mode: v1alpha1.GatewayExternal, Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}}
+	a := &v1alpha1.NamespaceAttachment{Spec: v1alpha1.NamespaceAttachmentSpec{Target: v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: "web"}}, Network: "lan"}}
+	at := Place{Target: netstate.End{Netns: "web", Name: "eth0"}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/24"), netip.MustParsePrefix("fd00::5/64")}}
+	const (
+		noWay = "Unsupported: spec.attachment: web has no way to the node, which has no address in its subnet on bridge br0"
+		four  = "published; but not to fd00::5: the node has no address in its subnet on bridge br0; clients' addresses are hidden from 10.0.0.5"
+	)
+	for _, c := range []struct {
+		link      string
+		addresses []string
+		want      string
+	}{
+		{"br0", nil, noWay},
+		{"br1", []string{"10.0.0.9/24"}, noWay},
+		{"br0", []string{"10.1.0.9/24", "10.0.0.9/32"}, noWay},
+		{"br0", []string{"10.0.0.9/24"}, four},
+		{"br0", []string{"10.0.0.9/24", "fd00::9/64"}, "hidden from 10.0.0.5 and fd00::5 behind the node's, since the default route there leads elsewhere: name the node's address on the bridge"},
+		{"br0", []string{"10.0.0.1/24", "fd00::9/64"}, "hidden from fd00::5 behind"},
+		{"br0", []string{"10.0.0.1/24", "fd00::1/64"}, "<nil>"},
+	} {
+		var node netstate.Node
+		for _, p := range c.addresses {
+			node.Addresses = append(node.Addresses, netstate.NodeAddress{Link: c.link, Prefix: netip.MustParsePrefix(p)})
+		}
+		_, v, problem := Attachment(a, network, at, on(node))
+		if problem != nil {
+			t.Fatal(problem)
+		}
+		r, problem := Publish(publishOf(), []AttachmentView{v}, on(node))
+		got := fmt.Sprint(r.Note)
+		if problem != nil {
+			got = problem.Error()
+		}
+		if !strings.Contains(got, c.want) || (problem != nil) != (len(r.Claims) == 0) {
+			t.Errorf("%v on %s: %d claims, %s, want %s", c.addresses, c.link, len(r.Claims), got, c.want)
+		}
+	}
+}
+
+// TestPublishOwnAddress names addresses that the node has from other resources.
+func TestPublishOwnAddress(t *testing.T) {
+	c := on(netstate.Node{})
+	c.Own = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	target := []AttachmentView{view([]string{"10.0.0.2/24"}, "10.0.0.1")}
+	if r, problem := Publish(publishOf("10.0.0.1"), target, c); problem != nil || len(r.Claims) != 1 {
+		t.Errorf("one of its own: %v, %d claims", problem, len(r.Claims))
+	}
+	if _, problem := Publish(publishOf("10.0.0.7"), target, c); problem == nil || !strings.Contains(problem.Message, "10.0.0.7 is not an address of node") {
+		t.Errorf("another: %v", problem)
 	}
 }

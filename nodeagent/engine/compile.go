@@ -38,6 +38,7 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 	e.exhausted = map[*ipam.Pool]*compile.Problem{}
 	for _, kind := range ownerKinds {
+		e.addNaming(batch)
 		units := e.ofKind(batch, kind)
 		e.setAside(units)
 		results := make([]compile.Result, len(units))
@@ -198,7 +199,9 @@ func (e *Engine) compilePublish(u *unit) (r compile.Result) {
 		u.problem = waitsFor("attachment "+u.in.Publish.Spec.Attachment, e.anyTarget(u.in.Publish))
 		return r
 	}
-	r, u.problem = compile.Publish(u.in.Publish, views, e.context())
+	c := e.context()
+	c.Own = e.own.among(named(u.in.Publish))
+	r, u.problem = compile.Publish(u.in.Publish, views, c)
 	return r
 }
 

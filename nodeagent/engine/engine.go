@@ -99,6 +99,7 @@ type Engine struct {
 	// exhausted are the pools found so while attachments are compiled: asking one
 	// again costs as much as it has addresses.
 	exhausted map[*ipam.Pool]*compile.Problem
+	own       ownAddresses
 	// refs are the owners by what they refer to.
 	refs map[ref]map[netstate.Owner]bool
 	// pods by UID; nil until they are known.
@@ -147,6 +148,7 @@ func New(o Options) *Engine {
 		refs:    map[ref]map[netstate.Owner]bool{},
 		claims:  newClaims(),
 		pools:   pools{},
+		own:     newOwnAddresses(),
 		ports:   hostPorts{said: map[string]bool{}},
 	}
 }

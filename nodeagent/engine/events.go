@@ -43,7 +43,14 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 		}
 	}
 	ours := len(e.wanted[netstate.Key{Kind: netstate.KindLink, Netns: ev.Key.Netns, Link: ev.Key.Link}]) > 0
-	e.stale = e.stale || !ours && ev.Key.Netns == ""
+	e.stale = e.stale || ev.Key.Netns == "" && (!ours || e.isOthersAddress(ev.Key))
+}
+
+// isOthersAddress reports whether somebody else may have given a link of ours an
+// address, which is the node's own then. IPv6 link-local ones are the kernel's.
+func (e *Engine) isOthersAddress(k netstate.Key) bool {
+	p, err := netip.ParsePrefix(k.Name)
+	return k.Kind == netstate.KindAddress && err == nil && e.wantedAt(k) == nil && !(p.Addr().Is6() && p.Addr().IsLinkLocalUnicast())
 }
 
 // considerRoute handles a route of ours, and the connected route that comes

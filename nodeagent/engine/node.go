@@ -4,6 +4,7 @@ import (
 	"maps"
 	"reflect"
 
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -25,7 +26,7 @@ func (e *Engine) followNode(batch map[netstate.Owner]bool) {
 		return
 	}
 	for o, u := range e.units {
-		if u.in != nil && (u.dependsOnNode() || u.problem != nil || len(u.errs) > 0) {
+		if u.in != nil && (e.dependsOnNode(u) || u.problem != nil || len(u.errs) > 0) {
 			batch[o] = true
 		}
 	}
@@ -38,7 +39,12 @@ func facts(n netstate.Node) netstate.Node {
 	return n
 }
 
-// dependsOnNode reports whether compile looks at the node for the owner.
-func (u *unit) dependsOnNode() bool {
-	return u.in.Network != nil || u.in.Publish != nil || u.in.Attachment != nil && u.in.Attachment.Spec.PointToPoint != nil
+// dependsOnNode reports whether compile looks at the node for the owner. For an
+// attachment behind a gateway of ours it does so only to refuse the node's addresses.
+func (e *Engine) dependsOnNode(u *unit) bool {
+	if u.in.Attachment == nil {
+		return true
+	}
+	network := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: u.in.Attachment.Spec.Network}]
+	return u.in.Attachment.Spec.PointToPoint != nil || network != nil && network.network.Mode == v1alpha1.GatewayExternal
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -23,6 +24,9 @@ var refLeaving = ref{kind: "leaving"}
 
 // refTwins is that of attachments of one namespace to one network.
 func refTwins(netns, network string) ref { return ref{"twins", netns, network} }
+
+// refAddress is that of publishes that name an address of the node.
+func refAddress(a netip.Addr) ref { return ref{kind: "address", name: a.String()} }
 
 // refer brings an owner's refs up to date.
 func (e *Engine) refer(u *unit) { e.setRefs(u, e.refsOf(u)) }
@@ -77,6 +81,9 @@ func (e *Engine) refsOf(u *unit) (list []ref) {
 		list = append(list, refTo(attachmentOf(u.in.Publish)))
 		for _, t := range u.targets {
 			list = append(list, refTo(t))
+		}
+		for _, a := range named(u.in.Publish) {
+			list = append(list, refAddress(a))
 		}
 	}
 	return list

@@ -124,6 +124,7 @@ func (e *Engine) index(k netstate.Key) {
 		e.links[p] = map[netstate.Key]bool{}
 	}
 	e.links[p][k] = true
+	e.own.add(k)
 }
 
 func (e *Engine) unindex(k netstate.Key) {
@@ -132,6 +133,7 @@ func (e *Engine) unindex(k netstate.Key) {
 	if len(e.links[p]) == 0 {
 		delete(e.links, p)
 	}
+	e.own.remove(k)
 }
 
 // wantedAt returns what some owner wants under a key.

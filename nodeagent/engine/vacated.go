@@ -22,11 +22,12 @@ func (e *Engine) endConnections(batch map[netstate.Owner]bool) {
 }
 
 // vacated are the addresses in a namespace that a pass took from an attachment.
-// Those that the node does not reach mean others there, if anybody. Of an
-// attachment that is known by its marks alone, nobody can say.
+// Those that the node does not reach mean others there, if anybody; but on a LAN it
+// may have reached them by an address that has gone too. Of an attachment that is
+// known by its marks alone, nobody can say.
 func (e *Engine) vacated(u *unit) []netip.Addr {
 	known := u.view.Target != (netstate.End{})
-	if u.owner.Kind != netstate.OwnerAttachment || known && !u.view.Reachable {
+	if u.owner.Kind != netstate.OwnerAttachment || known && !u.view.Reachable && !u.view.External {
 		return nil
 	}
 	stays := map[netip.Addr]bool{}

@@ -16,10 +16,14 @@ func TestVacated(t *testing.T) {
 	w := newWorld(t)
 	layer2 := bnet("layer2", "10.9.0.0/24")
 	layer2.Spec.Gateway.Mode = v1alpha1.GatewayNone
+	lan := bnet("lan", "10.8.0.0/24")
+	lan.Spec.Gateway.Mode = v1alpha1.GatewayExternal
+	beside := nsa("beside", "lan", "10.8.0.11/24")
 	one, two, unreached := nsa("one", "red", "10.0.0.11/24"), nsa("two", "red", "10.0.0.12/24"), nsa("unreached", "layer2", "10.9.0.11/24")
 	w.set(bnet("red", "10.0.0.0/24"))
 	w.set(layer2)
-	for _, a := range []*v1alpha1.NamespaceAttachment{one, two, unreached} {
+	w.set(lan)
+	for _, a := range []*v1alpha1.NamespaceAttachment{one, two, unreached, beside} {
 		w.set(a)
 	}
 	w.e.Synced(true)
@@ -27,7 +31,7 @@ func TestVacated(t *testing.T) {
 	w.expectForgotten("all are built")
 
 	w.e = w.engine()
-	w.e.Update([]Input{yes(InputOf(bnet("red", "10.0.0.0/24"))), yes(InputOf(layer2)), yes(InputOf(one)), yes(InputOf(two)), yes(InputOf(unreached))}, nil)
+	w.e.Update([]Input{yes(InputOf(bnet("red", "10.0.0.0/24"))), yes(InputOf(layer2)), yes(InputOf(lan)), yes(InputOf(one)), yes(InputOf(two)), yes(InputOf(unreached)), yes(InputOf(beside))}, nil)
 	w.e.Synced(true)
 	w.turns(20)
 	w.expectForgotten("a restart")
@@ -41,6 +45,9 @@ func TestVacated(t *testing.T) {
 	w.e.Update(nil, []netstate.Owner{own(two), own(unreached)})
 	w.turns(20)
 	w.expectForgotten("two are gone, one of them unreached", "10.0.0.12")
+	w.e.Update(nil, []netstate.Owner{own(beside)})
+	w.turns(20)
+	w.expectForgotten("one on a LAN is gone", "10.8.0.11")
 }
 
 func (w *world) expectForgotten(what string, want ...string) {

@@ -203,6 +203,7 @@ func TestNode(t *testing.T) {
 	sh(t, "sysctl -qw net.ipv6.conf.eth0.accept_ra=1")
 	br, _, _ := attachment(t, k)
 	apply(t, k, create(addressOn(br, "10.68.0.1/24")))
+	sh(t, "ip address add 203.0.113.9/24 dev br-red; ip address add fe80::9/64 dev br-red nodad; ip address add fe80::2/64 dev eth0 nodad")
 	sh(t, "sysctl -qw net.ipv6.conf.all.forwarding=0 net.ipv4.ip_forward=1")
 	n, err := k.Node()
 	if err != nil {
@@ -226,8 +227,16 @@ func TestNode(t *testing.T) {
 	if slices.ContainsFunc(n.Routes, func(r netstate.NodeRoute) bool { return r.Link == "br-red" || r.Dst.Bits() == 0 }) {
 		t.Errorf("routes %v have our own or a default one", n.Routes)
 	}
-	if want := (netstate.NodeAddress{Link: "eth0", Prefix: netip.MustParsePrefix("192.0.2.2/24")}); !slices.Contains(n.Addresses, want) {
-		t.Errorf("addresses %v", n.Addresses)
+	for address, want := range map[netstate.NodeAddress]bool{
+		{Link: "eth0", Prefix: netip.MustParsePrefix("192.0.2.2/24")}:     true,
+		{Link: "eth0", Prefix: netip.MustParsePrefix("fe80::2/64")}:       true,
+		{Link: "br-red", Prefix: netip.MustParsePrefix("203.0.113.9/24")}: true,
+		{Link: "br-red", Prefix: netip.MustParsePrefix("10.68.0.1/24")}:   false,
+		{Link: "br-red", Prefix: netip.MustParsePrefix("fe80::9/64")}:     false,
+	} {
+		if slices.Contains(n.Addresses, address) != want {
+			t.Errorf("%v is among %v: %t", address, n.Addresses, !want)
+		}
 	}
 	if !n.Forwarding[netstate.IPv4] || n.Forwarding[netstate.IPv6] {
 		t.Errorf("forwarding %v", n.Forwarding)

@@ -60,12 +60,17 @@ func addNodeLinks(n *netstate.Node, links []*link) {
 }
 
 func addNodeAddresses(n *netstate.Node, p *place, links []*link) error {
-	foreign := foreignLinks(links)
+	byIndex := map[int32]*link{}
+	for _, l := range links {
+		byIndex[l.index] = l
+	}
 	addresses, err := p.addresses(unix.AF_UNSPEC, 0)
 	for _, a := range addresses {
-		if l := foreign[a.index]; l != nil {
-			n.Addresses = append(n.Addresses, netstate.NodeAddress{Link: l.name, Prefix: a.prefix})
+		l := byIndex[a.index]
+		if l == nil || l.marked() && (a.protocol == netstate.RouteProtocol || a.prefix.Addr().Is6() && a.prefix.Addr().IsLinkLocalUnicast()) {
+			continue
 		}
+		n.Addresses = append(n.Addresses, netstate.NodeAddress{Link: l.name, Prefix: a.prefix})
 	}
 	return err
 }

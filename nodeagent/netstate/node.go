@@ -17,8 +17,8 @@ type Node struct {
 	// Routes are the host's unicast routes of the main table, those on
 	// Patchbay's own links and default routes left out.
 	Routes []NodeRoute
-	// Addresses are the host's own addresses, those on Patchbay's own links
-	// left out.
+	// Addresses are the host's own addresses, those left out that Patchbay gave its
+	// links, or the kernel with IPv6.
 	Addresses []NodeAddress
 	// Forwarding says for each family whether forwarding is on by somebody
 	// else's will: on, and not recorded as switched on by Patchbay.
