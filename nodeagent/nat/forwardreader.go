@@ -61,15 +61,11 @@ func (w *walk) comesTo(chain string) bool {
 	return yes
 }
 
-// of are the rules of a chain, which is watched from now on. What is ours lets
-// through what a blocker does not, and is no concern of that.
+// of are the rules of a chain, which is watched from now on.
 func (r *forwardReader) of(c watchedChain) []forwardRule {
-	if c.chain == chainOpening || strings.HasPrefix(c.chain, chainPrefix) {
-		return nil
-	}
-	r.watched[c], r.watched[watchedChain{c.family, c.table, ""}] = true, true
-	rules, known := r.rules[c]
 	whole := watchedChain{c.family, c.table, ""}
+	r.watched[c], r.watched[whole] = true, true
+	rules, known := r.rules[c]
 	if _, read := r.rules[whole]; known || read || r.err != nil {
 		return rules
 	}

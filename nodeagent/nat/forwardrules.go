@@ -2,6 +2,7 @@ package nat
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -72,8 +73,12 @@ func (w *walk) judge(chain string) fate {
 	return o
 }
 
-// of are the rules of a chain that are for the family.
+// of are the rules of a chain that are for the family. What is ours lets through
+// what somebody else's drops, and is no concern of that.
 func (w *walk) of(chain string) []forwardRule {
+	if chain == chainOpening || strings.HasPrefix(chain, chainPrefix) {
+		return nil
+	}
 	return slices.DeleteFunc(slices.Clone(w.rules(chain)), func(r forwardRule) bool { return r.family != "" && r.family != w.family })
 }
 

@@ -47,7 +47,6 @@ func watchEvents(ctx context.Context, gens *generations, what watching, fn func(
 	go func() {
 		defer stop()
 		defer socket.Close()
-		defer close(w.wake)
 		w.read(ctx, socket)
 	}()
 	go w.decide(ctx, fn)
@@ -141,7 +140,12 @@ func (w *watch) note(change func()) {
 }
 
 func (w *watch) decide(ctx context.Context, fn func()) {
-	for range w.wake {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		}
 		w.mu.Lock()
 		touched, lost, seen, forward := w.touched, w.lost, w.seen, w.forward
 		w.touched, w.lost, w.forward = nil, false, false
