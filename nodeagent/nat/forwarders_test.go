@@ -84,6 +84,26 @@ func TestForwardRules(t *testing.T) {
 	}
 }
 
+// TestForwardLarge follows packets through a table that is not listed whole.
+func TestForwardLarge(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	run(t, `nft add table inet x; (for i in $(seq `+fmt.Sprint(wholeTable)+`); do echo "add chain inet x c$i"; done) | nft -f -
+		nft 'add chain inet x f { type filter hook forward priority 5 ; }; add rule inet x f jump c7; add rule inet x f ct state new jump c9
+			add rule inet x c7 iifname a jump c8; add rule inet x c8 accept; add rule inet x c9 drop; add rule inet x c7 goto c100; add rule inet x c100 drop'`)
+	is, _, watched, err := readForwarding(t.Context(), "nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "blockers", "by the rule `drop` of its chain c100 but a", inShort(is.blockers))
+	want := map[watchedChain]bool{}
+	for _, c := range []string{"", "f", "c7", "c8", "c100"} {
+		want[watchedChain{"inet", "x", c}] = true
+	}
+	same(t, "watched", want, watched)
+}
+
 func blockersNow(t testing.TB) []netstate.Blocker {
 	t.Helper()
 	is, _, _, err := readForwarding(t.Context(), "nft")
@@ -148,6 +168,20 @@ func TestForwardSpecs(t *testing.T) {
 			same(t, "as iptables-save tells", c.save, strings.TrimPrefix(inShort(parseLegacy(false, out)), "4 "))
 		})
 	}
+}
+
+func FuzzForward(f *testing.F) {
+	text, err := os.ReadFile("testdata/firewalld.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte(`{"nftables":[{"rule":{"chain":"filter_FORWARD","expr":["x",{"xt":null},{"vmap":{"key":{"meta":{"key":"iif"}},"data":{"set":[[1,{"goto":{"target":"filter_FORWARD"}}],[]]}}}]}}]}`))
+	f.Fuzz(func(_ *testing.T, text []byte) {
+		if rules, err := parseForward(text); err == nil {
+			newWalk(netstate.IPv4, func(chain string) []forwardRule { return rules[chain] }).blocker("x", "filter_FORWARD", true)
+		}
+	})
 }
 
 // quiet has no call come in the time that one would take.

@@ -14,8 +14,7 @@ import (
 )
 
 // Legacy iptables has tables of its own beside those of nftables, in the same
-// hooks: a FORWARD that drops there drops what another firewall lets
-// pass.
+// hooks: a FORWARD that drops there drops what another firewall lets pass.
 
 // legacyTables reports whether legacy iptables has a table here. To ask it would
 // make one.
