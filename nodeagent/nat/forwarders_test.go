@@ -170,6 +170,21 @@ func TestForwardSpecs(t *testing.T) {
 	}
 }
 
+// TestForwardOld reads a jump of ours as nft before 1.0.6 lists it.
+func TestForwardOld(t *testing.T) {
+	rules, err := parseForward([]byte(`{"nftables":[{"rule":{"chain":"FORWARD","expr":[{"xt":null},{"counter":null},{"jump":{"target":"PATCHBAY_OPENINGS"}}]}},
+		{"rule":{"chain":"FORWARD","expr":[{"xt":null},{"counter":null},{"drop":null}]}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWalk(netstate.IPv4, func(chain string) []forwardRule { return rules[chain] })
+	b, blocks := w.blocker("x", "FORWARD", true)
+	same(t, "blocks", true, blocks)
+	same(t, "cause", "by policy", b.Cause)
+	same(t, "comes to the openings", true, w.comesTo(chainOpening))
+	same(t, "comes to Docker's chain", false, w.comesTo(chainDocker))
+}
+
 func FuzzForward(f *testing.F) {
 	text, err := os.ReadFile("testdata/firewalld.json")
 	if err != nil {

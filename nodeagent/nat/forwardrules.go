@@ -84,6 +84,11 @@ func (w *walk) of(chain string) []forwardRule {
 
 // step takes a rule and reports whether no packet goes on to the next.
 func (w *walk) step(o *fate, chain string, r forwardRule) bool {
+	if r.to == chainOpening {
+		// Before 1.0.6 nft does not tell that the comment of this jump is no condition.
+		w.entered[r.to] = fate{}
+		return false
+	}
 	if r.conditional {
 		if r.verdict == accepts || len(r.links) > 0 && r.to != "" && w.lets(r.to) {
 			o.accepts = append(o.accepts, r.links...)
