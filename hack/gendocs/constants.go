@@ -68,7 +68,7 @@ var framePurposes = map[string]string{
 	"GUARD":       "leads to FOREIGN in the families where Patchbay switched forwarding on",
 	"FOREIGN":     "drops what is between two interfaces that are not ours",
 	"REALM":       "leads what enters a guarded network to INTO",
-	"OPEN":        "accepts what a policy of FORWARD would drop, after all others",
+	"OPEN":        "accepts what FORWARD would drop, by policy or by a rule, after all others",
 	"INTO":        "lets through what may enter: answers, members, what is published",
 	"FORWARD":     "the way of what is routed",
 	"ADDRESS":     "publishes of an address",

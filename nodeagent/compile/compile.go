@@ -25,7 +25,7 @@ type Context struct {
 	// Own are those of the addresses that a publish names that the node has from
 	// other resources, as a gateway or an end of a link.
 	Own []netip.Addr
-	// Blockers are what of others drops forwarded packets by policy.
+	// Blockers are what of others drops forwarded packets.
 	Blockers []netstate.Blocker
 	// NoAntiSpoof says that the firewall cannot hold bridge ports to their
 	// addresses.
@@ -54,20 +54,21 @@ type Result struct {
 // forwarded has the firewalls of others let an interface's packets through where
 // they can be opened, and says which cannot.
 func (r *Result) forwarded(c Context, link string, families ...netstate.Family) {
-	var names []string
+	var drops []string
 	for _, b := range c.Blockers {
 		for _, f := range families {
+			text := b.Name + " drops forwarded packets " + b.Cause
 			switch {
-			case !b.Blocks(f, link) || slices.Contains(names, b.Name):
+			case !b.Blocks(f, link) || slices.Contains(drops, text):
 			case b.Openable:
 				r.add(netstate.Opening{Family: f, Link: link})
 			default:
-				names = append(names, b.Name)
+				drops = append(drops, text)
 			}
 		}
 	}
-	if len(names) > 0 {
-		r.lack(problem(v1alpha1.ReasonForwardBlocked, "the kernel holds all of it, but %s drops forwarded packets by policy, and names no %s that it accepts: accept what is forwarded from and to it there, or set another policy", strings.Join(names, " and "), link))
+	if len(drops) > 0 {
+		r.lack(problem(v1alpha1.ReasonForwardBlocked, "the kernel holds all of it, but %s, and names no %s that it accepts: accept there what is forwarded from and to it, before it is dropped", strings.Join(drops, " and "), link))
 	}
 }
 

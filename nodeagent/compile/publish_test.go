@@ -169,9 +169,9 @@ func TestPublishHidden(t *testing.T) {
 		t.Errorf("the note is %v", note)
 	}
 	blocked := on(netstate.Node{})
-	blocked.Blockers = []netstate.Blocker{{Name: "chain x", Families: []netstate.Family{netstate.IPv4}}}
+	blocked.Blockers = []netstate.Blocker{{Name: "chain x", Cause: "by its rule `drop`", Families: []netstate.Family{netstate.IPv4}}}
 	r, _ := Publish(publishOf(), []AttachmentView{view([]string{"10.0.0.2/24"})}, blocked)
-	if len(r.Lacks) != 1 || r.Lacks[0].Reason != v1alpha1.ReasonForwardBlocked || !strings.Contains(r.Lacks[0].Message, "chain x") || r.Note == nil {
+	if len(r.Lacks) != 1 || r.Lacks[0].Reason != v1alpha1.ReasonForwardBlocked || !strings.Contains(r.Lacks[0].Message, "chain x drops forwarded packets by its rule `drop`, and names no ") || r.Note == nil {
 		t.Errorf("it lacks %v, with the note %v", r.Lacks, r.Note)
 	}
 }

@@ -6,8 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os/exec"
-	"slices"
-	"sync/atomic"
+	"reflect"
+	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
@@ -29,8 +30,9 @@ func (c otherChain) String() string {
 	return "chain " + c.Name + " of table " + c.Family + " " + c.Table
 }
 
-func (c otherChain) blocks() bool {
-	return c.Hook == "forward" && c.Policy == "drop" && c.Table != tableName && forwardFamilies[c.Family] != nil
+// forwards reports whether forwarded packets pass a chain of somebody else's.
+func (c otherChain) forwards() bool {
+	return c.Hook == "forward" && c.Table != tableName && forwardFamilies[c.Family] != nil
 }
 
 // iptables reports whether the chain is iptables' own FORWARD.
@@ -38,66 +40,88 @@ func (c otherChain) iptables() bool {
 	return c.Table == filterTable && c.Name == chainIptables && len(forwardFamilies[c.Family]) == 1
 }
 
-// forwarders tell of who drops forwarded packets.
-type forwarders struct{ watched atomic.Pointer[watched] }
+// forwarding is what nft tells of how others treat forwarded packets.
+type forwarding struct {
+	blockers []netstate.Blocker
+	// at are the chains that the blockers are.
+	at []otherChain
+	// entered are the chains of iptables' table filter that all packets come to.
+	entered map[netstate.Family]map[string]bool
+}
 
-// list reads who drops forwarded packets by policy, of all chains that nft tells
-// of; openable says in which of them openings can be made.
-func (w *forwarders) list(ctx context.Context, nft string, openable func(otherChain) bool) ([]netstate.Blocker, []otherChain, error) {
+// forwarders tell of who drops forwarded packets.
+type forwarders struct {
+	mu   sync.Mutex
+	nft  string
+	last forwarding
+	// watched are the chains and tables of others whose changes matter.
+	watched map[watchedChain]bool
+}
+
+// watchedChain is a chain, or a table where it has no name.
+type watchedChain struct{ family, table, chain string }
+
+// list reads who drops forwarded packets, of all chains that nft tells of;
+// openable says in which of them openings can be made.
+func (w *forwarders) list(ctx context.Context, nft string, openable func(otherChain) bool) (forwarding, []otherChain, error) {
+	is, chains, watched, err := readForwarding(ctx, nft)
+	if err != nil {
+		return is, nil, err
+	}
+	w.mu.Lock()
+	w.nft, w.last, w.watched = nft, is, watched
+	w.mu.Unlock()
+	is.blockers = append([]netstate.Blocker(nil), is.blockers...)
+	for i := range is.blockers {
+		if b := &is.blockers[i]; openable(is.at[i]) {
+			b.Openable, b.Accepts = true, nil
+		}
+	}
+	return is, chains, nil
+}
+
+// changed reports whether list would tell of something else than it last did. A
+// service proxy may write its chains all the time, always the same.
+func (w *forwarders) changed(ctx context.Context) bool {
+	w.mu.Lock()
+	nft, last := w.nft, w.last
+	w.mu.Unlock()
+	if nft == "" {
+		return true
+	}
+	is, _, watched, err := readForwarding(ctx, nft)
+	if err != nil || !reflect.DeepEqual(is, last) {
+		return true
+	}
+	w.mu.Lock()
+	w.watched = watched
+	w.mu.Unlock()
+	return false
+}
+
+// readForwarding follows forwarded packets through the chains of others. What
+// vanishes while it is read is read again.
+func readForwarding(ctx context.Context, nft string) (is forwarding, chains []otherChain, watched map[watchedChain]bool, err error) {
+	for range maxListings {
+		chains, err = listChains(ctx, nft)
+		if err != nil {
+			return is, nil, nil, err
+		}
+		r := newForwardReader(ctx, nft, chains)
+		if is = r.all(chains); r.err == nil {
+			return is, chains, r.watched, nil
+		}
+		err = r.err
+	}
+	return is, nil, nil, err
+}
+
+func listChains(ctx context.Context, nft string) ([]otherChain, error) {
 	out, err := exec.CommandContext(ctx, nft, "--json", "list", "chains").Output()
 	if err != nil {
-		return nil, nil, fmt.Errorf("list chains: %w", err)
+		return nil, fmt.Errorf("list chains: %w", err)
 	}
-	chains, err := parseChains(out)
-	if err != nil {
-		return nil, nil, err
-	}
-	var blockers []netstate.Blocker
-	tables := watched{}
-	for _, c := range chains {
-		if !c.blocks() {
-			continue
-		}
-		tables[c.Family+" "+c.Table] = true
-		blocker := netstate.Blocker{Name: c.String(), Families: forwardFamilies[c.Family], Openable: openable(c)}
-		if !blocker.Openable {
-			if blocker.Accepts, err = accepts(ctx, nft, c); err != nil {
-				return nil, nil, err
-			}
-		}
-		blockers = append(blockers, blocker)
-	}
-	w.watched.Store(&tables)
-	return blockers, chains, nil
-}
-
-// watched are the tables of others whose changes matter, by family and name.
-type watched map[string]bool
-
-// matters reports whether an event changes who drops forwarded packets: a base
-// chain at that hook, or anything in a table that has one or an opening of ours.
-func (w *forwarders) matters(kind uint16, body []byte) bool {
-	family, table, attrs := tableOf(kind, body)
-	kind &= 0xff
-	name := map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}[family]
-	if known := w.watched.Load(); name != "" && known != nil && (*known)[name+" "+table] {
-		return kind != unix.NFT_MSG_NEWSETELEM && kind != unix.NFT_MSG_DELSETELEM
-	}
-	return name != "" && kind == unix.NFT_MSG_NEWCHAIN && hooksForward(attrs)
-}
-
-func hooksForward(attrs []byte) bool {
-	for t, v := range attributes(attrs) {
-		if t != unix.NFTA_CHAIN_HOOK {
-			continue
-		}
-		for t, v := range attributes(v) {
-			if t == unix.NFTA_HOOK_HOOKNUM && len(v) == 4 {
-				return binary.BigEndian.Uint32(v) == unix.NF_INET_FORWARD
-			}
-		}
-	}
-	return false
+	return parseChains(out)
 }
 
 func parseChains(text []byte) ([]otherChain, error) {
@@ -118,76 +142,52 @@ func parseChains(text []byte) ([]otherChain, error) {
 	return out, nil
 }
 
-// accepts returns the interfaces that a chain's own rules accept. What they say
-// in further chains is not looked at.
-func accepts(ctx context.Context, nft string, c otherChain) ([]string, error) {
-	out, err := exec.CommandContext(ctx, nft, "--json", "list", "chain", c.Family, c.Table, c.Name).Output()
-	if err != nil {
-		return nil, fmt.Errorf("list chain %s %s %s: %w", c.Family, c.Table, c.Name, err)
+// matters reports whether an event may change who drops forwarded packets: a base
+// chain at that hook, or one that is watched.
+func (w *forwarders) matters(kind uint16, body []byte) bool {
+	family, table, attrs := tableOf(kind, body)
+	name := map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}[family]
+	if name == "" {
+		return false
 	}
-	return parseAccepts(out)
+	at := watchedChain{family: name, table: table}
+	switch kind & 0xff {
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
+	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
+		if hooksForward(attrs) {
+			return true
+		}
+		at.chain = nameIn(attrs, unix.NFTA_CHAIN_NAME)
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+		at.chain = nameIn(attrs, unix.NFTA_RULE_CHAIN)
+	default:
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.watched[at]
 }
 
-func parseAccepts(text []byte) ([]string, error) {
-	var l struct {
-		Objects []struct {
-			Rule *struct {
-				Expr []map[string]json.RawMessage `json:"expr"`
-			} `json:"rule"`
-		} `json:"nftables"`
-	}
-	if err := json.Unmarshal(text, &l); err != nil {
-		return nil, fmt.Errorf("read listing of a chain: %w", err)
-	}
-	var out []string
-	for _, o := range l.Objects {
-		if o.Rule != nil {
-			out = append(out, acceptedBy(o.Rule.Expr)...)
+// nameIn is an attribute that is a name.
+func nameIn(attrs []byte, of uint16) string {
+	for t, v := range attributes(attrs) {
+		if t == of {
+			return strings.TrimRight(string(v), "\x00")
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out), nil
+	return ""
 }
 
-// acceptedBy returns the interfaces that one rule accepts: those that it compares
-// with, or every one where it has no condition.
-func acceptedBy(expr []map[string]json.RawMessage) (links []string) {
-	accepts, conditions := false, false
-	for _, e := range expr {
-		if _, ok := e["accept"]; ok {
-			accepts = true
+func hooksForward(attrs []byte) bool {
+	for t, v := range attributes(attrs) {
+		if t != unix.NFTA_CHAIN_HOOK {
+			continue
 		}
-		if raw, ok := e["match"]; ok {
-			conditions = true
-			links = append(links, matchedLinks(raw)...)
+		for t, v := range attributes(v) {
+			if t == unix.NFTA_HOOK_HOOKNUM && len(v) == 4 {
+				return binary.BigEndian.Uint32(v) == unix.NF_INET_FORWARD
+			}
 		}
 	}
-	switch {
-	case !accepts:
-		return nil
-	case !conditions:
-		return []string{"*"}
-	}
-	return links
-}
-
-// matchedLinks are the interfaces of a comparison with iifname or oifname.
-func matchedLinks(raw json.RawMessage) []string {
-	var m struct {
-		Op    string
-		Left  struct{ Meta *struct{ Key string } }
-		Right json.RawMessage
-	}
-	if json.Unmarshal(raw, &m) != nil || m.Left.Meta == nil || m.Op == "!=" || !slices.Contains([]string{"iifname", "oifname", "iif", "oif"}, m.Left.Meta.Key) {
-		return nil
-	}
-	var one string
-	if json.Unmarshal(m.Right, &one) == nil {
-		return []string{one}
-	}
-	var set struct{ Set []string }
-	if json.Unmarshal(m.Right, &set) == nil {
-		return set.Set
-	}
-	return nil
+	return false
 }

@@ -145,7 +145,7 @@ func (b *iptables) load(ctx context.Context) error {
 		}
 		s := parseSave(six, text)
 		m.take(s)
-		all, blockers = append(all, s), append(blockers, s.blockers...)
+		all, blockers = append(all, s), append(blockers, s.blockers()...)
 	}
 	m.understand(all)
 	b.memory, b.stale = m, false

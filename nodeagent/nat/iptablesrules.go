@@ -45,7 +45,7 @@ const (
 	ipForeign  = chainPrefix + "FOREIGN"  // all but realms and foreign bridges
 	ipRealm    = chainPrefix + "REALM"    // what enters realms
 	ipInto     = chainPrefix + "INTO"     // what may enter guarded ones
-	ipOpen     = chainPrefix + "OPEN"     // what a policy of FORWARD must not drop
+	ipOpen     = chainPrefix + "OPEN"     // what FORWARD must not drop afterwards
 	ipAddress  = chainPrefix + "ADDRESS"  // publishes of an address
 	ipAny      = chainPrefix + "ANY"      // publishes of all addresses
 	ipLoopback = chainPrefix + "LOOPBACK" // publishes of loopback
@@ -94,8 +94,8 @@ const frameMark = "patchbay"
 const marked = "-m comment --comment " + frameMark + " "
 
 // ipFrames are the chains of each table. Packets that may pass RETURN: with ACCEPT
-// they would pass the rules of others unseen. Only where FORWARD drops them by
-// policy are those accepted that have passed the rest of ours.
+// they would pass the rules of others unseen. Only where FORWARD drops them are
+// those accepted that have passed the rest of ours.
 var ipFrames = map[string][]frame{
 	"raw": {{chain: ipRaw}},
 	"filter": {

@@ -12,8 +12,8 @@ import (
 // saved is what iptables-save tells of ours, for one family.
 type saved struct {
 	areas map[area]*savedArea
-	// blockers are tables whose FORWARD drops by policy.
-	blockers []netstate.Blocker
+	// policies are those of each table's FORWARD.
+	policies map[area]string
 }
 
 type savedArea struct {
@@ -23,11 +23,13 @@ type savedArea struct {
 	// before which there are only jumps of ours.
 	jumps []ipRule
 	first map[ipRule]bool
+	// others are the rules of other chains in order, where the table has a FORWARD.
+	others map[string][]string
 }
 
 // parseSave reads the output of iptables-save.
 func parseSave(six bool, text []byte) saved {
-	s := saved{areas: map[area]*savedArea{}}
+	s := saved{areas: map[area]*savedArea{}, policies: map[area]string{}}
 	var at area
 	foreign := map[string]bool{}
 	lines := bufio.NewScanner(bytes.NewReader(text))
@@ -37,13 +39,16 @@ func parseSave(six bool, text []byte) saved {
 		switch {
 		case strings.HasPrefix(l, "*"):
 			at, foreign = area{six, l[1:]}, map[string]bool{}
-			s.areas[at] = &savedArea{chains: map[string][]string{}, first: map[ipRule]bool{}}
+			s.areas[at] = &savedArea{chains: map[string][]string{}, first: map[ipRule]bool{}, others: map[string][]string{}}
 		case at.table == "":
 		case strings.HasPrefix(l, ":"):
 			s.chain(at, l[1:])
 		case strings.HasPrefix(l, "-A "):
 			chain, spec, _ := strings.Cut(l[3:], " ")
 			s.areas[at].rule(spot{at, chain}, spec, foreign)
+			if s.policies[at] != "" && !strings.HasPrefix(chain, chainPrefix) {
+				s.areas[at].others[chain] = append(s.areas[at].others[chain], spec)
+			}
 		}
 	}
 	return s
@@ -55,12 +60,8 @@ func (s *saved) chain(at area, text string) {
 	if strings.HasPrefix(name, chainPrefix) {
 		s.areas[at].chains[name] = []string{}
 	}
-	if name == chainIptables && strings.HasPrefix(rest, "DROP") {
-		c := otherChain{Family: "ip", Table: at.table, Name: name}
-		if at.six {
-			c.Family = "ip6"
-		}
-		s.blockers = append(s.blockers, netstate.Blocker{Name: c.String(), Families: forwardFamilies[c.Family], Openable: c.iptables()})
+	if name == chainIptables {
+		s.policies[at], _, _ = strings.Cut(rest, " ")
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 func (b *iptables) Watch(ctx context.Context, fn func()) error {
 	if !b.legacy {
 		watchLegacy(ctx, fn)
-		return watchEvents(ctx, &b.gens, b.look, fn)
+		return watchEvents(ctx, &b.gens, watching{b.look, b.forwards.changed}, fn)
 	}
 	if _, err := b.peek(ctx); err != nil {
 		return err
@@ -33,9 +33,7 @@ func (b *iptables) look(kind uint16, body []byte) (touched, forward bool) {
 	if touched, _ := aboutIPTables(kind, body); touched {
 		return true, false
 	}
-	family, table, _ := tableOf(kind, body)
-	builtin := hooks[table] != nil && (family == unix.NFPROTO_IPV4 || family == unix.NFPROTO_IPV6)
-	return false, !builtin && b.forwards.matters(kind, body)
+	return false, b.forwards.matters(kind, body)
 }
 
 // aboutIPTables reports whether an event of nftables is about a chain of ours, or
@@ -109,6 +107,7 @@ func (b *iptables) compare(ctx context.Context) (bool, error) {
 				all = append(all, l...)
 			}
 		}
+		all = fmt.Append(all, parseSave(six, text).blockers())
 	}
 	before := b.seen
 	b.seen = fmt.Sprintf("%x", sha256.Sum256(all))
@@ -131,14 +130,14 @@ func (b *iptables) allBlockers(ctx context.Context, told []netstate.Blocker) []n
 	if err != nil {
 		return told
 	}
-	more, chains, err := b.forwards.list(ctx, path, func(c otherChain) bool { return !b.legacy && c.iptables() })
+	is, chains, err := b.forwards.list(ctx, path, func(c otherChain) bool { return !b.legacy && c.iptables() })
 	if err != nil {
 		return told
 	}
 	b.beside = slices.ContainsFunc(chains, func(c otherChain) bool { return c.Table == tableName || c.Name == chainOpening })
 	b.besideIP = slices.ContainsFunc(chains, func(c otherChain) bool { return strings.HasPrefix(c.Name, chainPrefix) })
 	if b.legacy {
-		return append(told, more...)
+		return append(told, is.blockers...)
 	}
-	return more
+	return is.blockers
 }

@@ -14,8 +14,7 @@ import (
 )
 
 // Legacy iptables has tables of its own beside those of nftables, in the same
-// hooks: a FORWARD that drops by policy there drops what another firewall lets
-// pass.
+// hooks: a FORWARD that drops there drops what another firewall lets pass.
 
 // legacyTables reports whether legacy iptables has a table here. To ask it would
 // make one.
@@ -35,7 +34,7 @@ func legacyNames(six bool) []string {
 	return strings.Fields(string(names))
 }
 
-// legacyBlockers are the FORWARD chains of legacy iptables that drop by policy,
+// legacyBlockers are the FORWARD chains of legacy iptables that drop packets,
 // where the kernel has them and the node a program that reads them.
 func legacyBlockers(ctx context.Context) ([]netstate.Blocker, error) {
 	var out []netstate.Blocker
@@ -48,49 +47,23 @@ func legacyBlockers(ctx context.Context) ([]netstate.Blocker, error) {
 		if err != nil {
 			return nil, fmt.Errorf("run %s: %w", program, withStderr(err))
 		}
-		if b, blocks := parseLegacy(six, string(text)); blocks {
-			out = append(out, b)
-		}
+		out = append(out, parseLegacy(six, text)...)
 	}
 	return out, nil
 }
 
-// parseLegacy reads the output of iptables-save for the table filter.
-func parseLegacy(six bool, text string) (b netstate.Blocker, blocks bool) {
-	family := "ip"
-	if six {
-		family = "ip6"
-	}
-	b.Name, b.Families = "chain FORWARD of table "+family+" filter of legacy iptables", forwardFamilies[family]
-	for l := range strings.Lines(text) {
-		spec, rule := strings.CutPrefix(l, "-A FORWARD ")
-		blocks = blocks || strings.HasPrefix(l, ":FORWARD DROP")
-		if rule {
-			b.Accepts = append(b.Accepts, legacyAccepts(strings.TrimSpace(spec))...)
+// parseLegacy reads the output of iptables-save for the table filter. Nothing is
+// opened there.
+func parseLegacy(six bool, text []byte) []netstate.Blocker {
+	s := parseSave(six, text)
+	var out []netstate.Blocker
+	for a := range s.policies {
+		if b, blocks := s.blocker(a); blocks {
+			b.Name += " of legacy iptables"
+			out = append(out, b)
 		}
 	}
-	slices.Sort(b.Accepts)
-	b.Accepts = slices.Compact(b.Accepts)
-	return b, blocks
-}
-
-// legacyAccepts are the interfaces that a rule accepts, as a Blocker has them.
-func legacyAccepts(spec string) (links []string) {
-	if target(spec) != "ACCEPT" {
-		return nil
-	}
-	if len(clauses(spec)) == 1 {
-		return []string{"*"}
-	}
-	for _, name := range []string{"-i", "-o"} {
-		if link := option(spec, name); link != "" {
-			if prefix, wild := strings.CutSuffix(link, "+"); wild {
-				link = prefix + "*"
-			}
-			links = append(links, link)
-		}
-	}
-	return links
+	return out
 }
 
 // legacyPause is the time between two looks at legacy iptables beside another

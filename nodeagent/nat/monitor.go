@@ -16,15 +16,24 @@ import (
 
 func (b *nftables) Watch(ctx context.Context, fn func()) error {
 	watchLegacy(ctx, fn)
-	return watchEvents(ctx, &b.gens, func(kind uint16, body []byte) (bool, bool) {
+	look := func(kind uint16, body []byte) (bool, bool) {
 		touched, _ := ours(kind, body)
+		touched = touched || aboutOpenings(kind, body)
 		return touched, !touched && b.forwards.matters(kind, body)
-	}, fn)
+	}
+	return watchEvents(ctx, &b.gens, watching{look, b.forwards.changed}, fn)
+}
+
+// watching says what is watched: events, and whether those about forwarded packets
+// did change what others do to them.
+type watching struct {
+	look    look
+	changed func(context.Context) bool
 }
 
 // watchEvents calls fn for every transaction of somebody else's with an event
-// that is about something of ours.
-func watchEvents(ctx context.Context, gens *generations, look look, fn func()) error {
+// that is about something of ours, or that changes what becomes of forwarded packets.
+func watchEvents(ctx context.Context, gens *generations, what watching, fn func()) error {
 	seen, err := Generation()
 	if err != nil {
 		return err
@@ -33,12 +42,11 @@ func watchEvents(ctx context.Context, gens *generations, look look, fn func()) e
 	if err != nil {
 		return fmt.Errorf("subscribe to nftables events: %w", err)
 	}
-	w := &watch{gens: gens, look: look, seen: seen, wake: make(chan struct{}, 1)}
+	w := &watch{gens: gens, watching: what, seen: seen, wake: make(chan struct{}, 1)}
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
 	go func() {
 		defer stop()
 		defer socket.Close()
-		defer close(w.wake)
 		w.read(ctx, socket)
 	}()
 	go w.decide(ctx, fn)
@@ -70,15 +78,15 @@ func subscribe() (*os.File, error) {
 // watch is one call of Watch. Reading never waits for deciding, which waits for
 // transactions of ours to end; else the socket would overflow.
 type watch struct {
+	watching
 	gens *generations
-	look look
 	wake chan struct{}
 
 	mu sync.Mutex
 	// touched generations changed our tables; lost events may have.
 	touched []uint32
 	lost    bool
-	// forward is set when what others do to forwarded packets has changed.
+	// forward is set when what others do to forwarded packets may have changed.
 	forward bool
 	// seen is the last generation up to which nothing was lost.
 	seen uint32
@@ -132,12 +140,17 @@ func (w *watch) note(change func()) {
 }
 
 func (w *watch) decide(ctx context.Context, fn func()) {
-	for range w.wake {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		}
 		w.mu.Lock()
 		touched, lost, seen, forward := w.touched, w.lost, w.seen, w.forward
 		w.touched, w.lost, w.forward = nil, false, false
 		w.mu.Unlock()
-		foreign := forward || w.gens.foreign(touched) || lost && w.gens.foreignSince(seen)
+		foreign := w.gens.foreign(touched) || lost && w.gens.foreignSince(seen) || forward && w.changed(ctx)
 		if foreign && ctx.Err() == nil {
 			fn()
 		}
@@ -205,6 +218,21 @@ func tableOf(kind uint16, body []byte) (family byte, table string, attrs []byte)
 func ours(kind uint16, body []byte) (touched, forward bool) {
 	family, table, _ := tableOf(kind, body)
 	return table == tableName && (family == unix.NFPROTO_INET || family == unix.NFPROTO_BRIDGE), false
+}
+
+// aboutOpenings looks for events about the chain that has our openings.
+func aboutOpenings(kind uint16, body []byte) bool {
+	_, table, attrs := tableOf(kind, body)
+	if table != filterTable {
+		return false
+	}
+	switch kind & 0xff {
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+		return nameIn(attrs, unix.NFTA_RULE_CHAIN) == chainOpening
+	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
+		return nameIn(attrs, unix.NFTA_CHAIN_NAME) == chainOpening
+	}
+	return false
 }
 
 // forwardPause gathers changes of what others do to forwarded packets: a service

@@ -35,6 +35,8 @@ type openings struct {
 	others map[netstate.Family]int
 	// jumps says in which families packets come to them.
 	jumps map[netstate.Family]bool
+	// entered are the chains that packets come to before a rule drops them.
+	entered map[netstate.Family]map[string]bool
 }
 
 // program is iptables of a family; nil where there is none.
@@ -58,14 +60,15 @@ func (o *openings) program(f netstate.Family) *goiptables.IPTables {
 }
 
 // load reads our rules, where there is a chain of ours.
-func (o *openings) load(chains []otherChain) error {
+func (o *openings) load(chains []otherChain, entered map[netstate.Family]map[string]bool) error {
+	o.entered = entered
 	o.rules, o.jumps, o.others = map[netstate.Key]int{}, map[netstate.Family]bool{}, map[netstate.Family]int{}
 	for f, family := range map[netstate.Family]string{netstate.IPv4: "ip", netstate.IPv6: "ip6"} {
 		has := func(name string) bool {
 			return slices.ContainsFunc(chains, func(c otherChain) bool { return c.Family == family && c.Table == filterTable && c.Name == name })
 		}
 		if p := o.program(f); p != nil && has(chainOpening) {
-			if err := o.read(p, f, entrance(has(chainDocker))); err != nil {
+			if err := o.read(p, f); err != nil {
 				return err
 			}
 		}
@@ -81,7 +84,7 @@ func entrance(docker bool) string {
 	return chainIptables
 }
 
-func (o *openings) read(p *goiptables.IPTables, f netstate.Family, from string) error {
+func (o *openings) read(p *goiptables.IPTables, f netstate.Family) error {
 	lines, err := p.List(filterTable, chainOpening)
 	if err != nil {
 		return fmt.Errorf("list chain %s: %w", chainOpening, err)
@@ -97,10 +100,7 @@ func (o *openings) read(p *goiptables.IPTables, f netstate.Family, from string) 
 			o.others[f]++
 		}
 	}
-	o.jumps[f], err = p.Exists(filterTable, from, jump...)
-	if err != nil {
-		return fmt.Errorf("look for the jump to %s: %w", chainOpening, err)
-	}
+	o.jumps[f] = o.entered[f][chainOpening]
 	return nil
 }
 
@@ -111,7 +111,7 @@ var jump = []string{"-m", "comment", "--comment", "patchbay", "-j", chainOpening
 
 // loadForward reads who drops forwarded packets, and what is open there.
 func (b *nftables) loadForward(ctx context.Context) error {
-	blockers, chains, err := b.forwards.list(ctx, b.path, func(c otherChain) bool {
+	is, chains, err := b.forwards.list(ctx, b.path, func(c otherChain) bool {
 		return c.iptables() && b.openings.program(forwardFamilies[c.Family][0]) != nil
 	})
 	if err != nil {
@@ -121,9 +121,9 @@ func (b *nftables) loadForward(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.blockers = append(blockers, legacy...)
+	b.blockers = append(is.blockers, legacy...)
 	b.beside = slices.ContainsFunc(chains, func(c otherChain) bool { return strings.HasPrefix(c.Name, chainPrefix) })
-	return b.openings.load(chains)
+	return b.openings.load(chains, is.entered)
 }
 
 func opening(k netstate.Key) netstate.Opening {
@@ -187,17 +187,28 @@ func (b *nftables) openOne(p *goiptables.IPTables, o netstate.Opening) error {
 	if err != nil {
 		return err
 	}
-	docker, err := p.ChainExists(filterTable, chainDocker)
-	if err != nil {
-		return err
-	}
-	err = b.gens.own(func() error { return p.InsertUnique(filterTable, entrance(docker), 1, jump...) })
-	if err == nil {
+	if err = b.lead(p, o.Family); err == nil {
 		b.openings.rules[o.Key()], b.openings.jumps[o.Family] = 2, true
 		b.count.Add(1)
 		b.opts.Step()
 	}
 	return err
+}
+
+// lead has packets come to our chain, before any rule that drops them.
+func (b *nftables) lead(p *goiptables.IPTables, f netstate.Family) error {
+	if b.openings.jumps[f] {
+		return nil
+	}
+	docker, err := p.ChainExists(filterTable, chainDocker)
+	if err != nil {
+		return err
+	}
+	from := entrance(docker && b.openings.entered[f][chainDocker])
+	if err := b.gens.own(func() error { return p.DeleteIfExists(filterTable, from, jump...) }); err != nil {
+		return err
+	}
+	return b.gens.own(func() error { return p.Insert(filterTable, from, 1, jump...) })
 }
 
 func (o *openings) rulesOf(is netstate.Opening) [][]string {

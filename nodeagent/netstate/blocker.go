@@ -2,15 +2,17 @@ package netstate
 
 import "strings"
 
-// Blocker is a chain of somebody else's firewall that drops forwarded packets by
-// policy: an accept of ours in a chain of our own cannot overrule it.
+// Blocker is a chain of somebody else's firewall that drops forwarded packets, by
+// policy or by a rule: an accept of ours in a chain of our own cannot overrule it.
 type Blocker struct {
 	// Name is family, table and chain, as a person looks for it.
 	Name string
+	// Cause is what drops them, as in "by policy".
+	Cause string
 	// Families are those whose packets it sees.
 	Families []Family
-	// Accepts are the interfaces that its own rules let through, as far as they
-	// name any; one that ends in * is a prefix, and * alone is every interface.
+	// Accepts are the interfaces that rules ahead of that let through, as far as
+	// they name any; one that ends in * is a prefix, and * alone is every interface.
 	Accepts []string
 	// Openable chains are iptables' own, where an Opening can let our interfaces
 	// through.
@@ -33,7 +35,7 @@ func (b Blocker) Blocks(f Family, link string) bool {
 }
 
 // Opening lets what is forwarded from and to an interface of ours through the
-// FORWARD chain of iptables, which drops the rest by policy. What may pass at all
+// FORWARD chain of iptables, which drops the rest. What may pass at all
 // is decided by our own chains all the same.
 type Opening struct {
 	Family Family

@@ -1,0 +1,96 @@
+package nat
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strings"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+const (
+	// wholeTable is how many chains a table may have to be read at once. A service
+	// proxy's may have thousands, of which a few see all forwarded packets.
+	wholeTable = 200
+	// maxForwardRuns bounds how many chains are read one by one.
+	maxForwardRuns = 50
+)
+
+// forwardReader reads the rules of chains when they are asked for.
+type forwardReader struct {
+	ctx     context.Context
+	nft     string
+	chains  map[watchedChain]int
+	rules   map[watchedChain][]forwardRule
+	watched map[watchedChain]bool
+	runs    int
+	err     error
+}
+
+func newForwardReader(ctx context.Context, nft string, chains []otherChain) *forwardReader {
+	r := &forwardReader{ctx: ctx, nft: nft, chains: map[watchedChain]int{}, rules: map[watchedChain][]forwardRule{}, watched: map[watchedChain]bool{}}
+	for _, c := range chains {
+		r.chains[watchedChain{c.Family, c.Table, ""}]++
+	}
+	return r
+}
+
+// all follows forwarded packets through all chains at that hook.
+func (r *forwardReader) all(chains []otherChain) forwarding {
+	is := forwarding{entered: map[netstate.Family]map[string]bool{}}
+	for _, c := range chains {
+		if !c.forwards() {
+			continue
+		}
+		for _, f := range forwardFamilies[c.Family] {
+			w := newWalk(f, func(chain string) []forwardRule { return r.of(watchedChain{c.Family, c.Table, chain}) })
+			if b, blocks := w.blocker(c.String(), c.Name, c.Policy == "drop"); blocks {
+				is.blockers, is.at = append(is.blockers, b), append(is.at, c)
+			}
+			if c.iptables() {
+				is.entered[f] = map[string]bool{chainDocker: w.comesTo(chainDocker), chainOpening: w.comesTo(chainOpening)}
+			}
+		}
+	}
+	return is
+}
+
+func (w *walk) comesTo(chain string) bool {
+	_, yes := w.entered[chain]
+	return yes
+}
+
+// of are the rules of a chain, which is watched from now on.
+func (r *forwardReader) of(c watchedChain) []forwardRule {
+	whole := watchedChain{c.family, c.table, ""}
+	r.watched[c], r.watched[whole] = true, true
+	rules, known := r.rules[c]
+	if _, read := r.rules[whole]; known || read || r.err != nil {
+		return rules
+	}
+	if r.chains[whole] <= wholeTable {
+		r.rules[whole] = nil
+		r.read(c, "-t", "--json", "list", "table", c.family, c.table)
+	} else if r.runs < maxForwardRuns {
+		r.runs++
+		r.rules[c] = nil
+		r.read(c, "-t", "--json", "list", "chain", c.family, c.table, c.chain)
+	}
+	return r.rules[c]
+}
+
+func (r *forwardReader) read(c watchedChain, args ...string) {
+	out, err := exec.CommandContext(r.ctx, r.nft, args...).Output()
+	var rules map[string][]forwardRule
+	if err == nil {
+		rules, err = parseForward(out)
+	}
+	if err != nil {
+		r.err = fmt.Errorf("%s: %w", strings.Join(args[2:], " "), withStderr(err))
+		return
+	}
+	for chain, of := range rules {
+		r.rules[watchedChain{c.family, c.table, chain}] = of
+	}
+}
