@@ -29,7 +29,7 @@ const (
 	firstPort = 10000
 	// connections are made one after the other to the port that was published
 	// last.
-	connections = 2000
+	connections = 10000
 	serverPort  = 80
 )
 
