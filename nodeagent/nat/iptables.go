@@ -131,6 +131,7 @@ func (b *iptables) families() []bool {
 func (b *iptables) Load(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.stale = true
 	return b.load(ctx)
 }
 

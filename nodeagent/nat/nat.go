@@ -35,8 +35,8 @@ type Backend interface {
 	// works from memory.
 	Load(ctx context.Context) error
 	// Known reports whether what the other methods tell is what the kernel holds.
-	// It is not at the start and after an error of Apply or Load, until a Load
-	// succeeds: then nothing may be built on what they tell.
+	// It is not at the start, and after an error of Apply or of reading what is ours,
+	// until that was read: then nothing may be built on what they tell.
 	Known() bool
 	// Observe returns those of the objects with the given keys that the kernel
 	// holds complete and exactly, as of the last Load and Apply.

@@ -63,6 +63,7 @@ func (b *nftables) Transactions() uint64 { return b.count.Load() }
 func (b *nftables) Load(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.stale = true
 	return b.load(ctx)
 }
 

@@ -102,6 +102,24 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// TestUnreadable: what was held before counts for nothing once it cannot be read.
+func TestUnreadable(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	eachKind(t, func(t *testing.T, k kind) {
+		b := k.loaded(t, netstate.SourceLocal)
+		same(t, "known", true, b.Known())
+		if n, ok := b.(*nftables); ok {
+			n.path = "/nothing"
+		}
+		t.Setenv("PATH", "/nothing")
+		if err := b.Load(t.Context()); err == nil || b.Known() {
+			t.Errorf("unreadable, but known is %t: %v", b.Known(), err)
+		}
+	})
+}
+
 func link(t *testing.T, folder, name string) {
 	t.Helper()
 	for _, from := range []string{"/usr/sbin/", "/sbin/", "/usr/bin/"} {
