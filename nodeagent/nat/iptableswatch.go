@@ -23,7 +23,11 @@ func (b *iptables) Watch(ctx context.Context, fn func()) error {
 	if _, err := b.peek(ctx); err != nil {
 		return err
 	}
-	go b.poll(ctx, fn)
+	go every(ctx, pollPause, func() bool {
+		// What cannot be read is as good as changed: Load says why.
+		changed, err := b.peek(ctx)
+		return changed || err != nil
+	}, fn)
 	return nil
 }
 
@@ -66,8 +70,9 @@ func aboutIPTables(kind uint16, body []byte) (touched, forward bool) {
 // on a node with few rules, and 1 ms more for every 500.
 const pollPause = 800 * time.Millisecond
 
-func (b *iptables) poll(ctx context.Context, fn func()) {
-	tick := time.NewTicker(pollPause)
+// every looks at intervals, and calls fn when there is news, until ctx ends.
+func every(ctx context.Context, pause time.Duration, look func() bool, fn func()) {
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		select {
@@ -75,8 +80,7 @@ func (b *iptables) poll(ctx context.Context, fn func()) {
 			return
 		case <-tick.C:
 		}
-		// What cannot be read is as good as changed: Load says why.
-		if changed, err := b.peek(ctx); (changed || err != nil) && ctx.Err() == nil {
+		if look() && ctx.Err() == nil {
 			fn()
 		}
 	}

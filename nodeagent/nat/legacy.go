@@ -74,20 +74,12 @@ const legacyPause = 2 * time.Second
 // ends. What cannot be read is for Load to say.
 func watchLegacy(ctx context.Context, fn func()) {
 	before, _ := legacyBlockers(ctx)
-	go func() {
-		tick := time.NewTicker(legacyPause)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			now, err := legacyBlockers(ctx)
-			if err == nil && !reflect.DeepEqual(before, now) && ctx.Err() == nil {
-				before = now
-				fn()
-			}
+	go every(ctx, legacyPause, func() bool {
+		now, err := legacyBlockers(ctx)
+		if err != nil || reflect.DeepEqual(before, now) {
+			return false
 		}
-	}()
+		before = now
+		return true
+	}, fn)
 }
