@@ -44,9 +44,8 @@ func (c Context) unfiltered(v NetworkView) *Problem {
 type Result struct {
 	Objects netstate.Set
 	Claims  []Claim
-	// Note is a limitation to report although all objects can be made; nil
-	// where there is none.
-	Note *Problem
+	// Notes are limitations to report although all objects can be made.
+	Notes []*Problem
 	// Lacks is what was asked for and cannot be had although the rest can.
 	Lacks []*Problem
 }
@@ -73,10 +72,22 @@ func (r *Result) forwarded(c Context, link string, families ...netstate.Family) 
 }
 
 // lack notes what cannot be had, once.
-func (r *Result) lack(p *Problem) {
-	if !slices.ContainsFunc(r.Lacks, func(have *Problem) bool { return *have == *p }) {
-		r.Lacks = append(r.Lacks, p)
+func (r *Result) lack(p *Problem) { r.Lacks = once(r.Lacks, p) }
+
+// note adds limitations, each once; nil ones are none.
+func (r *Result) note(list ...*Problem) {
+	for _, p := range list {
+		if p != nil {
+			r.Notes = once(r.Notes, p)
+		}
 	}
+}
+
+func once(list []*Problem, p *Problem) []*Problem {
+	if slices.ContainsFunc(list, func(have *Problem) bool { return *have == *p }) {
+		return list
+	}
+	return append(list, p)
 }
 
 func (r *Result) add(objects ...netstate.Object) { r.Objects.Add(objects...) }
@@ -105,22 +116,27 @@ func problem(reason, format string, args ...any) *Problem {
 	return &Problem{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
-// notes is one note of several; nil where all are.
-func notes(list ...*Problem) *Problem {
-	var all *Problem
-	for _, n := range list {
-		switch {
-		case n == nil:
-		case all == nil:
-			all = &Problem{Reason: n.Reason, Message: n.Message}
-		default:
-			all.Message += "; " + strings.TrimPrefix(n.Message, "published; ")
-			if all.Reason == v1alpha1.ReasonProgrammed {
-				all.Reason = n.Reason
-			}
+// Joined is one problem of several: its reason is the first that says more than
+// Programmed, its message all of theirs, with the opening of the first once. It is
+// nil for none.
+func Joined(list []*Problem) *Problem {
+	if len(list) == 0 {
+		return nil
+	}
+	all := *list[0]
+	opening := ""
+	for _, o := range []string{"published; ", "built, "} {
+		if strings.HasPrefix(all.Message, o) {
+			opening = o
 		}
 	}
-	return all
+	for _, p := range list[1:] {
+		all.Message += "; " + strings.TrimPrefix(p.Message, opening)
+		if all.Reason == v1alpha1.ReasonProgrammed {
+			all.Reason = p.Reason
+		}
+	}
+	return &all
 }
 
 // Claim is something that only one resource may have. Two claims conflict when

@@ -168,8 +168,8 @@ func TestExternalBridgeIsNotGuarded(t *testing.T) {
 	if realm := r.Objects[netstate.Realm{Link: "br0"}.Key()]; realm != (netstate.Realm{Link: "br0"}) {
 		t.Errorf("realm: %v", realm)
 	}
-	if r.Note == nil || r.Note.Reason != v1alpha1.ReasonUnsupported {
-		t.Errorf("note: %v", r.Note)
+	if note := Joined(r.Notes); note == nil || note.Reason != v1alpha1.ReasonUnsupported {
+		t.Errorf("note: %v", note)
 	}
 }
 
@@ -199,8 +199,8 @@ func TestAntiSpoofUnavailable(t *testing.T) {
 		if problem != nil {
 			t.Fatal(problem)
 		}
-		if got := r.Note != nil && r.Note.Reason == v1alpha1.ReasonAntiSpoofUnavailable; got != asked {
-			t.Errorf("with antiSpoof %t the note is %v", asked, r.Note)
+		if note := Joined(r.Notes); (note != nil && note.Reason == v1alpha1.ReasonAntiSpoofUnavailable) != asked {
+			t.Errorf("with antiSpoof %t the note is %v", asked, note)
 		}
 		a := &v1alpha1.NamespaceAttachment{}
 		a.Name, a.Spec.Network, a.Spec.Target.Netns = "a", n.Name, &v1alpha1.NetnsTarget{Name: "a"}
@@ -223,5 +223,28 @@ func TestMergedPrefixes(t *testing.T) {
 	}
 	if got := fmt.Sprint(merged(in, netip.IPv4Unspecified())); got != "[10.0.0.0/8 192.168.0.0/16]" {
 		t.Errorf("got %s", got)
+	}
+}
+
+func TestJoinedNotes(t *testing.T) {
+	crowd := problem(v1alpha1.ReasonProgrammed, "published; but to few")
+	hairpin := problem(v1alpha1.ReasonHairpinUnavailable, "published; but not to itself")
+	lost := problem(v1alpha1.ReasonHostPortConflict, "spec.ports: taken")
+	for _, c := range []struct {
+		list []*Problem
+		want *Problem
+	}{
+		{nil, nil},
+		{[]*Problem{crowd}, crowd},
+		{[]*Problem{crowd, hairpin}, problem(v1alpha1.ReasonHairpinUnavailable, "published; but to few; but not to itself")},
+		{[]*Problem{lost, crowd}, problem(v1alpha1.ReasonHostPortConflict, "spec.ports: taken; published; but to few")},
+	} {
+		if got := Joined(c.list); fmt.Sprint(got) != fmt.Sprint(c.want) {
+			t.Errorf("%v: got %v, want %v", c.list, got, c.want)
+		}
+	}
+	var r Result
+	if r.note(crowd, nil, crowd); len(r.Notes) != 1 {
+		t.Errorf("noted twice: %v", r.Notes)
 	}
 }

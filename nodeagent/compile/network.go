@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 
@@ -118,7 +117,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 		// Guarded is a whole bridge, and the other ports of this one are not
 		// ours to close.
 		v.Guarded = false
-		r.Note = problem(v1alpha1.ReasonUnsupported, "built, but spec.isolation.ingress PublishedOnly is not enforced on bridge %s, which Patchbay did not make: set Open to say so, or use lifecycle Managed", v.Bridge)
+		r.note(problem(v1alpha1.ReasonUnsupported, "built, but spec.isolation.ingress PublishedOnly is not enforced on bridge %s, which Patchbay did not make: set Open to say so, or use lifecycle Managed", v.Bridge))
 	}
 	// Behind an uplink there is no gateway of ours to be the way around
 	// isolated ports, and br_netfilter shows the LAN's frames as forwarded.
@@ -126,7 +125,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	if v.Mode == v1alpha1.GatewayBridge {
 		addGateway(&r, v, c)
 	}
-	r.Note = cmp.Or(r.Note, c.unfiltered(v))
+	r.note(c.unfiltered(v))
 	addEgress(&r, n, v)
 	r.withoutIPv6(c.Node)
 	return r, p

@@ -37,7 +37,7 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 		hosts = append(hosts, loopback4)
 		b.loopback(targets)
 	}
-	b.r.Note = notes(b.crowd(), b.r.Note, b.unreached(targets), b.hidden())
+	b.r.note(b.crowd(), b.unreached(targets), b.hidden())
 	for _, h := range hosts {
 		if _, ok := ofFamily(b.targets, ident, h); ok {
 			b.ports(h)
@@ -137,7 +137,7 @@ func (b *publish) loopback(targets []AttachmentView) {
 	case !four:
 		b.r.Lacks = append(b.r.Lacks, problem(v1alpha1.ReasonUnsupported, "spec.loopback: attachment %s has IPv6 addresses alone, and the kernel routes nothing from ::1: give it an IPv4 address, or set loopback to false", b.p.Spec.Attachment))
 	case six:
-		b.r.Note = notes(b.r.Note, problem(v1alpha1.ReasonUnsupported, "published; but on loopback only on 127.0.0.1: the kernel routes nothing from ::1"))
+		b.r.note(problem(v1alpha1.ReasonUnsupported, "published; but on loopback only on 127.0.0.1: the kernel routes nothing from ::1"))
 	}
 }
 
@@ -282,7 +282,7 @@ func addHairpin(r *Result, target AttachmentView, f netstate.Family, node netsta
 		return
 	}
 	if target.Isolated {
-		r.Note = problem(v1alpha1.ReasonHairpinUnavailable, "published; but attachments of the same isolated network cannot use the node's address while br_netfilter is on: set net.bridge.bridge-nf-call-iptables to 0")
+		r.note(problem(v1alpha1.ReasonHairpinUnavailable, "published; but attachments of the same isolated network cannot use the node's address while br_netfilter is on: set net.bridge.bridge-nf-call-iptables to 0"))
 		return
 	}
 	r.add(netstate.Hairpin{Link: target.Host.Name})

@@ -46,7 +46,7 @@ func published(t *testing.T, p *v1alpha1.PortPublish, views ...AttachmentView) (
 	if len(out) != len(r.Claims) {
 		t.Errorf("%d ports, %d claims", len(out), len(r.Claims))
 	}
-	return out, r.Note
+	return out, Joined(r.Notes)
 }
 
 // TestPublishSeveral has targets of one family, of both, with and without a
@@ -149,8 +149,8 @@ func TestPublishLoopback(t *testing.T) {
 	one.Realm, two.Realm = "br-red", "br-blue"
 	r, problem := Publish(p, []AttachmentView{one}, on(netstate.Node{}))
 	sysctl := netstate.Sysctl{Link: "br-red", Path: "net/ipv4/conf/br-red/route_localnet", Value: "1", Restore: true}
-	if problem != nil || r.Note != nil || len(r.Lacks) > 0 || r.Objects[sysctl.Key()] != sysctl || r.Objects[netstate.LoopbackGuard{Link: "br-red"}.Key()] == nil {
-		t.Errorf("%v %v: %v", problem, r.Note, r.Objects)
+	if problem != nil || len(r.Notes) > 0 || len(r.Lacks) > 0 || r.Objects[sysctl.Key()] != sysctl || r.Objects[netstate.LoopbackGuard{Link: "br-red"}.Key()] == nil {
+		t.Errorf("%v %v: %v", problem, r.Notes, r.Objects)
 	}
 	r, problem = Publish(p, []AttachmentView{two}, on(netstate.Node{}))
 	if problem != nil || len(r.Lacks) != 1 || r.Lacks[0].Reason != v1alpha1.ReasonUnsupported || r.Objects[netstate.LoopbackGuard{Link: "br-blue"}.Key()] != nil || len(r.Claims) != 1 {
@@ -171,8 +171,8 @@ func TestPublishHidden(t *testing.T) {
 	blocked := on(netstate.Node{})
 	blocked.Blockers = []netstate.Blocker{{Name: "chain x", Cause: "by its rule `drop`", Families: []netstate.Family{netstate.IPv4}}}
 	r, _ := Publish(publishOf(), []AttachmentView{view([]string{"10.0.0.2/24"})}, blocked)
-	if len(r.Lacks) != 1 || r.Lacks[0].Reason != v1alpha1.ReasonForwardBlocked || !strings.Contains(r.Lacks[0].Message, "chain x drops forwarded packets by its rule `drop`, and names no ") || r.Note == nil {
-		t.Errorf("it lacks %v, with the note %v", r.Lacks, r.Note)
+	if len(r.Lacks) != 1 || r.Lacks[0].Reason != v1alpha1.ReasonForwardBlocked || !strings.Contains(r.Lacks[0].Message, "chain x drops forwarded packets by its rule `drop`, and names no ") || len(r.Notes) == 0 {
+		t.Errorf("it lacks %v, with the note %v", r.Lacks, r.Notes)
 	}
 }
 
@@ -208,7 +208,7 @@ func TestPublishExternal(t *testing.T) {
 			t.Fatal(problem)
 		}
 		r, problem := Publish(publishOf(), []AttachmentView{v}, on(node))
-		got := fmt.Sprint(r.Note)
+		got := fmt.Sprint(Joined(r.Notes))
 		if problem != nil {
 			got = problem.Error()
 		}

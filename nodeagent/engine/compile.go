@@ -99,7 +99,7 @@ func (u *unit) built() bool { return len(u.held) > 0 || u.recordedReady() }
 func (e *Engine) release(u *unit) {
 	had := len(u.desired) > 0
 	e.want(u, netstate.Set{})
-	u.problem, u.note, u.partial = nil, nil, nil
+	u.problem, u.notes, u.partial = nil, nil, nil
 	clear(u.occupied)
 	if u.owner.Kind == netstate.OwnerNetwork {
 		delete(e.pools, u.owner.Name)
@@ -132,7 +132,7 @@ func (e *Engine) compile(u *unit) (r compile.Result) {
 // adopt makes a compiled result what the owner wants, as far as it gets what
 // it claims, and returns who depends on a change.
 func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
-	u.note = r.Note
+	u.notes = slices.Clone(r.Notes)
 	// A network that is there stays, with its attachments, when the node
 	// changes under it: a new route, an uplink that is gone.
 	u.kept = u.problem != nil && u.owner.Kind == netstate.OwnerNetwork && len(u.held) > 0
@@ -243,7 +243,7 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 		}
 		delete(r.Objects, c.Key)
 		if c.Soft {
-			u.note = &compile.Problem{Reason: v1alpha1.ReasonProgrammed, Message: c.Resource + " stays with " + Title(holder) + "; set " + c.Field + " to choose"}
+			u.notes = append(u.notes, &compile.Problem{Reason: v1alpha1.ReasonProgrammed, Message: c.Resource + " stays with " + Title(holder) + "; set " + c.Field + " to choose"})
 		} else {
 			u.partial = append(u.partial, lost)
 		}

@@ -150,7 +150,7 @@ func (u *unit) tellListeners(lost, kept []string, wide bool) {
 	if len(u.partial) > 0 {
 		u.partial = append(u.partial, note)
 	}
-	u.note = noted(u.note, note)
+	u.notes = append(u.notes, note)
 }
 
 // publishes reports whether a port is led to the unit's target: it is in the
@@ -160,14 +160,6 @@ func (e *Engine) publishes(u *unit, k netstate.Key) bool {
 		return true
 	}
 	return u.done && u.desired[k] != nil
-}
-
-// noted adds a note to another, which has the word if there is one.
-func noted(first, second *compile.Problem) *compile.Problem {
-	if first == nil {
-		return second
-	}
-	return &compile.Problem{Reason: first.Reason, Message: first.Message + "; " + second.Message}
 }
 
 func listenersText(list []hostport.Listener) string {

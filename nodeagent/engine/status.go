@@ -200,24 +200,18 @@ func (u *unit) readyCondition() metav1.Condition {
 	case u.problem != nil:
 		c.Reason, c.Message = u.problem.Reason, u.problem.Message
 	case len(u.partial) > 0:
-		c.Reason, c.Message = u.partial[0].Reason, joinProblems(u.partial)
+		all := compile.Joined(u.partial)
+		c.Reason, c.Message = all.Reason, all.Message
 	case len(u.errs) > 0:
 		c.Reason, c.Message = u.explain()
-	case u.note != nil:
-		c.Status, c.Reason, c.Message = metav1.ConditionTrue, u.note.Reason, u.note.Message
+	case len(u.notes) > 0:
+		all := compile.Joined(u.notes)
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, all.Reason, all.Message
 	default:
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonProgrammed
 		c.Message = fmt.Sprintf("the kernel holds all of it: %d objects", len(u.desired))
 	}
 	return c
-}
-
-func joinProblems(list []*compile.Problem) string {
-	var texts []string
-	for _, p := range list {
-		texts = append(texts, p.Message)
-	}
-	return strings.Join(texts, "; ")
 }
 
 // explain names the errors that are not mere consequences of others.

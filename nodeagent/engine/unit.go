@@ -35,7 +35,8 @@ type unit struct {
 	// targets are the attachments that a publish leads to.
 	targets []netstate.Owner
 	problem *compile.Problem
-	note    *compile.Problem
+	// notes are what Ready says beside True.
+	notes []*compile.Problem
 	// kept says that the objects stay in spite of the problem.
 	kept bool
 	// refs are those under which it is found.
