@@ -46,19 +46,27 @@ func (b *nftables) run(ctx context.Context, statements []statement) error {
 			return nil
 		}
 	}
-	tx := b.nft.NewTransaction()
-	fill(tx, statements)
-	err := b.nft.Run(ctx, tx)
+	text, err := scriptOf(statements)
+	if err == nil {
+		_, err = output(ctx, text, b.path, "-f", "-")
+	}
 	if err != nil && refused != nil {
 		return fmt.Errorf("%w (by netlink: %w)", err, refused)
 	}
 	return err
 }
 
-func fill(tx *knftables.Transaction, statements []statement) {
+// scriptOf is a transaction as nft reads it.
+func scriptOf(statements []statement) (string, error) {
+	// Its other implementation runs nft without a deadline; the text is the same.
+	tx := knftables.NewFake("", "").NewTransaction()
 	for _, s := range statements {
 		s.script(tx)
 	}
+	if tx.NumOperations() != len(statements) {
+		return "", fmt.Errorf("write %d statements for nft: %s", len(statements), tx)
+	}
+	return tx.String(), nil
 }
 
 // onlyEdits returns the statements as edits that netlink can express. Intervals stay

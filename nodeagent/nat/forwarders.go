@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"os/exec"
 	"reflect"
 	"strings"
 	"sync"
@@ -117,7 +116,7 @@ func readForwarding(ctx context.Context, nft string) (is forwarding, chains []ot
 }
 
 func listChains(ctx context.Context, nft string) ([]otherChain, error) {
-	out, err := exec.CommandContext(ctx, nft, "--json", "list", "chains").Output()
+	out, err := output(ctx, "", nft, "--json", "list", "chains")
 	if err != nil {
 		return nil, fmt.Errorf("list chains: %w", err)
 	}

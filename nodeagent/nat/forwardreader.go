@@ -3,7 +3,6 @@ package nat
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -81,13 +80,13 @@ func (r *forwardReader) of(c watchedChain) []forwardRule {
 }
 
 func (r *forwardReader) read(c watchedChain, args ...string) {
-	out, err := exec.CommandContext(r.ctx, r.nft, args...).Output()
+	out, err := output(r.ctx, "", r.nft, args...)
 	var rules map[string][]forwardRule
 	if err == nil {
 		rules, err = parseForward(out)
 	}
 	if err != nil {
-		r.err = fmt.Errorf("%s: %w", strings.Join(args[2:], " "), withStderr(err))
+		r.err = fmt.Errorf("%s: %w", strings.Join(args[2:], " "), err)
 		return
 	}
 	for chain, of := range rules {

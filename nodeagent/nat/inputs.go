@@ -7,7 +7,6 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
-	"sigs.k8s.io/knftables"
 )
 
 // Input is what a program reads to change the firewall: nft, iptables-restore and
@@ -48,13 +47,11 @@ func nftablesInputs(source netstate.Source, steps []plan.Step) ([]Input, error) 
 	}
 	var out []Input
 	for _, statements := range batches(m.script(changes)) {
-		// A real one would need nft, and only the text is wanted.
-		tx := knftables.NewFake("", "").NewTransaction()
-		fill(tx, statements)
-		if tx.NumOperations() != len(statements) {
-			return nil, fmt.Errorf("write %d statements for nft: %s", len(statements), tx)
+		text, err := scriptOf(statements)
+		if err != nil {
+			return nil, err
 		}
-		out = append(out, Input{"nft", tx.String()})
+		out = append(out, Input{"nft", text})
 	}
 	return append(out, openingInputs(source, opened)...), nil
 }

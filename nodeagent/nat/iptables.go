@@ -3,16 +3,12 @@ package nat
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"sync/atomic"
-
-	goiptables "github.com/coreos/go-iptables/iptables"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -47,7 +43,7 @@ type iptables struct {
 	// legacy says that rules are not nftables', which has events.
 	legacy bool
 	// single makes single changes; there is one for each family.
-	single map[bool]*goiptables.IPTables
+	single map[bool]ipProgram
 	gens   generations
 	count  atomic.Uint64
 
@@ -70,7 +66,7 @@ type iptables struct {
 // newIPTables fails where iptables does not run or the kernel has no tables for
 // it.
 func newIPTables(v variant, opts Options) (*iptables, error) {
-	b := &iptables{opts: opts, variant: v, single: map[bool]*goiptables.IPTables{}, stale: true, memory: newIPMemory(opts.Source)}
+	b := &iptables{opts: opts, variant: v, single: map[bool]ipProgram{}, stale: true, memory: newIPMemory(opts.Source)}
 	for _, six := range []bool{false, true} {
 		if _, err := os.Stat("/proc/sys/net/ipv6"); six && err != nil {
 			continue
@@ -80,17 +76,9 @@ func newIPTables(v variant, opts Options) (*iptables, error) {
 				return nil, fmt.Errorf("find %s: %w: install the package iptables", v.program(six, suffix), err)
 			}
 		}
-		family := goiptables.ProtocolIPv4
-		if six {
-			family = goiptables.ProtocolIPv6
-		}
-		one, err := goiptables.New(goiptables.IPFamily(family), goiptables.Path(v.program(six, "")), goiptables.Timeout(lockPatience))
-		if err != nil {
-			return nil, fmt.Errorf("run %s: %w", v.program(six, ""), err)
-		}
-		b.single[six] = one
+		b.single[six] = ipProgram(v.program(six, ""))
 	}
-	version, err := exec.Command(v.program(false, ""), "--version").Output()
+	version, err := output(context.Background(), "", v.program(false, ""), "--version")
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its version: %w", v.program(false, ""), err)
 	}
@@ -106,7 +94,7 @@ const lockPatience = 10
 func (b *iptables) usable() error {
 	for six, one := range b.single {
 		for _, table := range []string{"filter", "nat"} {
-			if _, err := one.ListChains(table); err != nil {
+			if _, err := one.run(table, "-S"); err != nil {
 				return fmt.Errorf("list table %s: %w", area{six, table}, err)
 			}
 		}
@@ -122,7 +110,7 @@ func (b *iptables) Transactions() uint64 { return b.count.Load() }
 
 // families are those that the node has.
 func (b *iptables) families() []bool {
-	if b.single[true] == nil {
+	if b.single[true] == "" {
 		return []bool{false}
 	}
 	return []bool{false, true}
@@ -161,18 +149,11 @@ func (b *iptables) load(ctx context.Context) error {
 
 // save lists the tables of a family that the kernel has; it makes none.
 func (b *iptables) save(ctx context.Context, six bool) ([]byte, error) {
-	out, err := exec.CommandContext(ctx, b.program(six, "-save")).Output()
+	out, err := output(ctx, "", b.program(six, "-save"))
 	if err != nil {
-		return nil, fmt.Errorf("run %s: %w", b.program(six, "-save"), withStderr(err))
+		return nil, fmt.Errorf("run %s: %w", b.program(six, "-save"), err)
 	}
 	return out, nil
-}
-
-func withStderr(err error) error {
-	if ee := (*exec.ExitError)(nil); errors.As(err, &ee) && len(ee.Stderr) > 0 {
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(ee.Stderr)))
-	}
-	return err
 }
 
 func (b *iptables) Blockers() []netstate.Blocker {
@@ -334,10 +315,8 @@ func (b *iptables) own(commits int, run func() error) error {
 
 func (b *iptables) restore(ctx context.Context, r restore) error {
 	name := b.program(r.six, "-restore")
-	cmd := exec.CommandContext(ctx, name, "--noflush", "-w", fmt.Sprint(lockPatience))
-	cmd.Stdin = strings.NewReader(r.text)
-	if _, err := cmd.Output(); err != nil {
-		return fmt.Errorf("run %s: %w", name, withStderr(err))
+	if _, err := output(ctx, r.text, name, "--noflush", "-w", fmt.Sprint(lockPatience)); err != nil {
+		return fmt.Errorf("run %s: %w", name, err)
 	}
 	return nil
 }

@@ -3,8 +3,6 @@ package nat
 import (
 	"fmt"
 	"strings"
-
-	goiptables "github.com/coreos/go-iptables/iptables"
 )
 
 // mendHooks puts jumps right where they alone are wrong: the chains that they
@@ -45,7 +43,7 @@ func hooked(table, chain string) bool {
 
 // mendHook adds a hook's jump where it belongs and then removes all others to
 // chains of ours.
-func mendHook(one *goiptables.IPTables, table string, h hook) error {
+func mendHook(one ipProgram, table string, h hook) error {
 	var err error
 	if h.front() {
 		err = one.Insert(table, h.chain, 1, words(h.spec)...)

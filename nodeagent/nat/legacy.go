@@ -43,9 +43,9 @@ func legacyBlockers(ctx context.Context) ([]netstate.Blocker, error) {
 		if err != nil || !slices.Contains(legacyNames(six), filterTable) {
 			continue
 		}
-		text, err := exec.CommandContext(ctx, program, "-t", filterTable).Output()
+		text, err := output(ctx, "", program, "-t", filterTable)
 		if err != nil {
-			return nil, fmt.Errorf("run %s: %w", program, withStderr(err))
+			return nil, fmt.Errorf("run %s: %w", program, err)
 		}
 		out = append(out, parseLegacy(six, text)...)
 	}

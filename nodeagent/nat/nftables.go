@@ -1,7 +1,6 @@
 package nat
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +20,6 @@ import (
 // patchbay. A table exists while it has elements.
 type nftables struct {
 	opts Options
-	nft  knftables.Interface
 	path string
 	// commit makes edits without nft, all or none.
 	commit func([]edit) error
@@ -47,11 +45,10 @@ func newNFTables(opts Options) (Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find nft: %w: install the package nftables", err)
 	}
-	nft, err := knftables.New("", "", knftables.NoObjectCommentEmulation)
-	if err != nil {
+	if err := tryNFT(context.Background(), path); err != nil {
 		return nil, fmt.Errorf("make NAT backend %s: %w", KindNFTables, err)
 	}
-	return &nftables{opts: opts, nft: nft, path: path, commit: commit, stale: true, memory: newMemory(opts.Source), openings: openings{source: opts.Source}}, nil
+	return &nftables{opts: opts, path: path, commit: commit, stale: true, memory: newMemory(opts.Source), openings: openings{source: opts.Source}}, nil
 }
 
 func (b *nftables) Name() string { return KindNFTables }
@@ -104,15 +101,12 @@ func (b *nftables) Blockers() []netstate.Blocker {
 // list reads one table; one that does not exist is empty. knftables would need
 // an nft run for every set, and does not list their definitions.
 func (b *nftables) list(ctx context.Context, f knftables.Family) (table, error) {
-	out, err := exec.CommandContext(ctx, b.path, "--json", "list", "table", string(f), tableName).Output()
+	out, err := output(ctx, "", b.path, "--json", "list", "table", string(f), tableName)
 	if err == nil {
 		return parseTable(f, out)
 	}
-	if ee := (*exec.ExitError)(nil); errors.As(err, &ee) {
-		if bytes.Contains(ee.Stderr, []byte("No such file or directory")) {
-			return table{}, nil
-		}
-		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(ee.Stderr)))
+	if strings.Contains(err.Error(), "No such file or directory") {
+		return table{}, nil
 	}
 	return table{}, fmt.Errorf("list table %s %s: %w", f, tableName, err)
 }

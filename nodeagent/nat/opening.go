@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	goiptables "github.com/coreos/go-iptables/iptables"
-
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -27,7 +25,7 @@ const (
 
 // openings are the rules of ours in iptables' FORWARD.
 type openings struct {
-	programs map[netstate.Family]*goiptables.IPTables
+	programs map[netstate.Family]ipProgram
 	source   netstate.Source
 	// rules are how many of its two rules each opening of our source has, and
 	// others how many rules there are of other sources.
@@ -39,21 +37,17 @@ type openings struct {
 	entered map[netstate.Family]map[string]bool
 }
 
-// program is iptables of a family; nil where there is none.
-func (o *openings) program(f netstate.Family) *goiptables.IPTables {
+// program is iptables of a family; empty where there is none.
+func (o *openings) program(f netstate.Family) ipProgram {
 	if p, known := o.programs[f]; known {
 		return p
 	}
-	proto, path := goiptables.ProtocolIPv4, "iptables-nft"
-	if f == netstate.IPv6 {
-		proto, path = goiptables.ProtocolIPv6, "ip6tables-nft"
-	}
-	var p *goiptables.IPTables
-	if found, err := exec.LookPath(path); err == nil {
-		p, _ = goiptables.New(goiptables.IPFamily(proto), goiptables.Path(found), goiptables.Timeout(5))
+	var p ipProgram
+	if found, err := exec.LookPath(variantNFT.program(f == netstate.IPv6, "")); err == nil {
+		p = ipProgram(found)
 	}
 	if o.programs == nil {
-		o.programs = map[netstate.Family]*goiptables.IPTables{}
+		o.programs = map[netstate.Family]ipProgram{}
 	}
 	o.programs[f] = p
 	return p
@@ -67,7 +61,7 @@ func (o *openings) load(chains []otherChain, entered map[netstate.Family]map[str
 		has := func(name string) bool {
 			return slices.ContainsFunc(chains, func(c otherChain) bool { return c.Family == family && c.Table == filterTable && c.Name == name })
 		}
-		if p := o.program(f); p != nil && has(chainOpening) {
+		if p := o.program(f); p != "" && has(chainOpening) {
 			if err := o.read(p, f); err != nil {
 				return err
 			}
@@ -84,7 +78,7 @@ func entrance(docker bool) string {
 	return chainIptables
 }
 
-func (o *openings) read(p *goiptables.IPTables, f netstate.Family) error {
+func (o *openings) read(p ipProgram, f netstate.Family) error {
 	lines, err := p.List(filterTable, chainOpening)
 	if err != nil {
 		return fmt.Errorf("list chain %s: %w", chainOpening, err)
@@ -112,7 +106,7 @@ var jump = []string{"-m", "comment", "--comment", "patchbay", "-j", chainOpening
 // loadForward reads who drops forwarded packets, and what is open there.
 func (b *nftables) loadForward(ctx context.Context) error {
 	is, chains, err := b.forwards.list(ctx, b.path, func(c otherChain) bool {
-		return c.iptables() && b.openings.program(forwardFamilies[c.Family][0]) != nil
+		return c.iptables() && b.openings.program(forwardFamilies[c.Family][0]) != ""
 	})
 	if err != nil {
 		return err
@@ -155,7 +149,7 @@ func (b *nftables) open(steps []plan.Step) error {
 	for _, s := range steps {
 		is := opening(s.Key)
 		p := b.openings.program(is.Family)
-		if p == nil {
+		if p == "" {
 			errs = append(errs, fmt.Errorf("%s %s: there is no iptables", s.Op, s.Key))
 			continue
 		}
@@ -172,7 +166,7 @@ func (b *nftables) open(steps []plan.Step) error {
 	return errors.Join(errs...)
 }
 
-func (b *nftables) openOne(p *goiptables.IPTables, o netstate.Opening) error {
+func (b *nftables) openOne(p ipProgram, o netstate.Opening) error {
 	err := b.gens.own(func() error {
 		if yes, err := p.ChainExists(filterTable, chainOpening); err != nil || yes {
 			return err
@@ -196,7 +190,7 @@ func (b *nftables) openOne(p *goiptables.IPTables, o netstate.Opening) error {
 }
 
 // lead has packets come to our chain, before any rule that drops them.
-func (b *nftables) lead(p *goiptables.IPTables, f netstate.Family) error {
+func (b *nftables) lead(p ipProgram, f netstate.Family) error {
 	if b.openings.jumps[f] {
 		return nil
 	}
@@ -217,7 +211,7 @@ func (o *openings) rulesOf(is netstate.Opening) [][]string {
 }
 
 // shut removes an opening, and with the last one of a family the chain.
-func (b *nftables) shut(p *goiptables.IPTables, o netstate.Opening) error {
+func (b *nftables) shut(p ipProgram, o netstate.Opening) error {
 	for _, rule := range b.openings.rulesOf(o) {
 		if err := b.gens.own(func() error { return p.DeleteIfExists(filterTable, chainOpening, rule...) }); err != nil {
 			return err
@@ -238,7 +232,7 @@ func (b *nftables) shut(p *goiptables.IPTables, o netstate.Opening) error {
 	return b.removeChain(p)
 }
 
-func (b *nftables) removeChain(p *goiptables.IPTables) error {
+func (b *nftables) removeChain(p ipProgram) error {
 	for _, from := range []string{chainIptables, chainDocker} {
 		yes, err := p.ChainExists(filterTable, from)
 		if err == nil && yes {

@@ -4,17 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
+	"strings"
 )
 
 // choose takes nftables where it works, else iptables.
 func choose(opts Options) (Backend, error) {
 	nft, err := newNFTables(opts)
-	if err == nil {
-		err = tryNFT()
-	}
-	if err == nil {
-		return nft, nil
+	// A program that hangs is no reason to write another firewall.
+	if hangs := (*NoAnswer)(nil); err == nil || errors.As(err, &hangs) {
+		return nft, err
 	}
 	ipt, other := newIPTables("", opts)
 	if other == nil {
@@ -27,9 +25,16 @@ func choose(opts Options) (Backend, error) {
 }
 
 // tryNFT asks the kernel whether it would take a table, without making it.
-func tryNFT() error {
-	if _, err := exec.Command("nft", "--check", "add table inet "+tableName).Output(); err != nil {
-		return fmt.Errorf("try to add a table: %w", withStderr(err))
+func tryNFT(ctx context.Context, nft string) error {
+	version, err := output(ctx, "", nft, "--version")
+	if err != nil {
+		return fmt.Errorf("ask nft for its version: %w", err)
+	}
+	if text := strings.TrimSpace(string(version)); strings.HasPrefix(text, "nftables v0.") || strings.HasPrefix(text, "nftables v1.0.0 ") {
+		return fmt.Errorf("nft is too old: %s: install 1.0.1 or newer", text)
+	}
+	if _, err := output(ctx, "", nft, "--check", "add table inet "+tableName); err != nil {
+		return fmt.Errorf("try to add a table: %w", err)
 	}
 	return nil
 }
