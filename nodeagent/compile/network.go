@@ -183,7 +183,7 @@ func checkUplink(v NetworkView, node netstate.Node) *Problem {
 
 func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 	mark := netstate.Mark(c.Source, netstate.Owner{Kind: netstate.OwnerNetwork, Name: n.Name})
-	r.add(netstate.Link{Name: v.Bridge, Type: netstate.Bridge, MAC: deriveMAC("bnet", c.Node.Name, n.Name), MTU: v.MTU, Mark: mark, Up: true})
+	r.add(netstate.Link{Name: v.Bridge, Type: netstate.Bridge, MAC: deriveMAC("bnet", c.Node.Name, n.Name), MTU: v.MTU, Mark: mark, Attributes: bridgeAttributes(v), Up: true})
 	routed := v.Mode == v1alpha1.GatewayBridge
 	v6 := routed && hasFamily(v.Gateways, netstate.IPv6)
 	rpFilter, disable6 := "1", "1"
@@ -201,6 +201,32 @@ func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 		)
 	}
 	r.add(linkSysctl("", v.Bridge, "ipv6", "disable_ipv6", disable6), linkSysctl("", v.Bridge, "ipv4", "rp_filter", rpFilter))
+}
+
+// A bridge takes 1,023 ports, and behind each stands one MAC, with allowed ones
+// and guests of its own a few; behind an uplink there is a whole LAN.
+const (
+	learnedMACs       = 4 << 10
+	learnedWithUplink = 32 << 10
+)
+
+// Snooping goes off for good in a bridge that holds multicastGroups. Its ports at
+// their limit of portGroups each stay below.
+const (
+	portGroups      = 128
+	multicastGroups = 1024 * portGroups
+)
+
+// bridgeAttributes keep what a port sends from changing how others are reached:
+// frames to link-local groups pass the port filter, so nothing is learned from
+// them.
+func bridgeAttributes(v NetworkView) netstate.Attributes {
+	learned := uint32(learnedMACs)
+	if v.Uplink != "" {
+		learned = learnedWithUplink
+	}
+	return netstate.Attributes{}.With(netstate.NoLinkLocalLearn, 1).With(netstate.FDBMaxLearned, learned).
+		With(netstate.MulticastSnooping, 1).With(netstate.MulticastHashMax, multicastGroups)
 }
 
 // addGateway gives the bridge its addresses and the node its routing.

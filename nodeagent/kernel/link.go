@@ -28,6 +28,8 @@ type link struct {
 	peerNetns int32
 	isolated  bool
 	hairpin   bool
+	// attributes are a bridge's.
+	attributes netstate.Attributes
 }
 
 // parseLink reads RTM_NEWLINK and RTM_DELLINK; it returns false for what is
@@ -74,6 +76,10 @@ func (l *link) parseInfo(b []byte) {
 			l.kind = stringAt(value)
 		case nl.IFLA_INFO_SLAVE_KIND:
 			slave = stringAt(value)
+		case nl.IFLA_INFO_DATA:
+			if l.kind == "bridge" {
+				l.attributes = bridgeAttributes(value)
+			}
 		case nl.IFLA_INFO_SLAVE_DATA:
 			if slave == "bridge" {
 				l.parsePort(value)
@@ -255,7 +261,7 @@ func (s *session) observeLink(key netstate.Key) (netstate.Object, error) {
 func (l *link) object(netns string) netstate.Link {
 	o := netstate.Link{Netns: netns, Name: l.name, Type: l.typ(), Mark: l.mark(), Up: l.up()}
 	if o.Type != netstate.Loopback {
-		o.MAC, o.MTU, o.Isolated = l.mac, l.mtu, l.isolated
+		o.MAC, o.MTU, o.Isolated, o.Attributes = l.mac, l.mtu, l.isolated, l.attributes
 	}
 	return o
 }

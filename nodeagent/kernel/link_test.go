@@ -126,6 +126,37 @@ func TestLinkUpdate(t *testing.T) {
 	wantObserved(t, k, keysOf(host), host)
 }
 
+// TestBridgeAttributes: each attribute is as wanted from the creating message on,
+// the kernel's notification tells when somebody changes it, and an update puts it
+// back, and it alone.
+func TestBridgeAttributes(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	br := bridge("br-red")
+	br.Attributes = br.Attributes.With(netstate.NoLinkLocalLearn, 1).With(netstate.MulticastSnooping, 1).
+		With(netstate.MulticastHashMax, 512).With(netstate.FDBMaxLearned, 77)
+	build(t, k, br)
+	wantObserved(t, k, keysOf(br), br)
+	seen := watch(t, k)
+	for a, other := range map[netstate.Attribute]uint32{
+		netstate.NoLinkLocalLearn: 0, netstate.MulticastSnooping: 0, netstate.MulticastHashMax: 4096, netstate.FDBMaxLearned: 0,
+	} {
+		changed := br
+		changed.Attributes = br.Attributes.With(a, other)
+		apply(t, k, steps(plan.Update, []netstate.Object{changed}))
+		seen.want(t, a.String()+" changed", isObject(changed))
+		wantObserved(t, k, keysOf(br), changed)
+		writes := k.Writes()
+		apply(t, k, steps(plan.Update, []netstate.Object{br}))
+		if got := k.Writes() - writes; got != 1 {
+			t.Errorf("%s took %d messages", a, got)
+		}
+		wantObserved(t, k, keysOf(br), br)
+	}
+}
+
 // TestBridgeKeepsMTU shows that a port with a smaller MTU does not drag its
 // bridge down with it, nor the last one that leaves reset it.
 func TestBridgeKeepsMTU(t *testing.T) {

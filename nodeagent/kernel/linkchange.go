@@ -64,9 +64,14 @@ func (p *place) createIFB(l netstate.Link) error {
 	if err != nil {
 		return err
 	}
+	return c.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC), append(properties(l), linkInfo("ifb"))...)
+}
+
+// linkInfo is the IFLA_LINKINFO of a kind of link.
+func linkInfo(kind string) *nl.RtAttr {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("ifb"))
-	return c.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC), append(properties(l), info)...)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
+	return info
 }
 
 func (p *place) createBridge(l netstate.Link) error {
@@ -74,9 +79,7 @@ func (p *place) createBridge(l netstate.Link) error {
 	if err != nil {
 		return err
 	}
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
-	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	info, data := bridgeInfo(l.Attributes)
 	data.AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
 	data.AddRtAttr(nl.IFLA_BR_FORWARD_DELAY, nl.Uint32Attr(0))
 	asCreated := l
@@ -101,8 +104,7 @@ func (s *session) createVeth(p *place, l, peer netstate.Link) error {
 	if err != nil {
 		return err
 	}
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	info := linkInfo("veth")
 	other := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
 	nl.NewIfInfomsgChild(other, unix.AF_UNSPEC)
 	for _, a := range properties(peer) {
@@ -158,17 +160,22 @@ func properties(l netstate.Link) []*nl.RtAttr {
 	return attrs
 }
 
-// updateLink gives one end its mark, MAC and MTU by a single message.
+// updateLink gives one end its mark, MAC, MTU and attributes by a single message.
 func (s *session) updateLink(end netstate.End, want netstate.Link) error {
 	p, have, err := s.ourLink(end)
 	if err != nil {
 		return err
 	}
-	attrs := differences(have, want)
+	attrs, kind := differences(have, want), unix.RTM_SETLINK
+	if changed := want.Attributes.Unlike(have.attributes); changed != (netstate.Attributes{}) {
+		// RTM_SETLINK ignores IFLA_LINKINFO.
+		info, _ := bridgeInfo(changed)
+		attrs, kind = append(attrs, info), unix.RTM_NEWLINK
+	}
 	if len(attrs) == 0 {
 		return nil
 	}
-	return p.setLink(have, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), attrs...)
+	return p.setLink(have, kind, nl.NewIfInfomsg(unix.AF_UNSPEC), attrs...)
 }
 
 func differences(have *link, want netstate.Link) []*nl.RtAttr {

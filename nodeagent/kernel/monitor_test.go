@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -69,7 +70,7 @@ func isGone(o netstate.Object) func(Event) bool {
 }
 
 func isObject(o netstate.Object) func(Event) bool {
-	return func(e Event) bool { return !e.Gone && e.Object == o }
+	return func(e Event) bool { return !e.Gone && e.Object != nil && plan.Same(o, e.Object) }
 }
 
 // isLook matches an event that tells no more than to look at the object.

@@ -65,8 +65,9 @@ type Link struct {
 	// own namespace.
 	Master string
 	// Isolated ports of a bridge do not reach each other.
-	Isolated bool
-	Up       bool
+	Isolated   bool
+	Attributes Attributes
+	Up         bool
 }
 
 func (l Link) Key() Key { return Key{Kind: KindLink, Netns: l.Netns, Link: l.Name} }
@@ -87,6 +88,9 @@ func (l Link) String() string {
 	}
 	if l.Isolated {
 		s = append(s, "isolated")
+	}
+	if l.Attributes != (Attributes{}) {
+		s = append(s, l.Attributes.String())
 	}
 	if l.Up {
 		s = append(s, "up")

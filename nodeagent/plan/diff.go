@@ -54,7 +54,10 @@ func Same(desired, observed netstate.Object) bool {
 }
 
 func sameLink(want, got netstate.Link) bool {
-	got.Primary = want.Primary
+	if got.Attributes.Unlike(want.Attributes) != (netstate.Attributes{}) {
+		return false
+	}
+	got.Primary, got.Attributes = want.Primary, want.Attributes
 	if want.Type == netstate.Loopback {
 		got.MAC, got.MTU = want.MAC, want.MTU
 	}
@@ -341,7 +344,7 @@ func (d *differ) changeLink(old, l netstate.Link) {
 	if old.Mark != l.Mark {
 		d.add(StageMark, Mark, old, l)
 	}
-	if l.Type != netstate.Loopback && (old.MAC != l.MAC || old.MTU != l.MTU) {
+	if l.Type != netstate.Loopback && (old.MAC != l.MAC || old.MTU != l.MTU || old.Attributes.Unlike(l.Attributes) != (netstate.Attributes{})) {
 		d.add(StageMark, Update, old, l)
 	}
 	if old.Master != l.Master || old.Isolated != l.Isolated || old.Up != l.Up {

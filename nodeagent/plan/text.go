@@ -23,7 +23,8 @@ type Group struct {
 // Line is one object of a plan: all steps of one key, as a person reads them.
 type Line struct {
 	Key netstate.Key
-	// Old and New are nil where the object was not, or will not be, there.
+	// Old and New are nil where the object was not, or will not be, there. Of a
+	// link's attributes they have those that change.
 	Old, New netstate.Object
 }
 
@@ -42,7 +43,25 @@ func Lines(steps []Step) []Line {
 		}
 	}
 	slices.SortStableFunc(lines, func(a, b Line) int { return a.Key.Compare(b.Key) })
+	for i := range lines {
+		lines[i].shorten()
+	}
 	return lines
+}
+
+// shorten leaves out the attributes of a link that do not change.
+func (l *Line) shorten() {
+	old, was := l.Old.(netstate.Link)
+	now, is := l.New.(netstate.Link)
+	changed, to := old.Attributes.Unlike(now.Attributes), now.Attributes.Unlike(old.Attributes)
+	if was {
+		old.Attributes = changed
+		l.Old = old
+	}
+	if is {
+		now.Attributes = to
+		l.New = now
+	}
 }
 
 // Sign is + for what is made, - for what is removed, ~ for what is changed.
