@@ -48,7 +48,7 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, at Place,
 	b := &attachment{a: a, net: network, c: c, r: Result{Objects: netstate.Set{}},
 		mark: netstate.Mark(c.Source, netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: a.Namespace, Name: a.Name})}
 	b.view.Addresses = at.Addresses
-	b.netns(at.Target.Netns, lifecycleOf(a.Spec.Target))
+	b.netns(at.Target, lifecycleOf(a.Spec.Target))
 	if network == nil && a.Spec.PointToPoint == nil {
 		return b.r, b.view, nil
 	}
@@ -83,7 +83,8 @@ type attachment struct {
 
 // netns wants the namespace and, where Patchbay makes it, its loopback up. A
 // namespace is shared only within one Kubernetes namespace.
-func (b *attachment) netns(name string, lifecycle v1alpha1.Lifecycle) {
+func (b *attachment) netns(at netstate.End, lifecycle v1alpha1.Lifecycle) {
+	name := at.Netns
 	managed := lifecycle != v1alpha1.External
 	b.r.add(netstate.Netns{Name: name, Managed: managed})
 	if managed {
@@ -91,7 +92,7 @@ func (b *attachment) netns(name string, lifecycle v1alpha1.Lifecycle) {
 	}
 	b.r.claim(Claim{
 		Resource: "network namespace " + name, Sharers: b.a.Namespace + " " + string(lifecycle),
-		Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.target.netns",
+		Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.target.netns", Proof: linkKey(at),
 	})
 }
 
@@ -133,7 +134,7 @@ func (b *attachment) bridged() {
 	// A bridge port needs no address of its own, and must not learn one from a
 	// router advertisement.
 	b.r.add(linkSysctl("", b.view.Host.Name, "ipv6", "disable_ipv6", "1"))
-	b.r.claim(Claim{Resource: "MAC address " + b.view.MAC.String() + " of network " + v.Name, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress"})
+	b.r.claim(Claim{Resource: "MAC address " + b.view.MAC.String() + " of network " + v.Name, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress", Proof: linkKey(b.view.Target)})
 	filtered := v.AntiSpoof && !b.c.NoAntiSpoof
 	for _, p := range b.view.Addresses {
 		b.r.claim(AddressClaim(v.Name, p.Addr()))
@@ -209,9 +210,10 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 	egress := b.defaultRoute()
 	for _, p := range b.view.Addresses {
 		src, _ := ofFamily(hostAddresses, netip.Prefix.Addr, p.Addr())
-		b.r.add(netstate.Route{Link: link, Dst: host(p.Addr()), Src: src},
+		route := netstate.Route{Link: link, Dst: host(p.Addr()), Src: src}
+		b.r.add(route,
 			netstate.Masquerade{Link: link, Subnet: host(p.Addr()), Egress: egress})
-		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Subnet: host(p.Addr()), Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"})
+		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Subnet: host(p.Addr()), Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses", Proof: route.Key()})
 		if egress {
 			b.r.forwarded(b.c, link, netstate.FamilyOf(p.Addr()))
 			b.r.add(linkSysctl("", link, "ipv4", "forwarding", "1"))
@@ -249,7 +251,7 @@ func (b *attachment) toNetns(far *v1alpha1.NetnsEnd) {
 		end.Name = "eth0"
 	}
 	if end.Netns != b.view.Target.Netns {
-		b.netns(end.Netns, far.Lifecycle)
+		b.netns(end, far.Lifecycle)
 	}
 	b.claimInterface(end, "spec.pointToPoint.netns.interface")
 	b.veth(netstate.Link{Netns: b.view.Target.Netns, Name: b.view.Target.Name, MAC: b.view.MAC, Primary: true},
@@ -308,10 +310,11 @@ func (b *attachment) routes() *Problem {
 		if gw.Is4() {
 			any = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 		}
+		route := b.route(netstate.Route{Dst: any, Via: gw, First: b.first()})
 		b.r.claim(Claim{
 			Resource: "default route of " + b.view.Target.Netns + " (" + string(netstate.FamilyOf(gw)) + ")",
 			Reason:   v1alpha1.ReasonInterfaceConflict, Field: "spec.defaultRoute",
-			Key: b.route(netstate.Route{Dst: any, Via: gw, First: b.first()}), Soft: b.a.Spec.DefaultRoute == nil,
+			Key: route, Soft: b.a.Spec.DefaultRoute == nil, Proof: route,
 		})
 	}
 	for _, r := range b.a.Spec.Routes {

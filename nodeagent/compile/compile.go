@@ -162,6 +162,9 @@ type Claim struct {
 	// Soft claims are of defaults that nobody wrote: who loses one goes without
 	// the object, and is none the worse.
 	Soft bool
+	// Proof is the object that is in the kernel where an owner has it already: by
+	// that a process without memory knows the holder.
+	Proof netstate.Key
 }
 
 // Conflicts reports whether two resources cannot both have their claims.
@@ -195,7 +198,17 @@ func AddressClaim(network string, a netip.Addr) Claim {
 
 // InterfaceClaim is the claim of an interface's name.
 func InterfaceClaim(e netstate.End, field string) Claim {
-	return Claim{Resource: "interface " + e.String(), Reason: v1alpha1.ReasonInterfaceConflict, Field: field}
+	return Claim{Resource: "interface " + e.String(), Reason: v1alpha1.ReasonInterfaceConflict, Field: field, Proof: linkKey(e)}
+}
+
+// PortClaim is the claim of the node's ports that a publish leads on.
+func PortClaim(p netstate.Publish) Claim {
+	return Claim{Resource: "host port " + p.Key().Name, Ports: HostPorts{p.Host, p.Proto, p.HostPort, p.Last()},
+		Reason: v1alpha1.ReasonHostPortConflict, Field: "spec.ports", Key: p.Key(), Proof: p.Key()}
+}
+
+func linkKey(e netstate.End) netstate.Key {
+	return netstate.Link{Netns: e.Netns, Name: e.Name}.Key()
 }
 
 // BridgeName is the interface name of a network's bridge: what the spec says,

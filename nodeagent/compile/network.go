@@ -109,10 +109,11 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 		addBridge(&r, n, v, c)
 	}
 	if v.Uplink != "" && p == nil {
-		r.claim(Claim{Resource: "uplink " + v.Uplink, Reason: v1alpha1.ReasonUplinkInUse, Field: "spec.uplink.interface"})
-		r.add(netstate.Port{Link: v.Uplink, Master: v.Bridge})
+		port := netstate.Port{Link: v.Uplink, Master: v.Bridge}
+		r.claim(Claim{Resource: "uplink " + v.Uplink, Reason: v1alpha1.ReasonUplinkInUse, Field: "spec.uplink.interface", Proof: port.Key()})
+		r.add(port)
 	}
-	r.claim(Claim{Resource: "interface " + v.Bridge, Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.bridge.name"})
+	r.claim(InterfaceClaim(netstate.End{Name: v.Bridge}, "spec.bridge.name"))
 	if v.Guarded && !v.Managed {
 		// Guarded is a whole bridge, and the other ports of this one are not
 		// ours to close.
@@ -236,10 +237,11 @@ func addGateway(r *Result, v NetworkView, c Context) {
 			if !s.Contains(gw) {
 				continue
 			}
-			r.add(netstate.Address{Link: v.Bridge, Prefix: netip.PrefixFrom(gw, s.Bits())})
+			address := netstate.Address{Link: v.Bridge, Prefix: netip.PrefixFrom(gw, s.Bits())}
+			r.add(address)
 			r.forwarded(c, v.Bridge, netstate.FamilyOf(gw))
 			r.add(forwarding(c, netstate.FamilyOf(gw))...)
-			r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets"})
+			r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets", Proof: address.Key()})
 		}
 	}
 }
@@ -257,7 +259,7 @@ func addEgress(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView) {
 		if !v.Masquerade {
 			continue
 		}
-		r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets"})
+		r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets", Proof: m.Key()})
 		for _, d := range merged(Prefixes(n.Spec.Egress.ExcludeDestinations), s.Addr()) {
 			r.add(netstate.NoMasquerade{Link: v.Bridge, Subnet: s, Dst: d})
 		}

@@ -199,8 +199,7 @@ func (b *publish) ports(host netip.Addr) {
 			o.HostPortEnd = uint16(port.HostPortEnd)
 		}
 		b.r.add(o)
-		b.r.claim(Claim{Resource: "host port " + o.Key().Name, Ports: HostPorts{o.Host, o.Proto, o.HostPort, o.Last()},
-			Reason: v1alpha1.ReasonHostPortConflict, Field: "spec.ports", Key: o.Key()})
+		b.r.claim(PortClaim(o))
 	}
 }
 

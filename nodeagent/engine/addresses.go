@@ -50,11 +50,30 @@ func (e *Engine) static(u *unit) []netip.Prefix {
 }
 
 // setAside sets aside what attachments have, before any of them is given an
-// address that it lacks, which another may have.
+// address that it lacks or names, which another may have.
 func (e *Engine) setAside(units []*unit) {
+	attached := slices.DeleteFunc(slices.Clone(units), func(u *unit) bool { return u.in.Attachment == nil || u.in.Attachment.Spec.Network == "" })
+	e.grantNamed(attached, (*unit).marked)
+	e.grantNamed(attached, func(u *unit) []netip.Prefix { return compile.Prefixes(u.in.Attachment.Status.Addresses) })
+	for _, u := range attached {
+		if !u.static() {
+			e.keep(u, u.in.Attachment.Spec.Network)
+		}
+	}
+}
+
+// grantNamed gives attachments those of the addresses they name that they have
+// already.
+func (e *Engine) grantNamed(units []*unit, had func(*unit) []netip.Prefix) {
 	for _, u := range units {
-		if a := u.in.Attachment; a != nil && a.Spec.Network != "" && !u.static() {
-			e.keep(u, a.Spec.Network)
+		if !u.fresh() || !u.static() {
+			continue
+		}
+		list := had(u)
+		for _, p := range compile.Prefixes(u.in.Attachment.Spec.Addresses) {
+			if slices.ContainsFunc(list, func(h netip.Prefix) bool { return h.Addr() == p.Addr() }) {
+				e.claims.grant(u.owner, compile.AddressClaim(u.in.Attachment.Spec.Network, p.Addr()))
+			}
 		}
 	}
 }
@@ -202,26 +221,6 @@ func (e *Engine) leased(u *unit) []compile.Claim {
 	}
 	u.given = mine
 	return out
-}
-
-// remember claims the addresses of the record of an attachment that is not
-// judged yet, so that nobody else gets them meanwhile.
-func (e *Engine) remember(a *v1alpha1.NamespaceAttachment) {
-	u := e.unit(InputOf(a).Owner())
-	u.given = nil
-	var list []compile.Claim
-	for _, p := range slices.Concat(compile.Prefixes(a.Status.Addresses), u.marked()) {
-		if slices.Contains(u.given, p) {
-			continue
-		}
-		u.given = append(u.given, p)
-		if c := compile.AddressClaim(a.Spec.Network, p.Addr()); a.Spec.Network != "" && e.claims.choose(u.owner, c) {
-			list = append(list, c)
-		}
-	}
-	if e.claims.take(u.owner, list) {
-		e.requeueWaiting()
-	}
 }
 
 // marked are the addresses inside a target that bear our mark in the kernel: the

@@ -71,6 +71,16 @@ func (c *claims) choose(o netstate.Owner, want compile.Claim) bool {
 	return true
 }
 
+// grant gives an owner what it had before this process began, unless another has
+// it.
+func (c *claims) grant(o netstate.Owner, had compile.Claim) {
+	if _, taken := c.holder(o, had); taken || has(c.of[o], had) {
+		return
+	}
+	c.of[o] = append(c.of[o], had)
+	c.add(o, had)
+}
+
 // keep lets an owner's claims go that it no longer makes.
 func (c *claims) keep(o netstate.Owner, list []compile.Claim) {
 	kept := slices.DeleteFunc(slices.Clone(c.of[o]), func(have compile.Claim) bool { return !has(list, have) })

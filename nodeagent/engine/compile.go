@@ -33,6 +33,13 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 		}
 	}
 	e.compileKinds(batch)
+	for o := range batch {
+		u := e.unit(o)
+		for _, k := range u.recalled {
+			u.held[k] = true
+		}
+		u.recalled = nil
+	}
 }
 
 func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
@@ -48,6 +55,7 @@ func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 			results[i] = e.compile(u)
 			e.claims.keep(u.owner, results[i].Claims)
 		}
+		e.grantHeld(units, results)
 		e.lookForListeners(results)
 		for i, u := range units {
 			for _, dependent := range e.adopt(u, results[i]) {
@@ -99,7 +107,7 @@ func (u *unit) built() bool { return len(u.held) > 0 || u.recordedReady() }
 func (e *Engine) release(u *unit) {
 	had := len(u.desired) > 0
 	e.want(u, netstate.Set{})
-	u.problem, u.notes, u.partial = nil, nil, nil
+	u.problem, u.notes, u.partial, u.joined = nil, nil, nil, nil
 	clear(u.occupied)
 	if u.owner.Kind == netstate.OwnerNetwork {
 		delete(e.pools, u.owner.Name)
@@ -135,7 +143,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 	u.notes = slices.Clone(r.Notes)
 	// A network that is there stays, with its attachments, when the node
 	// changes under it: a new route, an uplink that is gone.
-	u.kept = u.problem != nil && u.owner.Kind == netstate.OwnerNetwork && len(u.held) > 0
+	u.kept = u.problem != nil && u.owner.Kind == netstate.OwnerNetwork && len(u.held)+len(u.recalled) > 0
 	found := u.problem
 	if u.kept {
 		u.problem = nil
@@ -147,6 +155,10 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 		r.Objects = netstate.Set{}
 	} else {
 		u.problem = found
+	}
+	u.adopted, u.joined = true, nil
+	if u.problem == nil {
+		u.joined = u.view.Addresses
 	}
 	e.want(u, r.Objects)
 	for k := range r.Objects {

@@ -12,7 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -79,8 +80,8 @@ type Engine struct {
 	natLost bool
 	synced  bool
 	wake    chan struct{}
-	// remembered are attachments that are not Set yet.
-	remembered []*v1alpha1.NamespaceAttachment
+	// remembered are attachments and publishes that are not Set yet.
+	remembered []metav1.Object
 	// running are the pods as last told; nil for no news.
 	running map[string]Pod
 
@@ -177,12 +178,13 @@ func (e *Engine) Remove(in Input) {
 	e.Set(in)
 }
 
-// Remember tells of an attachment that is not Set yet, since the verdict on it is
-// out: until it is Set or gone, nobody else gets the addresses of its record.
-func (e *Engine) Remember(a *v1alpha1.NamespaceAttachment) {
+// Remember tells of an attachment or a publish that is not Set yet, since the verdict
+// on it is out: until it is Set or gone, no other owner gets the addresses or the host
+// ports of its record.
+func (e *Engine) Remember(o metav1.Object) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.remembered = append(e.remembered, a)
+	e.remembered = append(e.remembered, o)
 }
 
 // Synced tells whether every resource of the source was Set. Only while it was

@@ -84,6 +84,9 @@ func (f *fake) inventory() []kernel.Held {
 	for k, o := range f.set {
 		link, ok := f.set[netstate.Link{Netns: k.Netns, Name: k.Link}.Key()].(netstate.Link)
 		ns, isNetns := o.(netstate.Netns)
+		if port, is := o.(netstate.Port); is {
+			link, ok = f.set[netstate.Link{Name: port.Master}.Key()].(netstate.Link)
+		}
 		_, owner, marked := netstate.ParseMark(link.Mark)
 		switch {
 		case isNetns && ns.Managed:

@@ -65,7 +65,7 @@ func (u *unit) pod() (uid string, ok bool) {
 }
 
 // awaitPods leaves out, while nothing is known of the pods, what is for some, and
-// reports whether there is any. Nobody else gets its addresses meanwhile.
+// reports whether there is any. No other owner gets its addresses and ports meanwhile.
 func (e *Engine) awaitPods(batch map[netstate.Owner]bool) (waits bool) {
 	if e.pods != nil {
 		return false
@@ -77,8 +77,8 @@ func (e *Engine) awaitPods(batch map[netstate.Owner]bool) (waits bool) {
 			continue
 		}
 		delete(batch, o)
+		e.remember(*u.in)
 		if forPod {
-			e.remember(u.in.Attachment)
 			e.tellUnknown(u)
 		}
 	}

@@ -26,8 +26,8 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	if lost && synced {
 		e.readMarks()
 	}
-	for _, a := range remembered {
-		e.remember(a)
+	for _, o := range remembered {
+		e.remember(InputOf(o))
 	}
 	e.followPods(running, batch)
 	for o, in := range inputs {

@@ -1,8 +1,6 @@
 package engine
 
 import (
-	"net/netip"
-	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,55 +74,46 @@ func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
 	}
 }
 
-// holdPublished notes the ports that a publish's record says are open: what they
-// lead to may be gone, and with it the way to compile them.
-func (u *unit) holdPublished(in Input) {
-	if in.Publish == nil {
-		return
+// recall compiles the batch as it was before this process, so that all that its
+// owners had is known: not everything bears its owner's name.
+func (e *Engine) recall(batch map[netstate.Owner]bool) {
+	round := 0
+	for e.recallRound(batch, round) {
+		round++
 	}
-	for _, s := range in.Publish.Status.Published {
-		target, err := netip.ParseAddrPort(s.Target)
-		if err != nil {
-			continue
+	for o := range batch {
+		u := e.unit(o)
+		u.formerly = nil
+		if round > 0 && u.fresh() {
+			// What a former version claims gives it no right.
+			_ = e.claims.take(o, nil)
 		}
-		p := netstate.Publish{Host: netip.IPv6Unspecified(), Proto: strings.ToLower(string(s.Protocol)), HostPort: uint16(s.HostPort), HostPortEnd: uint16(s.HostPortEnd)}
-		if target.Addr().Is4() {
-			p.Host = netip.IPv4Unspecified()
-		}
-		if a, err := netip.ParseAddr(string(s.Address)); err == nil {
-			p.Host = a
-		}
-		u.held[p.Key()] = true
 	}
 }
 
-// recall compiles the batch as it was before this process, so that all that
-// its owners have is known: not everything bears its owner's name.
-func (e *Engine) recall(batch map[netstate.Owner]bool) {
-	for round := 0; ; round++ {
-		then := map[*unit]*Input{}
-		for o := range batch {
-			if u := e.unit(o); round < len(u.formerly) {
-				then[u] = u.in
-				in := InputOf(u.formerly[round])
-				u.holdPublished(in)
-				in.Accepted.Status = metav1.ConditionTrue
-				u.in = &in
-				e.refer(u)
-			}
-		}
-		if len(then) == 0 {
-			break
-		}
-		e.compileKinds(batch)
-		for u, in := range then {
-			for k := range u.desired {
-				u.held[k] = true
-			}
-			u.in = in
-		}
-	}
+// recallRound compiles one former version of each owner, and reports whether there
+// was any.
+func (e *Engine) recallRound(batch map[netstate.Owner]bool, round int) bool {
+	then := map[*unit]*Input{}
 	for o := range batch {
-		e.unit(o).formerly = nil
+		if u := e.unit(o); round < len(u.formerly) {
+			then[u] = u.in
+			in := InputOf(u.formerly[round])
+			for _, p := range recordedPorts(in.Publish) {
+				u.recalled = append(u.recalled, p.Key())
+			}
+			in.Accepted.Status = metav1.ConditionTrue
+			u.in = &in
+			e.refer(u)
+		}
 	}
+	if len(then) == 0 {
+		return false
+	}
+	e.compileKinds(batch)
+	for u, in := range then {
+		u.recalled = append(u.recalled, u.desired.Keys()...)
+		u.in, u.adopted, u.joined = in, false, nil
+	}
+	return true
 }

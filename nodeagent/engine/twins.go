@@ -22,21 +22,23 @@ func (e *Engine) addTwins(u *unit, antiSpoof bool, r *compile.Result) {
 	var theirs []netip.Prefix
 	list := e.twins(u)
 	for _, o := range list {
-		theirs = append(theirs, e.units[o].expected()...)
+		theirs = append(theirs, e.expected(e.units[o])...)
 	}
 	if len(list) > 0 {
 		r.Twins(u.view, theirs, antiSpoof)
 	}
 }
 
-// expected are the addresses that an attachment has, or will have by its spec or
-// the record once it is compiled.
-func (u *unit) expected() []netip.Prefix {
-	switch {
-	case u.static():
-		return compile.Prefixes(u.in.Attachment.Spec.Addresses)
-	case len(u.given) > 0:
-		return u.given
+// expected are the addresses that an attachment has or, before it is adopted for the
+// first time, will have by the record or the kernel's marks. One that is refused has
+// none: what it names may be another's.
+func (e *Engine) expected(u *unit) []netip.Prefix {
+	if u.adopted {
+		return u.joined
 	}
-	return u.had()
+	marked := u.marked()
+	return slices.DeleteFunc(u.had(), func(p netip.Prefix) bool {
+		_, claimed := e.claims.held[compile.AddressClaim(u.in.Attachment.Spec.Network, p.Addr()).Resource][u.owner]
+		return !claimed || !u.recordedReady() && !slices.Contains(marked, p)
+	})
 }

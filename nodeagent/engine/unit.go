@@ -20,6 +20,9 @@ type unit struct {
 	in *Input
 	// formerly is what earlier processes built, until it is recalled.
 	formerly []metav1.Object
+	// recalled are the objects of former versions. They are no proof of a claim: a
+	// former version may have lost it.
+	recalled []netstate.Key
 	// byCommand owners went by somebody's explicit word.
 	byCommand bool
 	// desired is what compile wanted last.
@@ -37,6 +40,10 @@ type unit struct {
 	problem *compile.Problem
 	// notes are what Ready says beside True.
 	notes []*compile.Problem
+	// adopted says that this process decided once what the owner gets; joined are the
+	// addresses that an attachment got then.
+	adopted bool
+	joined  []netip.Prefix
 	// kept says that the objects stay in spite of the problem.
 	kept bool
 	// refs are those under which it is found.

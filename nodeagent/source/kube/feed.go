@@ -20,7 +20,7 @@ import (
 type Engine interface {
 	Update(set []engine.Input, gone []netstate.Owner)
 	Remove(engine.Input)
-	Remember(*v1alpha1.NamespaceAttachment)
+	Remember(metav1.Object)
 	Synced(bool)
 }
 
@@ -66,8 +66,8 @@ func (f *Feed) Listed() {
 	}
 	slices.SortFunc(all, func(a, b engine.Input) int { return a.Owner().Compare(b.Owner()) })
 	for o := range f.waiting {
-		if a, ok := f.bound[o].(*v1alpha1.NamespaceAttachment); ok {
-			f.Engine.Remember(a)
+		if b := f.bound[o]; b != nil {
+			f.Engine.Remember(b)
 		}
 	}
 	f.listed = true

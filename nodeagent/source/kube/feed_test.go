@@ -29,8 +29,8 @@ func (j *journal) Update(set []engine.Input, gone []netstate.Owner) {
 }
 
 func (j *journal) Remove(in engine.Input) { j.lines = append(j.lines, "remove "+in.Owner().String()) }
-func (j *journal) Remember(a *v1alpha1.NamespaceAttachment) {
-	j.lines = append(j.lines, "remember "+engine.InputOf(a).Owner().String())
+func (j *journal) Remember(o metav1.Object) {
+	j.lines = append(j.lines, "remember "+engine.InputOf(o).Owner().String())
 }
 func (j *journal) Synced(yes bool) { j.lines = append(j.lines, fmt.Sprintf("synced %v", yes)) }
 
