@@ -9,7 +9,7 @@ import (
 // chainPurposes says what each chain of nftables is for.
 var chainPurposes = map[string]string{
 	"publish":     "Where a packet to an address of the node's own is led to a published target. A port of one address comes before a port of every address, and who may not use the former does not fall to the latter. A lookup that finds nothing falls through to the next rule.",
-	"loopback":    "Before anything is translated: nobody on a network that has publishes on 127.0.0.1 speaks to, or as, the node's loopback.",
+	"arriving":    "Before anything is translated. What comes in by a bridge's port itself, in frames to link-local groups, is dropped: such a port has our link group and is not the interface of a network. Networks with publishes on 127.0.0.1 do not speak to, or as, the node's loopback.",
 	"prerouting":  "What comes in to the node itself, after kube-proxy: its Services come first.",
 	"output":      "What the node's own processes send to the node.",
 	"published":   "Translated packets to a published target pass, all others end here. That they were translated by somebody (`ct status dnat`) is not enough.",
@@ -63,6 +63,7 @@ var setPurposes = map[string]string{
 
 // framePurposes says what each chain of iptables is for.
 var framePurposes = map[string]string{
+	"PORTS":       "links of ours that are not the interface of a network or of a link to the host, and so ports of a bridge: nothing comes in there",
 	"RAW":         "loopback addresses to and from networks that have publishes on 127.0.0.1",
 	"DROP":        "what networks do not forward",
 	"GUARD":       "leads to FOREIGN in the families where Patchbay switched forwarding on",

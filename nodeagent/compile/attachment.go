@@ -131,9 +131,7 @@ func (b *attachment) bridged() {
 	host := netstate.Link{Master: v.Bridge, Isolated: v.Isolated}
 	b.pair(host, b.mtu(v.MTU))
 	b.inside(b.view.Target, b.view.Addresses)
-	// A bridge port needs no address of its own, and must not learn one from a
-	// router advertisement.
-	b.r.add(linkSysctl("", b.view.Host.Name, "ipv6", "disable_ipv6", "1"))
+	b.deaf(b.view.Host.Name)
 	b.r.claim(Claim{Resource: "MAC address " + b.view.MAC.String() + " of network " + v.Name, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress", Proof: linkKey(b.view.Target)})
 	filtered := v.AntiSpoof && !b.c.NoAntiSpoof
 	for _, p := range b.view.Addresses {
@@ -147,6 +145,14 @@ func (b *attachment) bridged() {
 	}
 	b.view.Realm, b.view.Bridged, b.view.Isolated = v.Bridge, true, v.Isolated
 	b.reach()
+}
+
+// deaf keeps the node itself off a bridge port: frames to link-local groups reach
+// it there and not by the bridge. It answers no ARP (8 is "for no address") and
+// takes no IPv4, since no route leads back by the port, nor IPv6, nor an address
+// from a router advertisement.
+func (b *attachment) deaf(port string) {
+	b.r.add(linkSysctl("", port, "ipv6", "disable_ipv6", "1"), linkSysctl("", port, "ipv4", "rp_filter", "1"), linkSysctl("", port, "ipv4", "arp_ignore", "8"))
 }
 
 // reach finds to which addresses the node has a way over the bridge. One without a

@@ -192,6 +192,9 @@ func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 		r.add(linkSysctl("", v.Bridge, "ipv4", "forwarding", "1"))
 		// Strict filtering breaks publishing for a target with two networks.
 		rpFilter = "2"
+	} else {
+		// ARP probes pass rp_filter, and the node would answer for its other addresses.
+		r.add(linkSysctl("", v.Bridge, "ipv4", "arp_ignore", "1"))
 	}
 	if v6 {
 		disable6 = "0"

@@ -40,6 +40,7 @@ const chainPrefix = "PATCHBAY-"
 // chain, so that rules come and go one by one.
 const (
 	ipRaw      = chainPrefix + "RAW"      // loopback addresses to and from where they are guarded
+	ipPorts    = chainPrefix + "PORTS"    // links of ours that are no realms, and so bridge ports
 	ipDrop     = chainPrefix + "DROP"     // what realms do not forward
 	ipGuard    = chainPrefix + "GUARD"    // families with a ForwardGuard
 	ipForeign  = chainPrefix + "FOREIGN"  // all but realms and foreign bridges
@@ -97,7 +98,10 @@ const marked = "-m comment --comment " + frameMark + " "
 // they would pass the rules of others unseen. Only where FORWARD drops them are
 // those accepted that have passed the rest of ours.
 var ipFrames = map[string][]frame{
-	"raw": {{chain: ipRaw}},
+	"raw": {
+		{chain: ipPorts, tail: []string{marked + "-j DROP"}},
+		{chain: ipRaw, head: []string{fmt.Sprintf("-m devgroup --src-group 0x%x %s-j %s", netstate.LinkGroup, marked, ipPorts)}},
+	},
 	"filter": {
 		{chain: ipDrop}, {chain: ipGuard},
 		{chain: ipForeign, tail: []string{marked + "-j DROP"}},
@@ -204,6 +208,8 @@ func rulesOf(s netstate.Source, o netstate.Object) []ipRule {
 
 func (b *builder) realm(r netstate.Realm) {
 	in, out := "-i "+r.Link, "-o "+r.Link
+	// Frames to link-local groups come from the bridge's port itself.
+	b.both("raw", ipPorts, in, "-j RETURN")
 	// What conntrack cannot place is not translated and would leave with the
 	// realm's own addresses.
 	b.both("filter", ipDrop, in+" -m conntrack --ctstate INVALID", "-j DROP")

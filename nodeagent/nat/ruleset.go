@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"sigs.k8s.io/knftables"
 )
 
@@ -16,7 +17,7 @@ const (
 	chainPrerouting  = "prerouting"
 	chainOutput      = "output"
 	chainPublish     = "publish"
-	chainLoopback    = "loopback"
+	chainArriving    = "arriving"
 	chainPublished   = "published"
 	chainForward     = "forward"
 	chainBetween     = "between"
@@ -80,9 +81,13 @@ var inetChains = []chainDef{
 		ports + "dnat ip to meta l4proto . th dport . " + draw + " map @" + mapAny4RangeSlots,
 		ports + "dnat ip6 to meta l4proto . th dport . " + draw + " map @" + mapAny6RangeSlots,
 	}},
-	// Before anything is translated: what is published on a loopback address, and
-	// what the node itself listens on there, is for the node alone.
-	{name: chainLoopback, base: &baseChain{knftables.FilterType, knftables.PreroutingHook, -300}, rules: []string{
+	// Before conntrack sees it. A bridge gives what it takes to the node as its own
+	// (also what br_netfilter shows of it), but for frames to link-local groups, which
+	// come from the port itself: ours are no way into the node. What is published on
+	// a loopback address, and what the node itself listens on there, is for the node
+	// alone.
+	{name: chainArriving, base: &baseChain{knftables.FilterType, knftables.PreroutingHook, -310}, rules: []string{
+		fmt.Sprintf("iifgroup 0x%x iifname != @%s counter drop", netstate.LinkGroup, setOurs),
 		"iifname @" + setLoopback + " ip daddr 127.0.0.0/8 counter drop",
 		"iifname @" + setLoopback + " ip saddr 127.0.0.0/8 counter drop",
 	}},

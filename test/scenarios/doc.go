@@ -64,6 +64,11 @@
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
 //	    A raw frame (arp-request, arp-reply, udp, na, ra) from the first interface
 //	    arrives at the second. SOURCE-MAC "own" is the first interface's.
+//	* groups NETNS/IF SOURCE-MAC SOURCE-IP ADDRESS
+//	    Of the frames that the interface sends to the 16 link-local group addresses
+//	    (01:80:c2:00:00:0x), each with LLC, LLDP, EAPOL, IPv4 and ARP for ADDRESS, IPv6, a
+//	    VLAN tag and random bytes, one is answered by an ARP or echo reply. SOURCE-MAC may
+//	    be "own" or "random", another one for each group. Negated: none comes within 0.3 s.
 //	attackers
 //	    Makes those who try to get in: mallory, a machine on the LAN behind the
 //	    node's interface evil0 (192.0.2.66, 2001:db8:66::66) with its default

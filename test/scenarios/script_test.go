@@ -63,6 +63,7 @@ func init() {
 		"alive":      {run: alive, usage: "NAME"},
 		"attackers":  {run: attackers},
 		"intrude":    {run: intrude, patience: 2 * time.Second, usage: "NETNS ADDRESS:PORT"},
+		"groups":     {run: groups, usage: "NETNS/IF SOURCE-MAC SOURCE-IP ADDRESS"},
 		"frame":      {run: frame, usage: "NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP"},
 		"snapshot":   {run: snapshot, usage: "NAME"},
 		"unchanged":  {run: unchanged, patience: 5 * time.Second, usage: "[-rebuilt] NAME"},

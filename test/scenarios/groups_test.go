@@ -1,0 +1,110 @@
+package scenarios
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// groups sends frames to each of the 16 link-local group addresses
+// (01:80:c2:00:00:0x), which a bridge treats unlike all others, with every kind of
+// payload, and reads what comes back.
+func groups(c call) (output, error) {
+	if len(c.args) != 4 {
+		return output{}, errUsage
+	}
+	p, err := openPacket(c.args[0])
+	if err != nil {
+		return output{}, err
+	}
+	defer unix.Close(p.fd)
+	src, err1 := netip.ParseAddr(c.args[2])
+	dst, err2 := netip.ParseAddr(c.args[3])
+	if err := errors.Join(err1, err2); err != nil {
+		return output{}, err
+	}
+	for last := range byte(16) {
+		mac, err := sender(c.args[1], p.mac)
+		if err != nil {
+			return output{}, err
+		}
+		for kind, payload := range groupPayloads(mac, src, dst) {
+			head := append(net.HardwareAddr{1, 0x80, 0xc2, 0, 0, last}, mac...)
+			if err := unix.Send(p.fd, append(head, payload...), 0); err != nil {
+				return output{}, fmt.Errorf("send %s to group %x: %w", kind, last, err)
+			}
+		}
+	}
+	return p.answered()
+}
+
+// sender is the source MAC address: "own", "random", or the one named.
+func sender(text string, own net.HardwareAddr) (net.HardwareAddr, error) {
+	switch text {
+	case "own":
+		return own, nil
+	case "random":
+		mac := net.HardwareAddr{2, 0, 0, 0, 0, 0}
+		_, err := rand.Read(mac[1:])
+		return mac, err
+	}
+	return net.ParseMAC(text)
+}
+
+// groupPayloads are what follows the addresses of a frame, the type first.
+func groupPayloads(mac net.HardwareAddr, src, dst netip.Addr) map[string][]byte {
+	echo := echoRequest([]byte("grouped!"), src, dst)
+	packet := []byte{0x45, 0, 0, byte(20 + len(echo)), 0, 0, 0, 0, 64, unix.IPPROTO_ICMP, 0, 0}
+	packet = append(append(packet, src.AsSlice()...), dst.AsSlice()...)
+	binary.BigEndian.PutUint16(packet[10:], checksum(packet))
+	ip := append([]byte{8, 0}, append(packet, echo...)...)
+	local := netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
+	ask := func(from netip.Addr) []byte {
+		p := arp(1, mac, from)
+		copy(p[24:], dst.AsSlice())
+		return append([]byte{8, 6}, p...)
+	}
+	noise := make([]byte, 64)
+	rand.Read(noise) //nolint:errcheck // It never fails.
+	return map[string][]byte{
+		"LLC":       append([]byte{0, 46, 0x42, 0x42, 3}, make([]byte, 43)...),
+		"LLDP":      append([]byte{0x88, 0xcc}, make([]byte, 46)...),
+		"EAPOL":     append([]byte{0x88, 0x8e, 1, 1, 0, 0}, make([]byte, 42)...),
+		"IPv4":      ip,
+		"IPv6":      append([]byte{0x86, 0xdd}, ipv6(unix.IPPROTO_UDP, local, udp(local, allNodes))...),
+		"ARP":       ask(src),
+		"ARP probe": ask(netip.IPv4Unspecified()),
+		"VLAN":      append([]byte{0x81, 0, 0, 0}, ip...),
+		"random":    noise,
+	}
+}
+
+// answered waits for an ARP or echo reply.
+func (p packetSocket) answered() (output, error) {
+	buf := make([]byte, 2048)
+	for deadline := time.Now().Add(frameWindow); time.Now().Before(deadline); {
+		n, _, err := unix.Recvfrom(p.fd, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			break
+		}
+		if err != nil {
+			return output{}, err
+		}
+		switch f := buf[:n]; {
+		case n >= 22 && f[12] == 8 && f[13] == 6 && f[21] == 2:
+			return output{out: "ARP\n"}, nil
+		case n >= 35 && f[12] == 8 && f[13] == 0 && f[23] == unix.IPPROTO_ICMP && f[34] == 0:
+			return output{out: "echo\n"}, nil
+		}
+	}
+	return output{}, refuted("nothing answers")
+}
