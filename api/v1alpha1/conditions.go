@@ -109,7 +109,7 @@ var Reasons = []Reason{
 	{ReasonUplinkInUse, ConditionReady, "agent", "Choose an interface that carries neither the node's own traffic nor another bridge."},
 	{ReasonForwardBlocked, ConditionReady, "agent", "Let the firewall table that the message names accept forwarded traffic of the bridge."},
 	{ReasonNodeNotReady, ConditionReady, "controller", "Bring the node back; what is bound to it is not known to work."},
-	{ReasonKernelError, ConditionReady, "agent", "Read the message; the agent tries again with growing pauses."},
+	{ReasonKernelError, ConditionReady, "agent", "Read the message; the agent tries again with growing pauses. A program that `did not answer within` some time hangs: see what it waits for (`/proc/PID/stack`, a lock such as /run/xtables.lock); links are repaired meanwhile."},
 	{ReasonInUse, ConditionInUse, "controller", "Delete the attachments that the message names; the network goes with the last of them."},
 	{ReasonNameConflict, ConditionReady, "controller", "Delete or rename the object that the message names: the controller needs its name for one that it makes."},
 }

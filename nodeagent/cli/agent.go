@@ -56,7 +56,7 @@ func agentCommand(f *flags) *cobra.Command {
 	p.StringVar(&a.manifests, "manifests", "", "folder of manifests that is the desired state of this node, which then needs no cluster")
 	p.StringVar(&a.kubeconfig, "kubeconfig", "", "file with the way to the API server (default: the pod's service account)")
 	p.StringVar(&a.metrics, "metrics-bind-address", "", "address such as 127.0.0.1:9464 for /metrics; empty for none")
-	p.StringVar(&a.health, "health-probe-bind-address", "0", "address such as 127.0.0.1:9465 for /healthz and /readyz of a cluster's agent; 0 for none")
+	p.StringVar(&a.health, "health-probe-bind-address", "0", "address such as 127.0.0.1:9465 for /healthz, and for /readyz of a cluster's agent; 0 for none")
 	p.DurationVar(&a.resync, "resync", 10*time.Minute, "mean time between two looks at everything, beside events")
 	p.DurationVar(&a.brake, "sweep-delay", 5*time.Minute, "how long to wait before removing more than half of ten or more resources that are gone without anybody having deleted them")
 	p.DurationVar(&a.startJitter, "start-jitter", 2*time.Second, "longest random pause before a cluster's objects are listed")
@@ -91,7 +91,7 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 		return err
 	}
 	setLibraryLogs(log)
-	source, err := kube.Open(kube.Options{Config: config, NodeName: n.name, HealthAddress: a.health, StartJitter: a.startJitter}, n.engine, n.cluster.Seen)
+	source, err := kube.Open(kube.Options{Config: config, NodeName: n.name, HealthAddress: a.health, Alive: n.engine.Alive, StartJitter: a.startJitter}, n.engine, n.cluster.Seen)
 	if err != nil {
 		return err
 	}
@@ -150,6 +150,9 @@ func (f *flags) folderAgent(ctx context.Context, a agentFlags, log *slog.Logger)
 	if err := n.serveMetrics(ctx, a.metrics, log); err != nil {
 		return err
 	}
+	if err := n.serveHealth(ctx, a.health, log); err != nil {
+		return err
+	}
 	return n.follow(ctx, a.manifests, v, log)
 }
 
@@ -183,18 +186,43 @@ func (n *node) serveMetrics(ctx context.Context, address string, log *slog.Logge
 	if address == "" {
 		return nil
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("--metrics-bind-address: %w", err)
-	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	mux.HandleFunc("/healthz", healthz(n.engine.Alive))
+	return serve(ctx, "--metrics-bind-address", address, mux, log)
+}
+
+// serveHealth serves /healthz until the context ends.
+func (n *node) serveHealth(ctx context.Context, address string, log *slog.Logger) error {
+	if address == "" || address == "0" {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", healthz(n.engine.Alive))
+	return serve(ctx, "--health-probe-bind-address", address, mux, log)
+}
+
+// healthz answers "ok", or why the agent has to be started anew.
+func healthz(alive func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if err := alive(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	}
+}
+
+func serve(ctx context.Context, flag, address string, handler http.Handler, log *slog.Logger) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
 	go func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("serve metrics", "err", err)
+			log.Error("serve "+address, "err", err)
 		}
 	}()
 	return nil

@@ -45,6 +45,7 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 	e.exhausted = map[*ipam.Pool]*compile.Problem{}
 	for _, kind := range ownerKinds {
+		e.progressed()
 		e.addNaming(batch)
 		units := e.ofKind(batch, kind)
 		e.setAside(units)

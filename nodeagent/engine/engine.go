@@ -7,9 +7,11 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,10 +87,15 @@ type Engine struct {
 	// running are the pods as last told; nil for no news.
 	running map[string]Pod
 
+	// progress is when the turn that runs last got on, in Unix nanoseconds; zero
+	// between turns.
+	progress atomic.Int64
+
 	// State of the loop's goroutine alone.
-	units  map[netstate.Owner]*unit
-	wanted map[netstate.Key]map[netstate.Owner]bool
-	links  map[netstate.End]map[netstate.Key]bool
+	firewall *firewall
+	units    map[netstate.Owner]*unit
+	wanted   map[netstate.Key]map[netstate.Owner]bool
+	links    map[netstate.End]map[netstate.Key]bool
 	// blind are owners of whom it is not known what the firewall holds.
 	blind map[netstate.Owner]bool
 	// leaving says who held what the current pass removes.
@@ -137,7 +144,7 @@ func New(o Options) *Engine {
 	if o.HostPorts == nil {
 		o.HostPorts = nobody{}
 	}
-	return &Engine{
+	e := &Engine{
 		Options: o,
 		inputs:  map[netstate.Owner]*Input{},
 		dirty:   map[netstate.Owner]bool{},
@@ -152,6 +159,9 @@ func New(o Options) *Engine {
 		own:     newOwnAddresses(),
 		ports:   hostPorts{said: map[string]bool{}},
 	}
+	e.firewall = &firewall{Backend: o.NAT, ended: e.firewallChanged}
+	e.NAT = e.firewall
+	return e
 }
 
 // Set adds or replaces a resource.
@@ -210,6 +220,12 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.watch(ctx); err != nil {
 		return err
 	}
+	// At the start all is read: nothing can be built without.
+	if err := e.start(ctx); err != nil {
+		return err
+	}
+	e.firewall.patience = loopPatience
+	defer e.firewall.finish()
 	resync := time.NewTimer(e.jitter())
 	defer resync.Stop()
 	for {
@@ -275,13 +291,29 @@ func (e *Engine) watch(ctx context.Context) error {
 	if err := e.Kernel.Watch(ctx, e.event); err != nil {
 		return err
 	}
-	return e.NAT.Watch(ctx, func() {
-		e.mu.Lock()
-		e.natLost = true
-		e.mu.Unlock()
-		e.signal()
-	})
+	return e.NAT.Watch(ctx, e.firewallChanged)
 }
+
+// firewallChanged has the firewall read again.
+func (e *Engine) firewallChanged() {
+	e.setNATLost(true)
+	e.signal()
+}
+
+// stuck is how long a turn may go without getting on.
+const stuck = 2 * time.Minute
+
+// Alive returns an error if the loop does not turn: if something in a turn of it takes
+// longer than two minutes.
+func (e *Engine) Alive() error {
+	if at := e.progress.Load(); at != 0 && time.Since(time.Unix(0, at)) > stuck {
+		return fmt.Errorf("the loop has not turned since %s", time.Unix(0, at).Format(time.TimeOnly))
+	}
+	return nil
+}
+
+// progressed notes that the turn gets on.
+func (e *Engine) progressed() { e.progress.Store(now().UnixNano()) }
 
 // everything marks all for another look.
 func (e *Engine) everything() {
@@ -293,6 +325,8 @@ func (e *Engine) everything() {
 // turn takes what came in and brings it about. It returns when to look again
 // at the latest.
 func (e *Engine) turn(ctx context.Context) (time.Duration, error) {
+	e.progressed()
+	defer e.progress.Store(0)
 	if err := e.start(ctx); err != nil {
 		return 0, err
 	}

@@ -21,6 +21,7 @@ func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, ste
 	x := execution{e: e, batch: batch, stopped: maps.Clone(e.blind)}
 	mended := e.NAT.Intact()
 	for stage := plan.StageClosePublish; stage <= plan.StagePublish; stage++ {
+		e.progressed()
 		var part []plan.Step
 		for _, s := range steps {
 			if s.Stage == stage && !x.blocked(s) {

@@ -78,13 +78,16 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 		e.units[o].errs = map[netstate.Key]error{}
 	}
 	// What could not be observed is neither there nor absent: it is left as it
-	// is until it can be. Nothing comes up beside filters of which nobody knows.
+	// is until it can be. Nothing new comes up beside filters of which nobody knows;
+	// links that had theirs are repaired: others are up like them.
 	e.blind = map[netstate.Owner]bool{}
 	for k, err := range unknown {
 		e.fail(batch, k, err)
 		delete(desired, k)
-		if k.Kind.Firewall() {
-			maps.Copy(e.blind, e.wanted[k])
+		for o := range e.wanted[k] {
+			if u := e.units[o]; k.Kind.Firewall() && u.complete[k] != u.desired[k] {
+				e.blind[o] = true
+			}
 		}
 	}
 	release = slices.DeleteFunc(release, func(k netstate.Key) bool { return unknown[k] != nil })

@@ -2,12 +2,14 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -20,7 +22,7 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	e.lost, e.remembered, e.running = false, nil, nil
 	e.mu.Unlock()
 
-	if lost || natLost && !now().Before(e.natRetry) {
+	if lost || natLost && !now().Before(e.natRetry) && !e.firewall.busy() {
 		e.reloadNAT(ctx, batch)
 	}
 	if lost && synced {
@@ -101,15 +103,39 @@ func (e *Engine) reloadNAT(ctx context.Context, batch map[netstate.Owner]bool) {
 	if err := e.NAT.Load(ctx); err != nil {
 		e.Log.Error("read the firewall", "err", err)
 		e.natFailed()
+		e.addUnknown(err, batch)
 		return
 	}
 	e.sweepDue = true
 	same := e.NAT.Intact() && slices.EqualFunc(before, e.NAT.Blockers(), func(a, b netstate.Blocker) bool { return reflect.DeepEqual(a, b) })
 	for o, u := range e.units {
-		if !same || e.misses(u) {
+		if !same || e.misses(u) || u.unfiltered() {
 			batch[o] = true
 		}
 	}
+}
+
+// addUnknown adds the owners of whom nobody can tell whether they are filtered, so
+// that they say so, unless they do. A single failure is over before that is read.
+func (e *Engine) addUnknown(err error, batch map[netstate.Owner]bool) {
+	if hung := (*nat.NoAnswer)(nil); !errors.As(err, &hung) && e.natFailures == 1 {
+		return
+	}
+	for o, u := range e.units {
+		if u.filtered() && len(u.errs) == 0 {
+			batch[o] = true
+		}
+	}
+}
+
+// unfiltered reports whether the last pass failed at something in the firewall.
+func (u *unit) unfiltered() bool {
+	for k := range u.errs {
+		if k.Kind.Firewall() {
+			return true
+		}
+	}
+	return false
 }
 
 func (e *Engine) misses(u *unit) bool {
@@ -159,7 +185,7 @@ func (e *Engine) untilRetry() time.Duration {
 	if !e.retired && e.retireAt.After(now()) {
 		next = min(next, time.Until(e.retireAt))
 	}
-	if natLost {
+	if natLost && !e.firewall.busy() {
 		next = min(next, time.Until(e.natRetry))
 	}
 	if !e.ports.due.IsZero() {

@@ -11,7 +11,7 @@ func (e *Engine) retire(ctx context.Context) {
 	if e.Retire == nil || e.retired || now().Before(e.retireAt) || !e.complete() {
 		return
 	}
-	if err := e.Retire(ctx); err != nil {
+	if err := e.firewall.run(false, func() error { return e.Retire(ctx) }); err != nil {
 		e.Log.Error("remove what another firewall held", "err", err)
 		e.retireAt = now().Add(pauseAfterError)
 		return

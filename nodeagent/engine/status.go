@@ -41,6 +41,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 		recovered := !u.done && len(u.errs) == 0
 		u.done = len(u.errs) == 0
 		if u.done {
+			u.complete = u.desired
 			u.calm()
 		} else {
 			u.backOff(now())

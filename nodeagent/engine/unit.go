@@ -27,6 +27,8 @@ type unit struct {
 	byCommand bool
 	// desired is what compile wanted last.
 	desired netstate.Set
+	// complete is what was wanted when it last was all there.
+	complete netstate.Set
 	// held are the objects that may be in the kernel because of this owner.
 	held map[netstate.Key]bool
 	// given are the addresses that an attachment's interface has, or had last.

@@ -93,7 +93,7 @@ func newAgent(b *testing.B, server *apiserver.Server) *agent {
 	a := &agent{b: b, api: api, written: make(chan mark, 100*attachments)}
 	config := *server.Config
 	config.QPS = -1
-	if a.source, err = kube.Open(kube.Options{Config: &config, NodeName: nodeName, HealthAddress: "0"}, watchedEngine{e, a}, cluster.Seen); err != nil {
+	if a.source, err = kube.Open(kube.Options{Config: &config, NodeName: nodeName, HealthAddress: "0", Alive: e.Alive}, watchedEngine{e, a}, cluster.Seen); err != nil {
 		b.Fatal(err)
 	}
 	cluster.API = watchedAPI{a.source, a}

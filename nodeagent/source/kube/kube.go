@@ -19,7 +19,6 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -34,6 +33,8 @@ type Options struct {
 	NodeName string
 	// HealthAddress serves /healthz and /readyz; "0" for none.
 	HealthAddress string
+	// Alive returns why the agent has to be started anew; nil while it works.
+	Alive func() error
 	// StartJitter is the longest random pause before everything is listed, so
 	// that the agents of a large cluster do not all list at once.
 	StartJitter time.Duration
@@ -66,7 +67,7 @@ func Open(o Options, e Engine, seen func(netstate.Owner)) (*Source, error) {
 		return nil, fmt.Errorf("prepare the agent: %w", err)
 	}
 	s := &Source{Options: o, manager: m, feed: NewFeed(e), seen: seen, ready: make(chan struct{})}
-	return s, errors.Join(m.AddHealthzCheck("ping", healthz.Ping), m.AddReadyzCheck("listed", s.listed))
+	return s, errors.Join(m.AddHealthzCheck("loop", func(*http.Request) error { return o.Alive() }), m.AddReadyzCheck("listed", s.listed))
 }
 
 // cacheOptions restrict every list and watch to the node; of the networks, which

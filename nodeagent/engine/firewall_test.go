@@ -1,0 +1,149 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// hangingNAT is a firewall whose programs do not end while it is locked.
+type hangingNAT struct {
+	*fakeNAT
+	sync.RWMutex
+	loads int
+}
+
+func (h *hangingNAT) Load(ctx context.Context) error {
+	h.fakeNAT.stale = true
+	h.RLock()
+	defer h.RUnlock()
+	h.loads++
+	return h.fakeNAT.Load(ctx)
+}
+
+func (h *hangingNAT) Apply(ctx context.Context, steps []plan.Step) error {
+	h.RLock()
+	defer h.RUnlock()
+	return h.fakeNAT.Apply(ctx, steps)
+}
+
+func hangingWorld(t *testing.T) (*world, *hangingNAT) {
+	w := newWorld(t)
+	h := &hangingNAT{fakeNAT: w.n}
+	w.e.firewall.Backend, w.e.firewall.patience = h, 20*time.Millisecond
+	return w, h
+}
+
+// await turns the loop whenever it is woken, until it is as wanted.
+func (w *world) await(what string, is func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !is(); {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("not in 20 s: %s", what)
+		}
+		next := w.turn()
+		select {
+		case <-w.e.wake:
+		case <-time.After(min(next, 10*time.Millisecond)):
+		}
+	}
+}
+
+func (w *world) ready(o netstate.Owner, status, part string) bool {
+	c := w.r.status[o].Ready
+	return string(c.Status) == status && strings.Contains(c.Message, part)
+}
+
+func (w *world) linksOf(name string) (links []netstate.Key) {
+	for k := range w.k.set {
+		if k.Kind == netstate.KindLink && (k.Netns == name || k.Link == name) {
+			links = append(links, k)
+		}
+	}
+	return links
+}
+
+// TestHangingFirewall: while a program of the firewall hangs, Ready says so, links of
+// what was built are repaired, nothing new comes up, and the program is run no second
+// time. When it ends, everything goes on.
+func TestHangingFirewall(t *testing.T) {
+	w, h := hangingWorld(t)
+	red, a, b := bnet("red", "10.0.0.0/24"), nsa("a", "red"), nsa("b", "red")
+	w.set(red)
+	w.set(a)
+	w.await("built", func() bool { return w.ready(own(a), "True", "") })
+	h.Lock()
+	w.e.firewallChanged()
+	w.await("said", func() bool { return w.ready(own(a), "False", "fake did not answer within") })
+	if c := w.r.status[own(red)].Ready; c.Reason != v1alpha1.ReasonKernelError {
+		t.Errorf("the network is %s %s: %s", c.Status, c.Reason, c.Message)
+	}
+
+	w.set(b)
+	lost := w.linksOf("a")
+	if len(lost) == 0 {
+		t.Fatal("no link to lose")
+	}
+	for _, k := range lost {
+		w.k.remove(k)
+		w.e.event(kernel.Event{Key: k, Gone: true})
+	}
+	w.await("repaired meanwhile", func() bool { return len(w.linksOf("a")) == len(lost) })
+	for range 20 {
+		w.turn()
+	}
+	if up := slices.ContainsFunc(w.linksOf("b"), func(k netstate.Key) bool { return w.k.set[k].(netstate.Link).Up }); up {
+		t.Error("a new attachment is up beside a firewall that is not known")
+	}
+	if h.loads != 1 {
+		t.Errorf("read %d times while the first does not end", h.loads)
+	}
+	h.Unlock()
+	w.await("Ready again", func() bool { return w.ready(own(a), "True", "") && w.ready(own(b), "True", "") && w.ready(own(red), "True", "") })
+}
+
+// TestSlowFirewall: a firewall that always takes longer to read than the loop waits is
+// known all the same, and is not read for ever.
+func TestSlowFirewall(t *testing.T) {
+	w, h := hangingWorld(t)
+	red := bnet("red", "10.0.0.0/24")
+	w.set(red)
+	w.turns(20)
+	for round := range 3 {
+		h.Lock()
+		w.e.firewall.changes.Add(1)
+		w.e.firewallChanged()
+		w.await("unknown while it is read", func() bool { return !w.e.NAT.Known() })
+		h.Unlock()
+		w.await("Ready", func() bool { return w.ready(own(red), "True", "") })
+		if h.loads > 1+3*(round+1) {
+			t.Errorf("read %d times for %d changes", h.loads, round+1)
+		}
+	}
+}
+
+// TestAlive: a loop that waits is alive, and one that is kept in a turn is not.
+func TestAlive(t *testing.T) {
+	w := newWorld(t)
+	w.set(bnet("red", "10.0.0.0/24"))
+	w.turns(20)
+	if err := w.e.Alive(); err != nil {
+		t.Errorf("between turns: %v", err)
+	}
+	w.e.progressed()
+	if err := w.e.Alive(); err != nil {
+		t.Errorf("in a turn: %v", err)
+	}
+	w.e.progress.Store(time.Now().Add(-stuck - time.Second).UnixNano())
+	if err := w.e.Alive(); err == nil || !strings.Contains(err.Error(), "the loop has not turned since") {
+		t.Errorf("in a turn that does not get on: %v", err)
+	}
+}
