@@ -159,6 +159,8 @@ type Claim struct {
 	// Key is the one object that a loser goes without; with the zero Key the
 	// loser goes without everything.
 	Key netstate.Key
+	// Netns is set on claims of what a network namespace is, to the name that is used.
+	Netns string
 	// Soft claims are of defaults that nobody wrote: who loses one goes without
 	// the object, and is none the worse.
 	Soft bool
@@ -199,6 +201,21 @@ func AddressClaim(network string, a netip.Addr) Claim {
 // InterfaceClaim is the claim of an interface's name.
 func InterfaceClaim(e netstate.End, field string) Claim {
 	return Claim{Resource: "interface " + e.String(), Reason: v1alpha1.ReasonInterfaceConflict, Field: field, Proof: linkKey(e)}
+}
+
+// NetnsClaim is the claim of what a network namespace is by a name of it: others share
+// it by that name alone.
+func NetnsClaim(id netstate.NetnsID, at netstate.End) Claim {
+	return Claim{
+		Resource: fmt.Sprintf("network namespace with inode %d of device %d", id.Ino, id.Dev), Sharers: at.Netns, Netns: at.Netns,
+		Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.target.netns", Proof: linkKey(at),
+	}
+}
+
+// SecondName says that a network namespace has a name already by which another
+// resource uses it.
+func SecondName(field, name, first, holder string) *Problem {
+	return problem(v1alpha1.ReasonInterfaceConflict, "%s: network namespace %s has the name %s too, by which %s uses it: name it so here as well, or delete that one", field, name, first, holder)
 }
 
 // PortClaim is the claim of the node's ports that a publish leads on.

@@ -191,6 +191,9 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 		u.given = at.Addresses
 		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context())
 	}
+	if u.problem == nil {
+		u.problem = e.identify(u, &r)
+	}
 	if u.problem == nil && network != nil {
 		e.addTwins(u, network.AntiSpoof && e.NAT.AntiSpoof(), &r)
 	}
@@ -249,7 +252,7 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 			continue
 		}
 		e.claims.waiting[u.owner] = true
-		lost := &compile.Problem{Reason: c.Reason, Message: fmt.Sprintf("%s: %s is taken by %s: choose another, or delete that one", c.Field, c.Resource, Title(holder))}
+		lost := e.takenBy(c, holder)
 		if c.Key == (netstate.Key{}) {
 			u.problem = lost
 			continue
@@ -273,6 +276,14 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 	if e.claims.take(u.owner, won) {
 		e.requeueWaiting()
 	}
+}
+
+// takenBy says who has what an owner claims.
+func (e *Engine) takenBy(c compile.Claim, holder netstate.Owner) *compile.Problem {
+	if c.Netns != "" {
+		return compile.SecondName(c.Field, c.Netns, e.claims.held[c.Resource][holder].Netns, Title(holder))
+	}
+	return &compile.Problem{Reason: c.Reason, Message: fmt.Sprintf("%s: %s is taken by %s: choose another, or delete that one", c.Field, c.Resource, Title(holder))}
 }
 
 // requeueWaiting lets owners that lost a claim ask again.

@@ -31,6 +31,8 @@ type Kernel interface {
 	Inventory() ([]kernel.Held, error)
 	Node() (netstate.Node, error)
 	LinkIndex(netstate.End) (int, error)
+	// NetnsID reports false for a name that leads to no network namespace.
+	NetnsID(name string) (netstate.NetnsID, bool)
 	Announce([]plan.Step)
 	Watch(context.Context, func(kernel.Event)) error
 }

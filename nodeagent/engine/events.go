@@ -24,6 +24,7 @@ func (e *Engine) event(ev kernel.Event) {
 
 // consider adds the owners whose objects an event says are not as wanted.
 func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
+	ev = e.byUsedName(ev)
 	switch ev.Key.Kind {
 	case netstate.KindLink:
 		e.considerLink(ev, batch)

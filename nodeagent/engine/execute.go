@@ -137,6 +137,7 @@ func (x *execution) firewall(ctx context.Context, part []plan.Step) {
 // success notes what exists now because of whom.
 func (x *execution) success(s plan.Step) {
 	x.applied = append(x.applied, s)
+	x.e.identifyMade(s)
 	for o := range x.e.wanted[s.Key] {
 		x.e.units[o].held[s.Key] = true
 	}

@@ -29,6 +29,7 @@ type fake struct {
 	fn      func(kernel.Event)
 	inv     int
 	passes  int
+	second  map[string]string
 }
 
 func (f *fake) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
@@ -122,8 +123,21 @@ func (f *fake) Node() (netstate.Node, error) {
 	n.Links = maps.Clone(n.Links)
 	return n, nil
 }
-func (f *fake) Announce([]plan.Step)                                 {}
-func (f *fake) LinkIndex(netstate.End) (int, error)                  { return 1, nil }
+func (f *fake) Announce([]plan.Step)                {}
+func (f *fake) LinkIndex(netstate.End) (int, error) { return 1, nil }
+
+// NetnsID: a namespace of the fake is its name, or the one that second names lead to.
+func (f *fake) NetnsID(name string) (netstate.NetnsID, bool) {
+	if first, ok := f.second[name]; ok {
+		name = first
+	}
+	_, ok := f.set[netstate.Netns{Name: name}.Key()]
+	id := netstate.NetnsID{Dev: 4}
+	for _, b := range []byte(name) {
+		id.Ino = id.Ino<<8 + uint64(b)
+	}
+	return id, ok
+}
 func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
 
 // fakeNAT believes to hold what a failed Apply was to bring, until it is read again.

@@ -65,6 +65,10 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 				// Others want it still; it is theirs now.
 				delete(u.held, k)
 			}
+			if len(e.wanted[k]) == 0 && e.isSecondName(u, k) {
+				delete(u.held, k)
+				continue
+			}
 			if len(e.wanted[k]) == 0 {
 				if !listed[k] {
 					release = append(release, k)

@@ -135,6 +135,16 @@ func (k *Kernel) open(netns string) (*place, error) {
 	return p, nil
 }
 
+// NetnsID says what the namespace of a name is. Two names of one are equal in it.
+func (k *Kernel) NetnsID(name string) (netstate.NetnsID, bool) {
+	p, err := k.open(name)
+	if err != nil {
+		return netstate.NetnsID{}, false
+	}
+	defer p.close()
+	return netstate.NetnsID{Dev: p.id.dev, Ino: p.id.ino}, true
+}
+
 func (p *place) close() {
 	p.hangUp()
 	if p.fd != p.k.host {

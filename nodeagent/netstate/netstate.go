@@ -141,6 +141,10 @@ func (o Owner) Compare(p Owner) int {
 	return cmp.Or(cmp.Compare(rank(o.Kind), rank(p.Kind)), cmp.Compare(o.Namespace, p.Namespace), cmp.Compare(o.Name, p.Name))
 }
 
+// NetnsID is what a network namespace is, whatever names it has: the device and the
+// inode of its file.
+type NetnsID struct{ Dev, Ino uint64 }
+
 // LinkName matches the interface names that Patchbay handles: they become text
 // in a firewall script.
 var LinkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
