@@ -53,6 +53,7 @@ const (
 	ReasonPending              = "Pending"
 	ReasonRebinding            = "Rebinding"
 	ReasonNetnsNotFound        = "NetnsNotFound"
+	ReasonMountsNotShared      = "MountsNotShared"
 	ReasonPodNotRunning        = "PodNotRunning"
 	ReasonAddressConflict      = "AddressConflict"
 	ReasonAddressPoolExhausted = "AddressPoolExhausted"
@@ -95,7 +96,8 @@ var Reasons = []Reason{
 	{ReasonProgrammed, ConditionReady, "agent, controller", "Nothing to do."},
 	{ReasonPending, "Accepted, Ready", "controller, agent", "Wait for what the message names, or see to it: a pod that does not exist or has no node, a selector that selects nothing, an object that is not accepted."},
 	{ReasonRebinding, ConditionReady, "controller", "Wait; the new node's agent takes over."},
-	{ReasonNetnsNotFound, ConditionReady, "agent", "Create the namespace (ip netns add), or use lifecycle Managed; a pod's comes with the pod."},
+	{ReasonNetnsNotFound, ConditionReady, "agent", "Create the namespace (ip netns add), or use lifecycle Managed; where the message names what is in its place, remove that; a pod's comes with the pod."},
+	{ReasonMountsNotShared, ConditionReady, "agent", "Run the agent in the host's mount namespace: no PrivateTmp=, ProtectSystem= or the like in its unit; give a container /run/netns with mount propagation rshared (Bidirectional); restart it."},
 	{ReasonPodNotRunning, ConditionReady, "agent", "Wait until the pod runs, or see why it does not (kubectl describe pod); it is wired as soon as it does."},
 	{ReasonAddressConflict, "Accepted, Ready", "controller, agent", "Choose an address of the network's subnets that nobody else holds, or leave spec.addresses out to be given one."},
 	{ReasonAddressPoolExhausted, ConditionReady, "agent", "Delete attachments or selected pods on that node, shrink the network's spec.ipam.exclude, or make a larger network."},

@@ -97,6 +97,7 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 	}
 	n.cluster.API = source
 	log.Info("agent started", "node", n.name, "apiServer", config.Host, "backend", n.nat.Name())
+	n.tellMounts(log)
 	watchPods := func(ctx context.Context) error { return n.watchPods(ctx, n.containerRuntime(socket, log), netns) }
 	if err := source.Run(ctx, n.cluster.Run, n.engine.Run, watchPods); err != nil {
 		return err
@@ -166,6 +167,7 @@ func (n *node) follow(ctx context.Context, folder string, v *dir.Validator, log 
 	}
 	feed := &dir.Feed{Engine: n.engine, NodeName: n.name, Log: log, Records: records}
 	log.Info("agent started", "node", n.name, "manifests", folder, "backend", n.nat.Name())
+	n.tellMounts(log)
 	go func() {
 		if err := dir.Watch(ctx, folder, v, feed.Take); err != nil && ctx.Err() == nil {
 			cancel(fmt.Errorf("watch %s: %w", folder, err))
@@ -179,6 +181,14 @@ func (n *node) follow(ctx context.Context, folder string, v *dir.Validator, log 
 	}
 	log.Info("agent stopped; what it built stays")
 	return nil
+}
+
+// tellMounts logs at the start that Managed namespaces cannot be made, before any is
+// asked for.
+func (n *node) tellMounts(log *slog.Logger) {
+	if err := n.kernel.MountsApart(); err != nil {
+		log.Error("managed network namespaces cannot be made", "err", err)
+	}
 }
 
 // serveMetrics serves /metrics and /healthz until the context ends.

@@ -60,6 +60,7 @@ func (x *execution) blocked(s plan.Step) bool {
 	if i := slices.IndexFunc(x.failed, func(k netstate.Key) bool { return plan.DependsOn(s, k) }); i >= 0 {
 		if x.failed[i] != s.Key {
 			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, plan.Describe(x.failed[i])))
+			x.failed = append(x.failed, s.Key)
 		}
 		return true
 	}
@@ -164,7 +165,14 @@ func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) 
 }
 
 func conflictError(c plan.Conflict) error {
+	ns, _ := c.Found.(netstate.Netns)
 	switch {
+	case ns.Apart:
+		return fmt.Errorf("network namespace %s: %s: %w", c.Key.Netns, ns.Instead, kernel.ErrMountsApart)
+	case ns.Instead != "" && c.Want == netstate.Netns{Name: ns.Name}:
+		return fmt.Errorf("network namespace %s is %w: %s", c.Key.Netns, errMissing, ns.Instead)
+	case ns.Instead != "":
+		return fmt.Errorf("the name of network namespace %s is %w: %s", c.Key.Netns, errTaken, ns.Instead)
 	case c.Found == nil:
 		return fmt.Errorf("network namespace %s is %w: create it (ip netns add %s), or use lifecycle Managed", c.Key.Netns, errMissing, c.Key.Netns)
 	case c.Key.Kind == netstate.KindNetns:

@@ -247,6 +247,8 @@ func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, errWaits):
 		return v1alpha1.ReasonPending
+	case errors.Is(err, kernel.ErrMountsApart):
+		return v1alpha1.ReasonMountsNotShared
 	case errors.Is(err, kernel.ErrNetnsNotFound), errors.Is(err, errMissing):
 		return v1alpha1.ReasonNetnsNotFound
 	case errors.Is(err, kernel.ErrForeign), errors.Is(err, errTaken):

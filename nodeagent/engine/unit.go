@@ -10,6 +10,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -158,7 +159,7 @@ func (e *Engine) wantedAt(k netstate.Key) netstate.Object {
 // makes no sense.
 func (u *unit) final() bool {
 	for _, err := range u.errs {
-		if !errors.Is(err, errTaken) && !errors.Is(err, errWaits) {
+		if !errors.Is(err, errTaken) && !errors.Is(err, errWaits) && !errors.Is(err, kernel.ErrMountsApart) {
 			return false
 		}
 	}

@@ -91,7 +91,12 @@ func TestForeignNetnsAreLeftAlone(t *testing.T) {
 	sh(t, "printf patchbay:cluster:netns:other > /run/netns/other")
 	before := sh(t, "ls -lA /run/netns; ip link")
 	wantObserved(t, k, keysOf(managed("theirs"), managed("file"), managed("link"), managed("folder"), managed("uts"), managed("other"), managed("absent")),
-		netstate.Netns{Name: "theirs"})
+		netstate.Netns{Name: "theirs"},
+		instead("file", "/run/netns/file is a plain file and no namespace"),
+		instead("other", "/run/netns/other is a plain file and no namespace"),
+		instead("folder", "/run/netns/folder is a folder and no namespace"),
+		instead("uts", "/run/netns/uts is another kind of namespace"),
+		instead("link", "/run/netns/link is a symbolic link to /run/netns/theirs, and only one to /proc/PID/ns/net is followed"))
 	for _, name := range []string{"theirs", "host", "file", "link", "folder", "uts", "other"} {
 		wantError(t, k, create(managed(name)), ErrForeign)
 		wantError(t, k, remove(managed(name)), ErrForeign)

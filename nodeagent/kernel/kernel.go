@@ -31,6 +31,9 @@ var (
 	ErrExists = errors.New("it exists already")
 	// ErrNetnsNotFound means that no network namespace has that name.
 	ErrNetnsNotFound = errors.New("no such network namespace")
+	// ErrMountsApart means that the host does not see what is mounted here under
+	// /run/netns, or the other way round.
+	ErrMountsApart = errors.New(apartAdvice)
 	// ErrLinkNotFound means that the namespace has no interface of that name.
 	ErrLinkNotFound = errors.New("no such interface")
 )
@@ -43,6 +46,9 @@ type Options struct {
 	// RunDir is /run: namespaces are in its folder netns, records in its
 	// folder patchbay.
 	RunDir string
+	// Init is the folder of the process that stands for the host in /proc, where it
+	// is in the same network namespace; default /proc/1.
+	Init string
 	// Step, when set, is called after every message or file write that changes
 	// the kernel, by whatever goroutine sent it.
 	Step func()
@@ -54,6 +60,7 @@ type Kernel struct {
 	opts   Options
 	host   int // the host's network namespace
 	hostID nsID
+	reach  reach
 	writes atomic.Uint64
 
 	// records guards the records of sysctls and what they stand for.
@@ -78,6 +85,9 @@ func Open(o Options) (*Kernel, error) {
 	if o.RunDir == "" {
 		o.RunDir = "/run"
 	}
+	if o.Init == "" {
+		o.Init = "/proc/1"
+	}
 	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the host's network namespace: %w", err)
@@ -87,7 +97,9 @@ func Open(o Options) (*Kernel, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("identify the host's network namespace: %w", err)
 	}
-	return &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20, announcers: make(chan struct{}, maxAnnouncers)}, nil
+	k := &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20, announcers: make(chan struct{}, maxAnnouncers)}
+	k.reach = k.lookAtMounts()
+	return k, nil
 }
 
 // Close releases the Kernel once all calls and watches have ended; what it made

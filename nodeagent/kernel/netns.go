@@ -35,7 +35,7 @@ func (k *Kernel) netnsNames() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.Type().IsRegular() {
+		if e.Type().IsRegular() || e.Type() == os.ModeSymlink {
 			names = append(names, e.Name())
 		}
 	}
@@ -46,6 +46,9 @@ func (s *session) observeNetns(key netstate.Key) (netstate.Object, error) {
 	p, err := s.place(key.Netns)
 	if errors.Is(err, ErrNetnsNotFound) && s.k.halfMade(key.Netns) {
 		return netstate.Netns{Name: key.Netns, Managed: true, HalfMade: true}, nil
+	}
+	if other := (insteadError{}); errors.As(err, &other) {
+		return netstate.Netns{Name: key.Netns, Instead: other.what, Apart: other.apart}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -91,6 +94,9 @@ func (s *session) applyNetns(op plan.Op, n netstate.Netns) error {
 // createNetns leaves behind, wherever it is interrupted, nothing, a plain file
 // with our mark, or a namespace whose loopback bears it.
 func (s *session) createNetns(name, path string) error {
+	if err := s.k.MountsApart(); err != nil {
+		return err
+	}
 	if err := s.k.shareNetnsDir(); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"time"
 
@@ -77,13 +78,12 @@ func (w *netnsWatch) awaitMount(ctx context.Context, name string) {
 	}
 	defer unix.Close(mounts)
 	for end := time.Now().Add(mountPatience); time.Now().Before(end) && ctx.Err() == nil; {
-		at, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
+		fd, _, err := openNetns(path)
+		if err != nil && !errors.As(err, new(insteadError)) {
 			return
 		}
-		ready := isNSFS(at)
-		unix.Close(at)
-		if ready {
+		if err == nil {
+			unix.Close(fd)
 			select {
 			case w.mounted <- name:
 			case <-ctx.Done():

@@ -183,7 +183,7 @@ func (k *Kernel) isAt(s space) bool {
 		return false
 	}
 	var st unix.Stat_t
-	return unix.Lstat(path, &st) == nil && nsID{st.Dev, st.Ino} == s.id
+	return unix.Stat(path, &st) == nil && nsID{st.Dev, st.Ino} == s.id
 }
 
 // renumbered handles a namespace that got or lost its number, as it does when

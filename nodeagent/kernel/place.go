@@ -1,10 +1,8 @@
 package kernel
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -125,12 +123,19 @@ func (k *Kernel) open(netns string) (*place, error) {
 		return nil, err
 	}
 	if p.fd, p.id, err = openNetns(path); err != nil {
+		if apart := k.reach.compare(netns, nsID{}); apart != nil {
+			err = apart
+		}
 		return nil, fmt.Errorf("open network namespace %s: %w", netns, err)
 	}
 	// kubernetes#100648: a name came to mean the host, and the host lost lo.
 	if p.id == k.hostID {
 		p.close()
 		return nil, fmt.Errorf("open network namespace %s, which is the host's own: %w", netns, ErrForeign)
+	}
+	if err := k.reach.compare(netns, p.id); err != nil {
+		p.close()
+		return nil, err
 	}
 	return p, nil
 }
@@ -215,46 +220,6 @@ func onFreshThread(f func() error) error {
 		runtime.UnlockOSThread()
 	}()
 	return <-done
-}
-
-// openNetns opens a file that must be a network namespace, without following a
-// symbolic link and without opening anything that is none.
-func openNetns(path string) (int, nsID, error) {
-	at, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return -1, nsID{}, ErrNetnsNotFound
-	}
-	if err != nil {
-		return -1, nsID{}, err
-	}
-	defer unix.Close(at)
-	if !isNSFS(at) {
-		return -1, nsID{}, fmt.Errorf("the file is not a namespace: %w", ErrNetnsNotFound)
-	}
-	// setns refuses O_PATH descriptors (EBADF).
-	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, nsID{}, err
-	}
-	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
-	if err == nil && kind != unix.CLONE_NEWNET {
-		err = fmt.Errorf("the file is another kind of namespace: %w", ErrNetnsNotFound)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return -1, nsID{}, err
-	}
-	id, err := identify(fd)
-	if err != nil {
-		unix.Close(fd)
-		return -1, nsID{}, err
-	}
-	return fd, id, nil
-}
-
-func isNSFS(fd int) bool {
-	var fs unix.Statfs_t
-	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
 func identify(fd int) (nsID, error) {

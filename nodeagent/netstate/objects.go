@@ -15,12 +15,20 @@ type Netns struct {
 	// HalfMade is observed where Patchbay's marked file is there and the
 	// namespace is not: whoever made it died between the two.
 	HalfMade bool
+	// Instead is observed where something else is found under the name: a phrase
+	// that says what it is and what to do about it.
+	Instead string
+	// Apart is observed where that is a namespace which the host does not have under
+	// the name, or not there, because mounts do not reach it.
+	Apart bool
 }
 
 func (n Netns) Key() Key { return Key{Kind: KindNetns, Netns: n.Name} }
 
 func (n Netns) String() string {
 	switch {
+	case n.Instead != "":
+		return n.Instead
 	case n.HalfMade:
 		return "half-made"
 	case n.Managed:

@@ -11,7 +11,8 @@ import (
 // Conflict is a desired object whose place is taken by something that is not
 // Patchbay's, or that waits for something only others make. It gets no steps.
 type Conflict struct {
-	Key netstate.Key
+	Key  netstate.Key
+	Want netstate.Object
 	// Found is what is there; nil where an external object is missing.
 	Found netstate.Object
 }
@@ -97,7 +98,7 @@ func (d *differ) findConflicts() {
 		if !conflicts(d.desired[k], found, ok) {
 			continue
 		}
-		d.conflicts = append(d.conflicts, Conflict{Key: k, Found: found})
+		d.conflicts = append(d.conflicts, Conflict{Key: k, Want: d.desired[k], Found: found})
 		d.blocked[k] = true
 		if l, ok := d.desired[k].(netstate.Link); ok && l.Type == netstate.Veth {
 			d.blocked[linkKey(l.Peer)] = true
@@ -109,7 +110,7 @@ func conflicts(want, found netstate.Object, exists bool) bool {
 	switch w := want.(type) {
 	case netstate.Netns:
 		ns, _ := found.(netstate.Netns)
-		return !w.Managed && (!exists || ns.HalfMade) || exists && w.Managed && !ns.Managed
+		return !w.Managed && (!exists || ns.HalfMade || ns.Instead != "") || exists && w.Managed && !ns.Managed
 	case netstate.Link:
 		return exists && w.Mark != "" && !oursAs(found.(netstate.Link).Mark, w.Mark)
 	}

@@ -1,0 +1,142 @@
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const apartAdvice = "mounts under /run/netns do not pass between this process and the host: run it without the options of systemd that give it a mount namespace of its own (PrivateTmp=, ProtectSystem=, PrivateMounts= and the like), give a container /run/netns with mount propagation rshared (Bidirectional in Kubernetes), and start it anew"
+
+// reach is which namespaces pass between this process and the host: their names are
+// mounts.
+type reach struct {
+	// apart says that mounts made here do not reach the host.
+	apart bool
+	// hostDir is the host's folder of namespaces, where the host has other mounts than
+	// this process and can be asked; nsfs is the device of namespaces.
+	hostDir string
+	nsfs    uint64
+}
+
+// MountsApart returns ErrMountsApart where namespaces that are made here do not
+// reach the host.
+func (k *Kernel) MountsApart() error {
+	if k.reach.apart {
+		return ErrMountsApart
+	}
+	return nil
+}
+
+// lookAtMounts finds out by the kernel's tables, and mounts nothing. A process in
+// another network namespace is no host of this one.
+func (k *Kernel) lookAtMounts() reach {
+	r := reach{nsfs: k.hostID.dev}
+	here, err := readMounts("/proc/thread-self")
+	if err != nil {
+		return r
+	}
+	folder := here.at(k.netnsDir())
+	var network, mounts, own unix.Stat_t
+	known := unix.Stat(filepath.Join(k.opts.Init, "ns/net"), &network) == nil && nsID{network.Dev, network.Ino} == k.hostID &&
+		unix.Stat(filepath.Join(k.opts.Init, "ns/mnt"), &mounts) == nil && unix.Stat("/proc/thread-self/ns/mnt", &own) == nil
+	if !known || mounts.Ino == own.Ino {
+		r.apart = folder.bound && folder.peers == ""
+		return r
+	}
+	host, err := readMounts(k.opts.Init)
+	if err != nil {
+		return r
+	}
+	r.apart = !slices.ContainsFunc(host, func(m mount) bool { return folder.peers != "" && m.peers == folder.peers })
+	dir := filepath.Join(k.opts.Init, "root", k.netnsDir())
+	if sameFile(dir, k.netnsDir()) || sameFile(filepath.Dir(dir), k.opts.RunDir) {
+		r.hostDir = dir
+	}
+	return r
+}
+
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(b)
+	return err == nil && os.SameFile(one, other)
+}
+
+// compare returns an insteadError where the host has not the namespace under a name
+// that this process has; the zero nsID is none.
+func (r reach) compare(name string, id nsID) error {
+	if r.hostDir == "" {
+		return nil
+	}
+	var st unix.Stat_t
+	var theirs nsID
+	if unix.Stat(filepath.Join(r.hostDir, name), &st) == nil && st.Dev == r.nsfs {
+		theirs = nsID{st.Dev, st.Ino}
+	}
+	switch {
+	case theirs == id:
+		return nil
+	case id == (nsID{}):
+		return insteadError{what: "the host has it", apart: true}
+	case theirs == (nsID{}):
+		return insteadError{what: "the host does not have it", apart: true}
+	}
+	return insteadError{what: "the host has another one of that name", apart: true}
+}
+
+// mount is a line of mountinfo (Documentation/filesystems/proc.rst).
+type mount struct {
+	point, device string
+	// peers is the group between whose members mounts pass both ways; empty for none.
+	peers string
+	// bound is a folder of a file system that is not the one above it, as container
+	// runtimes mount it.
+	bound bool
+}
+
+type mounts []mount
+
+func readMounts(process string) (mounts, error) {
+	text, err := os.ReadFile(filepath.Join(process, "mountinfo"))
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	var list mounts
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) < 7 {
+			continue
+		}
+		m := mount{point: f[4], device: f[2]}
+		above := list.at(filepath.Dir(m.point))
+		m.bound = f[3] != "/" && above.device != m.device
+		for _, tag := range f[6:] {
+			if tag == "-" {
+				break
+			}
+			if group, ok := strings.CutPrefix(tag, "shared:"); ok {
+				m.peers = group
+			}
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// at returns the mount that a path is on: the last of the longest.
+func (list mounts) at(path string) mount {
+	var best mount
+	for _, m := range list {
+		if len(m.point) >= len(best.point) && (m.point == "/" || m.point == path || strings.HasPrefix(path, m.point+"/")) {
+			best = m
+		}
+	}
+	return best
+}

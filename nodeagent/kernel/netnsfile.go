@@ -1,0 +1,115 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// insteadError is an ErrNetnsNotFound with what is found in the namespace's place.
+type insteadError struct {
+	what string
+	// apart says that it is a namespace which only one of this process and the
+	// host has under the name.
+	apart bool
+}
+
+func (e insteadError) Error() string { return e.what }
+func (e insteadError) Unwrap() error { return ErrNetnsNotFound }
+
+// openNetns opens a file that must be a network namespace, or a symbolic link to one
+// of a process in /proc. It opens nothing else, and returns an insteadError for it.
+// What it returns is the namespace that the name stood for when it was looked at: no
+// name is followed twice.
+func openNetns(path string) (int, nsID, error) {
+	at, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return -1, nsID{}, ErrNetnsNotFound
+	}
+	if err != nil {
+		return -1, nsID{}, err
+	}
+	defer func() { unix.Close(at) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(at, &st); err != nil {
+		return -1, nsID{}, err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		to, err := followLink(path, at)
+		if err != nil {
+			return -1, nsID{}, err
+		}
+		unix.Close(at)
+		at = to
+	}
+	if !isNSFS(at) {
+		return -1, nsID{}, insteadError{what: fmt.Sprintf("%s is %s and no namespace: remove it, and make the namespace anew (ip netns add)", path, fileType(st.Mode))}
+	}
+	return openNSFS(at, path)
+}
+
+// openNSFS opens for setns, which refuses O_PATH descriptors (EBADF).
+func openNSFS(at int, path string) (int, nsID, error) {
+	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, nsID{}, err
+	}
+	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
+	if err == nil && kind != unix.CLONE_NEWNET {
+		err = insteadError{what: path + " is another kind of namespace: remove it, and make a network namespace (ip netns add)"}
+	}
+	var id nsID
+	if err == nil {
+		id, err = identify(fd)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, nsID{}, err
+	}
+	return fd, id, nil
+}
+
+// processNetns is the file of a process's network namespace. Only root can have put
+// another file there, which a link to anywhere else would not tell.
+var processNetns = regexp.MustCompile(`^/proc/[1-9][0-9]*/ns/net$`)
+
+// followLink opens what a symbolic link stands for, as an O_PATH descriptor.
+func followLink(path string, at int) (int, error) {
+	buffer := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(at, "", buffer)
+	if err != nil {
+		return -1, err
+	}
+	target := string(buffer[:n])
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(filepath.Dir(path), target)
+	}
+	if !processNetns.MatchString(target) {
+		return -1, insteadError{what: fmt.Sprintf("%s is a symbolic link to %s, and only one to /proc/PID/ns/net is followed: remove it, and give the namespace that name by ip netns attach, or by a bind mount", path, target)}
+	}
+	to, err := unix.Open(target, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return -1, insteadError{what: fmt.Sprintf("%s is a symbolic link to %s, and that process has ended: point it to one that runs, or remove it", path, target)}
+	}
+	return to, err
+}
+
+// fileType names what is no namespace.
+func fileType(mode uint32) string {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return "a folder"
+	case unix.S_IFREG:
+		return "a plain file"
+	}
+	return "a special file"
+}
+
+func isNSFS(fd int) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.NSFS_MAGIC
+}
