@@ -87,6 +87,7 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 		return err
 	}
 	defer n.close()
+	n.setAside()
 	if err := n.serveMetrics(ctx, a.metrics, log); err != nil {
 		return err
 	}
@@ -148,6 +149,7 @@ func (f *flags) folderAgent(ctx context.Context, a agentFlags, log *slog.Logger)
 		return err
 	}
 	defer n.close()
+	n.setAside()
 	if err := n.serveMetrics(ctx, a.metrics, log); err != nil {
 		return err
 	}
@@ -161,11 +163,7 @@ func (f *flags) folderAgent(ctx context.Context, a agentFlags, log *slog.Logger)
 func (n *node) follow(ctx context.Context, folder string, v *dir.Validator, log *slog.Logger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	records, err := n.records()
-	if err != nil {
-		return err
-	}
-	feed := &dir.Feed{Engine: n.engine, NodeName: n.name, Log: log, Records: records}
+	feed := &dir.Feed{Engine: n.engine, NodeName: n.name, Log: log, Records: n.records()}
 	log.Info("agent started", "node", n.name, "manifests", folder, "backend", n.nat.Name())
 	n.tellMounts(log)
 	go func() {

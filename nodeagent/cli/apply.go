@@ -56,6 +56,7 @@ func (f *flags) apply(cmd *cobra.Command, files []string, timeout time.Duration)
 		return err
 	}
 	defer n.close()
+	n.setAside()
 	inputs, err := n.wanted(docs, v)
 	if err != nil {
 		return err
@@ -99,11 +100,7 @@ func progress(w io.Writer) func([]engine.Status) {
 // wanted is the records with the documents put in, each accepted or not. What
 // was not named stays in the background.
 func (n *node) wanted(docs []dir.Document, v *dir.Validator) ([]engine.Input, error) {
-	records, err := n.records()
-	if err != nil {
-		return nil, err
-	}
-	merged, err := merge(records, docs, v)
+	merged, err := merge(n.records(), docs, v)
 	if err != nil {
 		return nil, err
 	}

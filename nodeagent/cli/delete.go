@@ -54,10 +54,8 @@ func (f *flags) delete(cmd *cobra.Command, files []string, timeout time.Duration
 		return err
 	}
 	defer n.close()
-	going, staying, err := n.split(docs)
-	if err != nil {
-		return err
-	}
+	n.setAside()
+	going, staying := n.split(docs)
 	if err := inUse(docs, staying); err != nil {
 		return err
 	}
@@ -106,11 +104,7 @@ func (f *flags) openQuiet(cmd *cobra.Command, s netstate.Source) (*node, error) 
 
 // split parts the node's objects into those that the documents name and the
 // rest. A document without a record stands for itself: the kernel may know it.
-func (n *node) split(docs []dir.Document) (going, staying []dir.Object, err error) {
-	records, err := n.records()
-	if err != nil {
-		return nil, nil, err
-	}
+func (n *node) split(docs []dir.Document) (going, staying []dir.Object) {
 	named := map[netstate.Owner]bool{}
 	for _, d := range docs {
 		named[ownerOf(d.Object)] = true
@@ -118,14 +112,14 @@ func (n *node) split(docs []dir.Document) (going, staying []dir.Object, err erro
 			going = append(going, d.Object)
 		}
 	}
-	for _, r := range records {
+	for _, r := range n.records() {
 		if named[ownerOf(r)] {
 			going = append(going, r)
 		} else {
 			staying = append(staying, r)
 		}
 	}
-	return going, staying, nil
+	return going, staying
 }
 
 // inUse refuses to take a network from under attachments that stay.
@@ -156,8 +150,10 @@ func (f *flags) deleteAll(cmd *cobra.Command, timeout time.Duration) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(filepath.Join(f.runDir, "patchbay", "objects")); err != nil {
-		return fmt.Errorf("remove the records: %w", err)
+	for _, folder := range []string{"objects", "sysctl"} {
+		if err := os.RemoveAll(filepath.Join(f.runDir, "patchbay", folder)); err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "records stay, since they cannot be removed: %v\n", err)
+		}
 	}
 	fmt.Fprintln(cmd.OutOrStdout(), "Nothing of Patchbay is left on this node.")
 	return nil
@@ -171,6 +167,7 @@ func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Dur
 		return err
 	}
 	defer n.close()
+	n.setAside()
 	n.engine.Synced(true)
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
 		return err

@@ -15,8 +15,12 @@ import (
 )
 
 // lock is the right to change what one source wants of this host; one process
-// at a time has it.
-type lock struct{ file *os.File }
+// at a time has it. Its file is there while a process has it.
+type lock struct {
+	file *os.File
+	// name of the lock's file. Where /run takes none, file is another (inPlaceOf).
+	name string
+}
 
 // Files of the locks, by source.
 const (
@@ -56,19 +60,52 @@ func (f *flags) lock(ctx context.Context, name, purpose string, held func(*lock)
 	if err := privileged(); err != nil {
 		return nil, err
 	}
-	name = filepath.Join(f.runDir, "patchbay", name)
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return nil, fmt.Errorf("make the lock's folder: %w", err)
+	for {
+		l, err := openLock(filepath.Join(f.runDir, "patchbay", name))
+		if err != nil {
+			return nil, err
+		}
+		if err := l.wait(ctx, held); err != nil {
+			return nil, errors.Join(err, l.file.Close())
+		}
+		if l.current() {
+			l.write(purpose)
+			return l, nil
+		}
+		_ = l.file.Close()
 	}
-	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+}
+
+// inPlaceOf are folders that every node has: locked, each for one lock, where /run
+// is full or read-only and has no file of it.
+var inPlaceOf = map[string]string{localLock: "/proc", clusterLock: "/sys"}
+
+// openLock opens the file of a lock, or makes it.
+func openLock(name string) (*lock, error) {
+	err := os.MkdirAll(filepath.Dir(name), 0o755)
+	file, e := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o644)
+	if e != nil {
+		err = errors.Join(err, e)
+		file, e = os.Open(name)
+	}
+	if e != nil {
+		file, e = os.Open(inPlaceOf[filepath.Base(name)])
+	}
+	if e != nil {
+		return nil, fmt.Errorf("open the lock %s: %w", name, errors.Join(err, e))
+	}
+	return &lock{file: file, name: name}, nil
+}
+
+// current reports whether what was locked still has its name: the holder before
+// may have removed it.
+func (l *lock) current() bool {
+	locked, err := l.file.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("open the lock: %w", err)
+		return false
 	}
-	l := &lock{file}
-	if err := l.wait(ctx, held); err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return l, l.write(purpose)
+	named, err := os.Stat(l.file.Name())
+	return err == nil && os.SameFile(locked, named)
 }
 
 // wait tries until the lock is free, held has an error, or the context ends: a
@@ -96,24 +133,26 @@ func (l *lock) wait(ctx context.Context, held func(*lock) error) error {
 }
 
 func (l *lock) holder() string {
-	text, err := os.ReadFile(l.file.Name())
+	text, err := os.ReadFile(l.name)
 	if err != nil {
 		return ""
 	}
 	return strings.TrimSpace(string(text))
 }
 
-func (l *lock) write(purpose string) error {
-	if err := l.file.Truncate(0); err != nil {
-		return fmt.Errorf("write the lock: %w", err)
+// write names the holder, for the error of others; where /run is full it is not named.
+func (l *lock) write(purpose string) {
+	if l.file.Truncate(0) == nil {
+		_, _ = l.file.WriteAt(fmt.Appendf(nil, "%s(process %d)\n", purpose, os.Getpid()), 0)
 	}
-	_, err := l.file.WriteAt(fmt.Appendf(nil, "%s(process %d)\n", purpose, os.Getpid()), 0)
-	return err
 }
 
-// release gives the lock back. The file stays: removing it would race with
-// whoever waits for it.
+// release gives the lock back and removes its file, and the folder if it is the
+// last there: a process that waits for it finds it gone and opens another.
 func (l *lock) release() {
-	_ = l.file.Truncate(0)
+	if l.file.Name() == l.name && os.Remove(l.name) != nil {
+		_ = l.file.Truncate(0)
+	}
+	_ = os.Remove(filepath.Dir(l.name))
 	_ = l.file.Close()
 }

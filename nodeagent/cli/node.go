@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,9 @@ type node struct {
 	cluster  *report.Cluster
 	registry *prometheus.Registry
 	engine   *engine.Engine
+	log      *slog.Logger
+	// damaged are the records that were said to be.
+	damaged map[string]bool
 }
 
 // open prepares an engine for the objects of a source. Nothing is touched yet.
@@ -43,7 +47,7 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	if err := privileged(); err != nil {
 		return nil, err
 	}
-	n := &node{name: f.nodeName, store: f.store(), registry: prometheus.NewRegistry()}
+	n := &node{name: f.nodeName, store: f.store(), registry: prometheus.NewRegistry(), log: log, damaged: map[string]bool{}}
 	if n.name == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -104,18 +108,43 @@ func (f *flags) store() *report.Store {
 	return report.NewStore(filepath.Join(f.runDir, "patchbay", "objects"))
 }
 
-// records returns what was applied to this node before, in order.
-func (n *node) records() ([]dir.Object, error) {
-	list, err := n.store.Load()
-	if err != nil {
-		return nil, err
+// records returns what was applied to this node before, in order. What cannot be
+// read is left out, and said.
+func (n *node) records() []dir.Object {
+	list := n.sound()
+	sortObjects(list)
+	return list
+}
+
+// setAside renames damaged records so that they are not met again. The marks in the
+// kernel decide what is ours, with or without a record.
+func (n *node) setAside() {
+	n.sound()
+	for file := range n.damaged {
+		if err := report.SetAside(file); err != nil {
+			n.log.Error("set a damaged record aside", "file", file, "err", err)
+		}
 	}
-	var out []dir.Object
-	for _, o := range list {
-		out = append(out, o.(dir.Object))
+}
+
+// sound returns the records that can be read, and says once of each other, a
+// sysctl's too, that it is damaged.
+func (n *node) sound() (list []dir.Object) {
+	records, damaged := n.store.Load()
+	files := n.kernel.DamagedRecords()
+	for _, d := range damaged {
+		files[d.File] = d.Err
 	}
-	sortObjects(out)
-	return out, nil
+	for _, file := range slices.Sorted(maps.Keys(files)) {
+		if !n.damaged[file] {
+			n.damaged[file] = true
+			n.log.Error("a record is damaged and is not used; what the kernel has stays as it is", "file", file, "err", files[file])
+		}
+	}
+	for _, o := range records {
+		list = append(list, o.(dir.Object))
+	}
+	return list
 }
 
 // former returns what earlier processes built of a resource, the last record

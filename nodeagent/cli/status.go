@@ -61,11 +61,7 @@ func (f *flags) observe(ctx context.Context, s netstate.Source, log *slog.Logger
 	}
 	defer n.close()
 	if s == netstate.SourceLocal {
-		records, err := n.records()
-		if err != nil {
-			return nil, err
-		}
-		for _, in := range dir.Inputs(records, n.name) {
+		for _, in := range dir.Inputs(n.records(), n.name) {
 			n.engine.Set(in)
 		}
 	}

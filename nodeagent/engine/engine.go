@@ -255,13 +255,12 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // RunOnce brings everything that was Set or Removed about and returns when all
 // of it is settled or the time is over, with the last status of each resource.
-// Before every pause it tells the statuses so far to waiting, which may be nil.
+// Before every pause it tells the statuses so far to waiting, which may be nil. It
+// needs no watch: where the kernel grants none, it looks again and again.
 func (e *Engine) RunOnce(ctx context.Context, wait time.Duration, waiting func([]Status)) ([]Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	if err := e.watch(ctx); err != nil {
-		return nil, err
-	}
+	watched := e.watch(ctx) == nil
 	for {
 		next, err := e.turn(ctx)
 		if err != nil {
@@ -272,6 +271,10 @@ func (e *Engine) RunOnce(ctx context.Context, wait time.Duration, waiting func([
 		}
 		if waiting != nil {
 			waiting(e.statuses())
+		}
+		if !watched {
+			e.everything()
+			next = min(next, unwatchedPause)
 		}
 		retry := time.NewTimer(next)
 		select {
@@ -284,6 +287,9 @@ func (e *Engine) RunOnce(ctx context.Context, wait time.Duration, waiting func([
 		retry.Stop()
 	}
 }
+
+// unwatchedPause is how often RunOnce looks at what it waits for without a watch.
+const unwatchedPause = 500 * time.Millisecond
 
 func (e *Engine) jitter() time.Duration {
 	return time.Duration(float64(e.Resync) * (0.8 + 0.4*rand.Float64()))

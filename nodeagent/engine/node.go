@@ -14,7 +14,7 @@ func (e *Engine) followNode(batch map[netstate.Owner]bool) {
 	if !e.stale || now().Before(e.nodeRetry) {
 		return
 	}
-	node, err := e.Kernel.Node()
+	node, err := e.readNode()
 	if err != nil {
 		e.Log.Error("read the node's own links and routes", "err", err)
 		e.nodeRetry = now().Add(pauseAfterError)
@@ -30,6 +30,17 @@ func (e *Engine) followNode(batch map[netstate.Owner]bool) {
 			batch[o] = true
 		}
 	}
+}
+
+// readNode reads the node's own state. A forward guard of ours says that forwarding
+// was off before us, also where the record of that is lost.
+func (e *Engine) readNode() (netstate.Node, error) {
+	node, err := e.Kernel.Node()
+	guards := []netstate.Key{netstate.ForwardGuard{Family: netstate.IPv4}.Key(), netstate.ForwardGuard{Family: netstate.IPv6}.Key()}
+	for k := range e.NAT.Observe(guards) {
+		delete(node.Forwarding, netstate.Family(k.Name))
+	}
+	return node, err
 }
 
 // facts are what of a node others made.

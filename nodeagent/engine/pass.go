@@ -2,11 +2,13 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -86,6 +88,11 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 	// links that had theirs are repaired: others are up like them.
 	e.blind = map[netstate.Owner]bool{}
 	for k, err := range unknown {
+		if len(e.wanted[k]) == 0 && errors.Is(err, kernel.ErrForeign) {
+			// A namespace that is the host's own was refused, so nothing in it is ours.
+			delete(unknown, k)
+			continue
+		}
 		e.fail(batch, k, err)
 		delete(desired, k)
 		for o := range e.wanted[k] {

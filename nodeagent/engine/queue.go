@@ -221,7 +221,7 @@ func (e *Engine) start(ctx context.Context) error {
 		return fmt.Errorf("read what bears our mark: %w", err)
 	}
 	e.hold(held)
-	if e.node, err = e.Kernel.Node(); err != nil {
+	if e.node, err = e.readNode(); err != nil {
 		return fmt.Errorf("read the node's own links and routes: %w", err)
 	}
 	for k := range e.NAT.Held() {

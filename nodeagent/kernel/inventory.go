@@ -12,38 +12,37 @@ import (
 
 // Inventory lists every object of the node that bears our mark: what a
 // restarted agent finds of its own. It is whole or an error, since what is
-// missing from it is taken for gone.
+// missing from it is taken for gone. It does not say the peer and master of a link.
 func (k *Kernel) Inventory() ([]Held, error) {
 	s := k.session()
 	defer s.close()
-	held, err := k.recordedSysctls()
-	if err != nil {
-		return nil, err
-	}
+	held := k.recordedSysctls()
 	names, err := k.netnsNames()
 	if err != nil {
 		return nil, fmt.Errorf("list network namespaces: %w", err)
 	}
-	var listed []listing
 	for _, name := range append([]string{""}, names...) {
-		l, err := s.list(name)
+		more, err := s.inventory(name)
 		if err != nil {
 			return nil, fmt.Errorf("list objects of %s: %w", placeName(name), err)
-		}
-		listed = append(listed, l)
-	}
-	for _, l := range listed {
-		more, err := s.held(l)
-		if err != nil {
-			return nil, fmt.Errorf("list objects of %s: %w", placeName(l.name), err)
 		}
 		held = append(held, more...)
 	}
 	return held, nil
 }
 
-// listing is what one namespace holds. All are read before any is judged, so
-// that the other ends of veths are known then.
+// inventory lists one namespace and closes it again: a node may have more
+// namespaces than a process may have descriptors.
+func (s *session) inventory(netns string) ([]Held, error) {
+	defer s.leave(netns)
+	l, err := s.list(netns)
+	if err != nil {
+		return nil, err
+	}
+	return s.held(l)
+}
+
+// listing is what one namespace holds.
 type listing struct {
 	name      string
 	place     *place // nil for a file that is no namespace
@@ -53,8 +52,7 @@ type listing struct {
 	qdiscs    []qdisc
 }
 
-// list reads one namespace and closes its socket again, since a node may have
-// thousands.
+// list reads one namespace.
 func (s *session) list(netns string) (listing, error) {
 	l := listing{name: netns}
 	p, err := s.place(netns)
@@ -66,7 +64,6 @@ func (s *session) list(netns string) (listing, error) {
 		return l, err
 	}
 	l.place = p
-	defer p.hangUp()
 	if l.links, err = p.allLinks(); err != nil || !slices.ContainsFunc(l.links, s.k.ours) {
 		return l, err
 	}
@@ -94,7 +91,6 @@ func (s *session) held(l listing) ([]Held, error) {
 		}
 		return []Held{{Object: netstate.Netns{Name: l.name, Managed: true, HalfMade: true}}}, nil
 	}
-	defer l.place.hangUp()
 	var held []Held
 	ours := map[int32]*link{}
 	for _, one := range l.links {
@@ -124,7 +120,7 @@ func (s *session) heldLink(p *place, l *link) ([]Held, error) {
 		}
 		held = append(held, Held{Object: netstate.Netns{Name: p.netns, Managed: true}})
 	}
-	held = append(held, Held{Owner: l.owner(), Object: s.object(p, l)})
+	held = append(held, Held{Owner: l.owner(), Object: l.object(p.netns)})
 	if l.hairpin && p.netns == "" {
 		held = append(held, Held{Object: netstate.Hairpin{Link: l.name}})
 	}

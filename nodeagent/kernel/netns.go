@@ -275,8 +275,11 @@ func (k *Kernel) unmount(path string) error {
 	return nil
 }
 
+// unlink removes the file of a namespace that is gone. On a read-only /run the
+// file stays with our mark as content, by which a later process removes it.
 func (k *Kernel) unlink(path string) error {
-	if err := unix.Unlink(path); err != nil && !errors.Is(err, unix.ENOENT) {
+	err := unix.Unlink(path)
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
 	k.changed()

@@ -40,13 +40,10 @@ func (s *session) node() (netstate.Node, error) {
 	if err != nil {
 		return n, fmt.Errorf("list routes: %w", err)
 	}
-	if n.Forwarding, err = s.k.forwarding(); err != nil {
-		return n, err
-	}
 	_, err = readSysctl("net/ipv6/conf/all/forwarding")
 	n.NoIPv6 = errors.Is(err, os.ErrNotExist)
-	n.RALinks, err = s.k.raLinks(links, announced)
-	return n, err
+	n.Forwarding, n.RALinks = s.k.forwarding(), s.k.raLinks(links, announced)
+	return n, nil
 }
 
 func addNodeLinks(n *netstate.Node, links []*link) {
@@ -138,38 +135,32 @@ var forwardingPaths = map[netstate.Family]string{
 }
 
 // forwarding says for each family whether somebody else has switched it on.
-func (k *Kernel) forwarding() (map[netstate.Family]bool, error) {
+func (k *Kernel) forwarding() map[netstate.Family]bool {
 	on := map[netstate.Family]bool{}
 	for family, name := range forwardingPaths {
-		_, recorded, err := k.readRecord(name)
-		if err != nil {
-			return nil, err
-		}
+		_, recorded := k.readRecord(name)
 		on[family] = isOne(name) && !recorded
 	}
-	return on, nil
+	return on
 }
 
 // raLinks are the interfaces that lose the routes of router advertisements when
 // IPv6 forwarding is switched on: those that have such routes, those that may
 // yet get them, and those that we keep from losing them already.
-func (k *Kernel) raLinks(links []*link, announced map[int32]bool) ([]string, error) {
+func (k *Kernel) raLinks(links []*link, announced map[int32]bool) []string {
 	var names []string
 	for _, l := range links {
 		if l.marked() || l.loopback() {
 			continue
 		}
 		accept := path.Join("net/ipv6/conf", l.name, "accept_ra")
-		_, recorded, err := k.readRecord(accept)
-		if err != nil {
-			return nil, err
-		}
+		_, recorded := k.readRecord(accept)
 		takes := l.up() && l.master == 0 && isOne(accept) && !isOne(path.Join("net/ipv6/conf", l.name, "forwarding"))
 		if recorded || takes && (announced[l.index] || l.typ() == netstate.OtherLink) {
 			names = append(names, l.name)
 		}
 	}
-	return names, nil
+	return names
 }
 
 func isOne(sysctl string) bool {

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -58,20 +60,31 @@ func (k *Kernel) recordPath(name string) string {
 	return filepath.Join(k.recordDir(), url.PathEscape(name))
 }
 
-// readRecord returns false where there is no record.
-func (k *Kernel) readRecord(name string) (record, bool, error) {
+// readRecord returns false where there is no record, and for a damaged one.
+func (k *Kernel) readRecord(name string) (record, bool) {
 	b, err := os.ReadFile(k.recordPath(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return record{}, false, nil
-	}
 	if err != nil {
-		return record{}, false, err
+		return record{}, false
 	}
 	r, err := parseRecord(b)
-	if err != nil {
-		return record{}, false, fmt.Errorf("read %s: %w", k.recordPath(name), err)
+	return r, err == nil
+}
+
+// DamagedRecords returns the files that should be records of sysctls and cannot
+// be read, with the reason. The sysctl stays as it is: its previous value is lost.
+func (k *Kernel) DamagedRecords() map[string]error {
+	damaged := map[string]error{}
+	for _, name := range k.recordNames() {
+		file := k.recordPath(name)
+		b, err := os.ReadFile(file)
+		if err == nil {
+			_, err = parseRecord(b)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			damaged[file] = err
+		}
 	}
-	return r, true, nil
+	return damaged
 }
 
 // writeRecord replaces the record in one step; no crash leaves half of one.
@@ -83,22 +96,29 @@ func (k *Kernel) writeRecord(name string, r record) error {
 	if err != nil {
 		return err
 	}
-	// "." at the start: recordedSysctls skips it.
+	// "." at the start: recordNames skips it.
 	temporary := filepath.Join(k.recordDir(), "."+url.PathEscape(name))
-	if err := os.WriteFile(temporary, b, 0o644); err != nil {
-		return err
+	err = os.WriteFile(temporary, b, 0o644)
+	if err == nil {
+		err = os.Rename(temporary, k.recordPath(name))
 	}
-	if err := os.Rename(temporary, k.recordPath(name)); err != nil {
+	if err != nil {
+		_ = os.Remove(temporary)
 		return err
 	}
 	k.changed()
 	return nil
 }
 
+// removeRecord removes a record, and the folder with the last one. Where /run is
+// read-only the record stays, and the next process removes it: the value that it
+// would put back is in place.
 func (k *Kernel) removeRecord(name string) error {
-	if err := os.Remove(k.recordPath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := os.Remove(k.recordPath(name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EROFS) {
 		return err
 	}
+	_ = os.Remove(k.recordDir())
 	k.changed()
 	return nil
 }
@@ -111,10 +131,7 @@ func (k *Kernel) setNodeSysctl(name, value string) error {
 	if err != nil {
 		return err
 	}
-	r, recorded, err := k.readRecord(name)
-	if err != nil {
-		return err
-	}
+	r, recorded := k.readRecord(name)
 	if !recorded {
 		r = record{Source: k.opts.Source, Previous: have, Others: others(name, have)}
 	}
@@ -153,9 +170,9 @@ func others(name, value string) map[string]string {
 func (k *Kernel) restoreSysctl(name string) error {
 	k.records.Lock()
 	defer k.records.Unlock()
-	r, recorded, err := k.readRecord(name)
-	if err != nil || !recorded || r.Source != k.opts.Source {
-		return err
+	r, recorded := k.readRecord(name)
+	if !recorded || r.Source != k.opts.Source {
+		return nil
 	}
 	have, err := readSysctl(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -185,27 +202,29 @@ func (k *Kernel) putBack(name string, r record) error {
 	return nil
 }
 
-// recordedSysctls lists the sysctls that this source has changed.
-func (k *Kernel) recordedSysctls() ([]Held, error) {
-	entries, err := os.ReadDir(k.recordDir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list recorded sysctls: %w", err)
-	}
-	var held []Held
+// recordNames lists the sysctls of which there is a record, of any source.
+func (k *Kernel) recordNames() []string {
+	entries, _ := os.ReadDir(k.recordDir())
+	var names []string
 	for _, e := range entries {
 		name, err := url.PathUnescape(e.Name())
-		if err != nil || strings.HasPrefix(e.Name(), ".") {
-			continue
+		if err == nil && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, name)
 		}
-		r, recorded, err := k.readRecord(name)
-		if err != nil {
-			return nil, err
-		}
-		if recorded && r.Source == k.opts.Source {
+	}
+	return names
+}
+
+// recordedSysctls lists the sysctls that this source has changed, as far as their
+// records can be read.
+func (k *Kernel) recordedSysctls() []Held {
+	var held []Held
+	for _, name := range k.recordNames() {
+		if r, recorded := k.readRecord(name); recorded && r.Source == k.opts.Source {
 			held = append(held, Held{Object: netstate.Sysctl{Link: sysctlLink(name), Path: name, Value: r.Ours, Restore: true}})
 		}
 	}
-	return held, nil
+	return held
 }
 
 // sysctlLink is the interface that a recorded sysctl belongs to, as compile

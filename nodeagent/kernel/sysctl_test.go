@@ -110,21 +110,35 @@ func TestSysctlRefusesStrangePaths(t *testing.T) {
 	}
 }
 
-func TestBrokenRecord(t *testing.T) {
+// TestDamagedRecord shows that a damaged record is named, and neither hides what
+// else is ours nor keeps a sysctl from being given up or taken anew.
+func TestDamagedRecord(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
 	k := open(t)
-	ours := nodeSysctl("net/ipv4/ip_forward", "1")
-	apply(t, k, create(ours))
-	if err := os.WriteFile(k.recordPath(ours.Path), []byte("{"), 0o644); err != nil {
-		t.Fatal(err)
+	ours, other := nodeSysctl("net/ipv4/ip_forward", "1"), nodeSysctl("net/ipv4/conf/default/rp_filter", "2")
+	for _, content := range []string{"", "{", "\x00\x00", `{"source":"x"}`, `{"source":"local","others":{"../x":"1"}}`} {
+		apply(t, k, create(ours, other))
+		file := k.recordPath(ours.Path)
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if damaged := k.DamagedRecords(); len(damaged) != 1 || damaged[file] == nil {
+			t.Errorf("%q: damaged records %v", content, damaged)
+		}
+		if held := inventory(t, k); !hasObject(held, other) || hasObject(held, ours) {
+			t.Errorf("%q: inventory %v", content, held)
+		}
+		apply(t, k, remove(ours))
+		apply(t, k, create(ours))
+		if held := inventory(t, k); !hasObject(held, ours) {
+			t.Errorf("%q: not recorded anew: %v", content, held)
+		}
+		apply(t, k, remove(ours, other))
 	}
-	if _, err := k.Inventory(); err == nil {
-		t.Error("the inventory passes over a record that it cannot read")
-	}
-	if err := k.Apply(remove(ours))[0]; err == nil {
-		t.Error("deleted without knowing the previous value")
+	if _, err := os.Stat(k.recordDir()); !os.IsNotExist(err) {
+		t.Errorf("the folder of records stays: %v", err)
 	}
 }
 

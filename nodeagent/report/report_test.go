@@ -2,10 +2,12 @@ package report
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
 func attachment(ready metav1.Condition) *v1alpha1.NamespaceAttachment {
@@ -95,13 +98,43 @@ func TestReportWritesOnlyChanges(t *testing.T) {
 	}
 }
 
-func TestBrokenRecordIsNamed(t *testing.T) {
-	folder := t.TempDir()
-	file := filepath.Join(folder, "nsa.lab.net1.yaml")
-	if err := os.WriteFile(file, []byte("spec: ["), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := NewStore(folder).Load(); err == nil || !bytes.Contains([]byte(err.Error()), []byte(file)) {
-		t.Errorf("got %v, want an error that names %s", err, file)
+// TestDamagedRecords shows that a record that cannot be read is named and left
+// out, whatever is wrong with it, and that the others are read.
+func TestDamagedRecords(t *testing.T) {
+	for name, damage := range map[string]func(file string) error{
+		"no YAML":          func(file string) error { return os.WriteFile(file, []byte("spec: ["), 0o600) },
+		"empty":            func(file string) error { return os.WriteFile(file, nil, 0o600) },
+		"zeroes":           func(file string) error { return os.WriteFile(file, make([]byte, 4096), 0o600) },
+		"unknown field":    func(file string) error { return os.WriteFile(file, []byte("speck: {}"), 0o600) },
+		"another resource": func(file string) error { return os.WriteFile(file, []byte("metadata: {name: other}"), 0o600) },
+		"a folder":         func(file string) error { return os.MkdirAll(filepath.Join(file, "x"), 0o700) },
+	} {
+		store := NewStore(t.TempDir())
+		good := attachment(metav1.Condition{})
+		file := filepath.Join(store.dir, "nsa.lab.broken.yaml")
+		if err := errors.Join(store.Save(good), damage(file)); err != nil {
+			t.Fatal(err)
+		}
+		records, damaged := store.Load()
+		if len(records) != 1 || records[0].GetName() != good.Name {
+			t.Errorf("%s: read %v", name, records)
+		}
+		if len(damaged) != 1 || !strings.Contains(damaged[0].Error(), file) {
+			t.Fatalf("%s: damaged %v, want %s", name, damaged, file)
+		}
+		if err := SetAside(file); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, damaged := store.Load(); len(damaged) > 0 {
+			t.Errorf("%s: %v is read again", name, damaged)
+		}
+		for _, o := range []string{"broken", good.Name} {
+			if err := store.Remove(netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: "lab", Name: o}); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := os.Stat(store.dir); !os.IsNotExist(err) {
+			t.Errorf("%s: something is left: %v", name, err)
+		}
 	}
 }

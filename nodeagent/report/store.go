@@ -28,32 +28,60 @@ type Store struct{ dir string }
 // NewStore keeps its records under dir, which need not exist.
 func NewStore(dir string) *Store { return &Store{dir: dir} }
 
-// Load returns all records.
-func (s *Store) Load() ([]metav1.Object, error) {
-	files, err := filepath.Glob(filepath.Join(s.dir, "*.yaml"))
-	if err != nil {
-		return nil, err
-	}
-	var out []metav1.Object
-	var errs []error
+// Load returns the records that can be read, in the order of their files, and
+// an error for each that cannot: those are left out.
+func (s *Store) Load() (records []metav1.Object, damaged []*DamagedRecord) {
+	files, _ := filepath.Glob(filepath.Join(s.dir, "*.yaml"))
 	for _, f := range files {
-		o, err := readRecord(f)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("read record %s: %w: delete the file; nothing in the kernel depends on it", f, err))
-			continue
+		o, err := s.read(f)
+		switch {
+		case err == nil:
+			records = append(records, o)
+		case !errors.Is(err, fs.ErrNotExist):
+			damaged = append(damaged, &DamagedRecord{File: f, Err: err})
 		}
-		out = append(out, o)
 	}
-	return out, errors.Join(errs...)
+	return records, damaged
 }
 
-func readRecord(file string) (metav1.Object, error) {
+// DamagedRecord is a record that cannot be read. Nothing in the kernel depends
+// on it: the marks there say what is ours.
+type DamagedRecord struct {
+	File string
+	Err  error
+}
+
+func (d *DamagedRecord) Error() string { return fmt.Sprintf("read record %s: %v", d.File, d.Err) }
+
+func (d *DamagedRecord) Unwrap() error { return d.Err }
+
+// SetAside renames the file of a damaged record, of a resource or a sysctl, so
+// that it is not read again.
+func SetAside(file string) error {
+	aside := asideName(file)
+	if err := os.RemoveAll(aside); err != nil {
+		return err
+	}
+	return os.Rename(file, aside)
+}
+
+// asideName starts with a dot: listings of records leave it out.
+func asideName(file string) string {
+	return filepath.Join(filepath.Dir(file), "."+filepath.Base(file)+".damaged")
+}
+
+// read reads a record, which must be of the resource that its name says.
+func (s *Store) read(file string) (metav1.Object, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
 	kind, _, _ := strings.Cut(filepath.Base(file), ".")
-	return parseRecord(kind, data)
+	o, err := parseRecord(kind, data)
+	if err == nil && s.file(engine.InputOf(o).Owner()) != file {
+		err = errors.New("it is of another resource than its name says")
+	}
+	return o, err
 }
 
 func parseRecord(kind string, data []byte) (metav1.Object, error) {
@@ -73,7 +101,7 @@ func parseRecord(kind string, data []byte) (metav1.Object, error) {
 
 // Get returns one record, or nil.
 func (s *Store) Get(o netstate.Owner) metav1.Object {
-	rec, err := readRecord(s.file(o))
+	rec, err := s.read(s.file(o))
 	if err != nil {
 		return nil
 	}
@@ -94,10 +122,14 @@ func (s *Store) Save(o metav1.Object) error {
 		return err
 	}
 	tmp := file + ".tmp"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
+	err = os.WriteFile(tmp, data, 0o600)
+	if err == nil {
+		err = os.Rename(tmp, file)
 	}
-	return os.Rename(tmp, file)
+	if err != nil {
+		_ = os.Remove(tmp)
+	}
+	return err
 }
 
 // Want writes the record of a resource that is about to be built. The version
@@ -155,7 +187,7 @@ func (s *Store) Remove(o netstate.Owner) error {
 	if err := os.Remove(s.file(o)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := s.Built(o); err != nil {
+	if err := errors.Join(s.Built(o), os.RemoveAll(asideName(s.file(o)))); err != nil {
 		return err
 	}
 	// Fails, as it should, while records are left.
