@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
 	"github.com/spf13/cobra"
 )
@@ -94,12 +96,17 @@ func (f *flags) delete(cmd *cobra.Command, files []string, timeout time.Duration
 
 // openQuiet opens the node for a command that reports by itself and whose
 // sweeps nobody brakes.
-func (f *flags) openQuiet(cmd *cobra.Command, s netstate.Source) (*node, error) {
+func (f *flags) openQuiet(cmd *cobra.Command, s netstate.Source, tune ...func(*engine.Options)) (*node, error) {
 	log, err := f.logger(cmd.ErrOrStderr(), slog.LevelWarn+1)
 	if err != nil {
 		return nil, err
 	}
-	return f.open(s, log, func(o *engine.Options) { o.SweepDelay = -1 })
+	return f.open(s, log, func(o *engine.Options) {
+		o.SweepDelay = -1
+		for _, t := range tune {
+			t(o)
+		}
+	})
 }
 
 // split parts the node's objects into those that the documents name and the
@@ -159,10 +166,22 @@ func (f *flags) deleteAll(cmd *cobra.Command, timeout time.Duration) error {
 	return nil
 }
 
-// sweepAll removes all that bears a source's mark: no resource is set, so
-// nothing has an owner.
+// unlisted is a firewall of which nothing is known or changed.
+type unlisted struct{ nat.Backend }
+
+func (unlisted) Load(context.Context) error               { return nil }
+func (unlisted) Known() bool                              { return true }
+func (unlisted) Observe([]netstate.Key) netstate.Set      { return netstate.Set{} }
+func (unlisted) Held() netstate.Set                       { return netstate.Set{} }
+func (unlisted) Apply(context.Context, []plan.Step) error { return nil }
+func (unlisted) Blockers() []netstate.Blocker             { return nil }
+func (unlisted) Intact() bool                             { return true }
+func (unlisted) Watch(context.Context, func()) error      { return nil }
+
+// sweepAll removes all that bears a source's mark: no resource is set, so nothing has
+// an owner. Filters go last, and need not be listed for it.
 func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Duration) error {
-	n, err := f.openQuiet(cmd, s)
+	n, err := f.openQuiet(cmd, s, func(o *engine.Options) { o.NAT = unlisted{o.NAT} })
 	if err != nil {
 		return err
 	}

@@ -59,6 +59,8 @@ func (r *Result) forwarded(c Context, link string, families ...netstate.Family) 
 			text := b.Name + " drops forwarded packets " + b.Cause
 			switch {
 			case !b.Blocks(f, link) || slices.Contains(drops, text):
+			case b.Unknown:
+				r.note(problem(v1alpha1.ReasonProgrammed, "built, but whether %s drops what is forwarded is unknown: not all of its rules can be read", b.Name))
 			case b.Openable:
 				r.add(netstate.Opening{Family: f, Link: link})
 			default:

@@ -107,7 +107,9 @@ func TestHangingFirewall(t *testing.T) {
 		t.Errorf("read %d times while the first does not end", h.loads)
 	}
 	h.Unlock()
-	w.await("Ready again", func() bool { return w.ready(own(a), "True", "") && w.ready(own(b), "True", "") && w.ready(own(red), "True", "") })
+	w.await("Ready again", func() bool {
+		return w.ready(own(a), "True", "") && w.ready(own(b), "True", "") && w.ready(own(red), "True", "")
+	})
 }
 
 // TestSlowFirewall: a firewall that always takes longer to read than the loop waits is

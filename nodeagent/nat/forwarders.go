@@ -2,9 +2,6 @@ package nat
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/json"
-	"fmt"
 	"reflect"
 	"strings"
 	"sync"
@@ -20,13 +17,6 @@ var forwardFamilies = map[string][]netstate.Family{
 	string(knftables.IPv4Family): {netstate.IPv4},
 	string(knftables.IPv6Family): {netstate.IPv6},
 	string(knftables.InetFamily): {netstate.IPv4, netstate.IPv6},
-}
-
-// otherChain is a chain as nft lists it.
-type otherChain struct{ Family, Table, Name, Hook, Policy string }
-
-func (c otherChain) String() string {
-	return "chain " + c.Name + " of table " + c.Family + " " + c.Table
 }
 
 // forwards reports whether forwarded packets pass a chain of somebody else's.
@@ -102,7 +92,7 @@ func (w *forwarders) changed(ctx context.Context) bool {
 // vanishes while it is read is read again.
 func readForwarding(ctx context.Context, nft string) (is forwarding, chains []otherChain, watched map[watchedChain]bool, err error) {
 	for range maxListings {
-		chains, err = listChains(ctx, nft)
+		chains, err = listChains()
 		if err != nil {
 			return is, nil, nil, err
 		}
@@ -115,48 +105,22 @@ func readForwarding(ctx context.Context, nft string) (is forwarding, chains []ot
 	return is, nil, nil, err
 }
 
-func listChains(ctx context.Context, nft string) ([]otherChain, error) {
-	out, err := output(ctx, "", nft, "--json", "list", "chains")
-	if err != nil {
-		return nil, fmt.Errorf("list chains: %w", err)
-	}
-	return parseChains(out)
-}
-
-func parseChains(text []byte) ([]otherChain, error) {
-	var l struct {
-		Objects []struct {
-			Chain *otherChain `json:"chain"`
-		} `json:"nftables"`
-	}
-	if err := json.Unmarshal(text, &l); err != nil {
-		return nil, fmt.Errorf("read listing of chains: %w", err)
-	}
-	var out []otherChain
-	for _, o := range l.Objects {
-		if o.Chain != nil {
-			out = append(out, *o.Chain)
-		}
-	}
-	return out, nil
-}
-
 // matters reports whether an event may change who drops forwarded packets: a base
 // chain at that hook, or one that is watched.
 func (w *forwarders) matters(kind uint16, body []byte) bool {
 	family, table, attrs := tableOf(kind, body)
-	name := map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}[family]
-	if name == "" {
+	at := watchedChain{family: familyNames[family], table: table}
+	if at.family == "" {
 		return false
 	}
-	at := watchedChain{family: name, table: table}
 	switch kind & 0xff {
 	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
 	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
-		if hooksForward(attrs) {
+		c := parseChain(family, attrs)
+		if c.forwards() {
 			return true
 		}
-		at.chain = nameIn(attrs, unix.NFTA_CHAIN_NAME)
+		at.chain = c.Name
 	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
 		at.chain = nameIn(attrs, unix.NFTA_RULE_CHAIN)
 	default:
@@ -175,18 +139,4 @@ func nameIn(attrs []byte, of uint16) string {
 		}
 	}
 	return ""
-}
-
-func hooksForward(attrs []byte) bool {
-	for t, v := range attributes(attrs) {
-		if t != unix.NFTA_CHAIN_HOOK {
-			continue
-		}
-		for t, v := range attributes(v) {
-			if t == unix.NFTA_HOOK_HOOKNUM && len(v) == 4 {
-				return binary.BigEndian.Uint32(v) == unix.NF_INET_FORWARD
-			}
-		}
-	}
-	return false
 }

@@ -18,9 +18,13 @@ const (
 
 // forwardReader reads the rules of chains when they are asked for.
 type forwardReader struct {
-	ctx     context.Context
-	nft     string
-	chains  map[watchedChain]int
+	ctx    context.Context
+	nft    string
+	chains map[watchedChain]int
+	// flagged tables are read chain by chain: see listTables.
+	flagged map[watchedChain]bool
+	// unread are chains of which nobody can tell what they do.
+	unread  map[watchedChain]bool
 	rules   map[watchedChain][]forwardRule
 	watched map[watchedChain]bool
 	runs    int
@@ -28,9 +32,11 @@ type forwardReader struct {
 }
 
 func newForwardReader(ctx context.Context, nft string, chains []otherChain) *forwardReader {
-	r := &forwardReader{ctx: ctx, nft: nft, chains: map[watchedChain]int{}, rules: map[watchedChain][]forwardRule{}, watched: map[watchedChain]bool{}}
+	r := &forwardReader{ctx: ctx, nft: nft, chains: map[watchedChain]int{}, flagged: map[watchedChain]bool{}, unread: map[watchedChain]bool{}, rules: map[watchedChain][]forwardRule{}, watched: map[watchedChain]bool{}}
 	for _, c := range chains {
-		r.chains[watchedChain{c.Family, c.Table, ""}]++
+		whole := watchedChain{c.Family, c.Table, ""}
+		r.chains[whole]++
+		r.flagged[whole] = c.of.flags != 0
 	}
 	return r
 }
@@ -42,9 +48,20 @@ func (r *forwardReader) all(chains []otherChain) forwarding {
 		if !c.forwards() {
 			continue
 		}
+		r.watched[watchedChain{family: c.Family, table: c.Table}] = true
+		if c.of.dormant() {
+			continue
+		}
 		for _, f := range forwardFamilies[c.Family] {
-			w := newWalk(f, func(chain string) []forwardRule { return r.of(watchedChain{c.Family, c.Table, chain}) })
-			if b, blocks := w.blocker(c.String(), c.Name, c.Policy == "drop"); blocks {
+			unknown := false
+			w := newWalk(f, func(chain string) []forwardRule {
+				at := watchedChain{c.Family, c.Table, chain}
+				rules := r.of(at)
+				unknown = unknown || r.unread[at]
+				return rules
+			})
+			b, blocks := w.blocker(c.String(), c.Name, c.Policy == "drop")
+			if b.Unknown = unknown; blocks || unknown {
 				is.blockers, is.at = append(is.blockers, b), append(is.at, c)
 			}
 			if c.iptables() {
@@ -68,28 +85,35 @@ func (r *forwardReader) of(c watchedChain) []forwardRule {
 	if _, read := r.rules[whole]; known || read || r.err != nil {
 		return rules
 	}
-	if r.chains[whole] <= wholeTable {
+	if r.chains[whole] <= wholeTable && !r.flagged[whole] {
 		r.rules[whole] = nil
-		r.read(c, "-t", "--json", "list", "table", c.family, c.table)
-	} else if r.runs < maxForwardRuns {
+		if r.read(c, "-t", "--json", "list", "table", c.family, c.table) {
+			return r.rules[c]
+		}
+		delete(r.rules, whole)
+		r.flagged[whole] = true
+	}
+	if r.runs < maxForwardRuns {
 		r.runs++
 		r.rules[c] = nil
-		r.read(c, "-t", "--json", "list", "chain", c.family, c.table, c.chain)
+		r.unread[c] = !r.read(c, "-t", "--json", "list", "chain", c.family, c.table, c.chain)
 	}
 	return r.rules[c]
 }
 
-func (r *forwardReader) read(c watchedChain, args ...string) {
+// read takes the rules of a listing, and reports whether there was one to take.
+func (r *forwardReader) read(c watchedChain, args ...string) bool {
 	out, err := output(r.ctx, "", r.nft, args...)
-	var rules map[string][]forwardRule
-	if err == nil {
-		rules, err = parseForward(out)
+	if crashed(err) {
+		return false
 	}
 	if err != nil {
 		r.err = fmt.Errorf("%s: %w", strings.Join(args[2:], " "), err)
-		return
+		return true
 	}
+	rules, err := parseForward(out)
 	for chain, of := range rules {
 		r.rules[watchedChain{c.family, c.table, chain}] = of
 	}
+	return err == nil
 }

@@ -13,6 +13,8 @@ import (
 // table is what the kernel holds of one table.
 type table struct {
 	exists bool
+	// unread says that nobody can tell what is in it.
+	unread bool
 	// sets are as they must be; without that the table is made anew.
 	sets bool
 	// chains and rules are as they must be.
@@ -38,6 +40,7 @@ type (
 		Meta *struct{} `json:"metainfo"`
 	}
 	listedSet struct {
+		Table string            `json:"table"`
 		Name  string            `json:"name"`
 		Type  any               `json:"type"`
 		Value any               `json:"map"`
@@ -57,11 +60,16 @@ type (
 	}
 )
 
-// parseTable reads the JSON listing of one table.
-func parseTable(f knftables.Family, text []byte) (table, error) {
+// parseTable reads the JSON listing of one table, or those of its family's sets and
+// maps.
+func parseTable(f knftables.Family, texts ...[]byte) (table, error) {
 	var l listing
-	if err := json.Unmarshal(text, &l); err != nil {
-		return table{}, fmt.Errorf("read listing of table %s %s: %w", f, tableName, err)
+	for _, text := range texts {
+		var part listing
+		if err := json.Unmarshal(text, &part); err != nil {
+			return table{}, fmt.Errorf("read listing of table %s %s: %w", f, tableName, err)
+		}
+		l.Objects = append(l.Objects, part.Objects...)
 	}
 	t := table{exists: true, sets: true, elements: map[id]held{}}
 	chains := map[string]listedChain{}
@@ -69,6 +77,7 @@ func parseTable(f knftables.Family, text []byte) (table, error) {
 	seen := 0
 	for _, o := range l.Objects {
 		switch {
+		case o.Set != nil && o.Set.Table != tableName, o.Map != nil && o.Map.Table != tableName:
 		case o.Chain != nil:
 			chains[o.Chain.Name] = *o.Chain
 			t.chains = append(t.chains, o.Chain.Name)

@@ -205,7 +205,7 @@ func FuzzElement(f *testing.F) {
 
 func FuzzTable(f *testing.F) {
 	f.Add(`{"nftables": [{"metainfo": {"json_schema_version": 1}}, {"table": {"name": "patchbay"}},
-		{"set": {"name": "ours", "type": "ifname", "elem": [{"elem": {"val": "br-red", "comment": "local"}}]}},
+		{"set": {"table": "patchbay", "name": "ours", "type": "ifname", "elem": [{"elem": {"val": "br-red", "comment": "local"}}]}},
 		{"chain": {"name": "forward", "prio": 0}}, {"rule": {"chain": "forward", "comment": "x"}}]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		for _, family := range families {

@@ -43,6 +43,13 @@ func (m *memory) take(f knftables.Family, t table) {
 	m.tables[f] = &t
 }
 
+// elementsOf are the elements of a family.
+func (m *memory) elementsOf(f knftables.Family) map[id]held {
+	out := maps.Clone(m.holds)
+	maps.DeleteFunc(out, func(i id, _ held) bool { return setByName[i.set].family != f })
+	return out
+}
+
 // understand makes objects of the elements.
 func (m *memory) understand() {
 	own := maps.Clone(m.holds)
@@ -242,6 +249,9 @@ func (m *memory) hold(c change) {
 func (m *memory) committed() {
 	for f, t := range m.tables {
 		here := m.counts[f] > 0
+		if t.unread && !here {
+			continue
+		}
 		*t = table{exists: here, sets: here, rules: here}
 	}
 }

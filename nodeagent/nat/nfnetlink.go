@@ -49,7 +49,8 @@ func sendReceive(fd int, messages []byte) ([]syscall.NetlinkMessage, error) {
 	}
 	var answers []syscall.NetlinkMessage
 	for {
-		buffer := make([]byte, 1<<12)
+		// A dump goes on while it is read.
+		buffer := make([]byte, 1<<13)
 		n, _, err := unix.Recvfrom(fd, buffer, 0)
 		if errors.Is(err, unix.EAGAIN) {
 			return answers, nil

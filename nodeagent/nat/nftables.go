@@ -81,6 +81,9 @@ func (b *nftables) load(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			if t.unread {
+				t.elements = b.memory.elementsOf(f)
+			}
 			m.take(f, t)
 		}
 		if after, err := Generation(); err != nil || after == before {
@@ -98,17 +101,50 @@ func (b *nftables) Blockers() []netstate.Blocker {
 	return b.blockers
 }
 
-// list reads one table; one that does not exist is empty. knftables would need
-// an nft run for every set, and does not list their definitions.
+// list reads one table; one that does not exist is empty, and one that cannot be read
+// is to be made anew. knftables would need an nft run for every set, and does not list
+// their definitions.
 func (b *nftables) list(ctx context.Context, f knftables.Family) (table, error) {
-	out, err := output(ctx, "", b.path, "--json", "list", "table", string(f), tableName)
-	if err == nil {
-		return parseTable(f, out)
+	is, exists, err := findTable(f, tableName)
+	if err != nil || !exists {
+		return table{}, err
 	}
-	if strings.Contains(err.Error(), "No such file or directory") {
-		return table{}, nil
+	t, err := b.listAs(ctx, f, "table "+string(f)+" "+tableName)
+	if errors.Is(err, errUnread) {
+		t, err = b.listAs(ctx, f, "sets "+string(f), "maps "+string(f))
 	}
-	return table{}, fmt.Errorf("list table %s %s: %w", f, tableName, err)
+	if errors.Is(err, errUnread) {
+		return table{exists: true, unread: true}, nil
+	}
+	// None of ours has flags: dormant, it would filter nothing.
+	t.sets = t.sets && is.flags == 0
+	return t, err
+}
+
+// errUnread marks listings that nft cannot make, or not as JSON.
+var errUnread = errors.New("unreadable")
+
+// listAs reads a table by listings of it, each with what nft calls them.
+func (b *nftables) listAs(ctx context.Context, f knftables.Family, listings ...string) (table, error) {
+	var texts [][]byte
+	for _, l := range listings {
+		text, err := output(ctx, "", b.path, append([]string{"--json", "list"}, strings.Fields(l)...)...)
+		if err != nil && strings.Contains(err.Error(), "No such file or directory") {
+			return table{}, nil
+		}
+		if crashed(err) {
+			err = fmt.Errorf("%w: %w", errUnread, err)
+		}
+		if err != nil {
+			return table{}, fmt.Errorf("list table %s %s: %w", f, tableName, err)
+		}
+		texts = append(texts, text)
+	}
+	t, err := parseTable(f, texts...)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errUnread, err)
+	}
+	return t, err
 }
 
 func (b *nftables) Known() bool {
@@ -208,8 +244,13 @@ func (b *nftables) Forget(gone []netip.Addr) error {
 func (b *nftables) Clean(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.load(ctx); err != nil {
-		return err
+	// What cannot be listed goes as well, but for its connections.
+	unlisted := b.load(ctx)
+	if unlisted != nil {
+		b.memory = newMemory(b.opts.Source)
+		if err := b.loadForward(ctx); err != nil {
+			return err
+		}
 	}
 	if err := b.closeAll(); err != nil {
 		b.stale = true
@@ -217,7 +258,9 @@ func (b *nftables) Clean(ctx context.Context) error {
 	}
 	var gone []unit
 	for _, f := range families {
-		if b.memory.tables[f].exists {
+		if _, exists, err := findTable(f, tableName); err != nil {
+			return err
+		} else if exists {
 			gone = append(gone, deleteTable(f))
 		}
 	}

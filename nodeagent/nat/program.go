@@ -58,6 +58,16 @@ func output(ctx context.Context, input, program string, args ...string) ([]byte,
 	return out, withStderr(err)
 }
 
+// crashed reports whether a program ended by a signal of its own doing.
+func crashed(err error) bool {
+	ee := (*exec.ExitError)(nil)
+	if !errors.As(err, &ee) {
+		return false
+	}
+	status, ok := ee.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && (status.Signal() == unix.SIGSEGV || status.Signal() == unix.SIGABRT)
+}
+
 func withStderr(err error) error {
 	if ee := (*exec.ExitError)(nil); errors.As(err, &ee) && len(ee.Stderr) > 0 {
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(ee.Stderr)))

@@ -40,7 +40,8 @@ func (m *memory) script(changes []change) []unit {
 		t, mine := m.tables[f], changesOf(f, changes)
 		switch {
 		case m.counts[f] == 0:
-			if t.exists {
+			// What is not known is replaced once something is wanted there.
+			if t.exists && !t.unread {
 				tables = append(tables, deleteTable(f))
 			}
 			continue

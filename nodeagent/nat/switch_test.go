@@ -108,6 +108,7 @@ func TestUnreadable(t *testing.T) {
 		return
 	}
 	eachKind(t, func(t *testing.T, k kind) {
+		run(t, "nft add table inet patchbay")
 		b := k.loaded(t, netstate.SourceLocal)
 		same(t, "known", true, b.Known())
 		if n, ok := b.(*nftables); ok {

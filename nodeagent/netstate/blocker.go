@@ -17,6 +17,9 @@ type Blocker struct {
 	// Openable chains are iptables' own, where an Opening can let our interfaces
 	// through.
 	Openable bool
+	// Unknown says that not all of its rules can be read: it may drop packets, or let
+	// them through.
+	Unknown bool
 }
 
 // Blocks reports whether the chain keeps packets of a family from an interface.
