@@ -90,7 +90,7 @@ var damages = []struct {
 	{"a source added", `nft add element inet patchbay pubfrom4 '{ 192.0.2.1 . tcp . 9100-9103 . 198.51.100.0/24 comment "local" }'`, 1, true},
 	{"all sources", `nft flush set inet patchbay anyfrom6`, 1, true},
 	{"the guard of loopback", `nft flush set inet patchbay lb`, 1, true},
-	{"the chain that guards loopback", `nft flush chain inet patchbay loopback; nft delete chain inet patchbay loopback`, 0, false},
+	{"the chain that guards loopback", `nft flush chain inet patchbay arriving; nft delete chain inet patchbay arriving`, 0, false},
 	{"an interval", `nft add element inet patchbay snet4 '{ 10.99.0.1-10.99.0.6 }'`, 0, false},
 	{"an egress masquerade", `nft delete element inet patchbay snet4 '{ 10.68.0.0/24 }'`, 1, true},
 	{"a contradiction", `nft add element bridge patchbay ok_mac '{ "veth1" . 02:00:00:00:00:01 comment "local" }'`, 1, true},
