@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/limit"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -175,12 +176,13 @@ func (p *Ports) take(s *sockets, at slot, a netip.Addr) error {
 	return nil
 }
 
-// descriptors is how many sockets may hold ports: three quarters of what the
-// process may open at all. The Go runtime has raised that to the hard limit.
+// room is how many descriptors are left to whatever else the process does: held
+// ports are the first to go without one, not repairs.
+const room = 128
+
+// descriptors is how many sockets may hold ports, at most three quarters of what
+// the process may open.
 func descriptors() int {
-	var l unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		return 512
-	}
-	return int(min(l.Cur, 1<<30) / 4 * 3)
+	files := limit.Files()
+	return max(0, files-max(room, files/4))
 }

@@ -69,6 +69,8 @@ type Kernel struct {
 	// announcing counts announcements under way; announcers bounds them.
 	announcing sync.WaitGroup
 	announcers chan struct{}
+	// maxPlaces bounds the namespaces that a call has open at once.
+	maxPlaces int
 	// receiveBuffer of the monitor, in bytes; tests make it small.
 	receiveBuffer int
 }
@@ -97,7 +99,7 @@ func Open(o Options) (*Kernel, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("identify the host's network namespace: %w", err)
 	}
-	k := &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20, announcers: make(chan struct{}, maxAnnouncers)}
+	k := &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20, maxPlaces: maxPlaces(), announcers: make(chan struct{}, maxAnnouncers)}
 	k.reach = k.lookAtMounts()
 	return k, nil
 }

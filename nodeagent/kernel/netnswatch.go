@@ -8,6 +8,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/limit"
 )
 
 // How long a new file in the folder of namespaces may take to become one, and
@@ -29,13 +31,13 @@ type netnsWatch struct {
 func (k *Kernel) watchNetnsDir() (*netnsWatch, error) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
-		return nil, err
+		return nil, limit.ExplainInotify(err)
 	}
 	w := &netnsWatch{watcher: watcher, k: k, mounted: make(chan string)}
 	// Above first: a folder made between the two calls is noticed then.
 	if err := watcher.Add(k.opts.RunDir); err != nil {
 		watcher.Close()
-		return nil, err
+		return nil, limit.ExplainInotify(err)
 	}
 	if watcher.Add(k.netnsDir()) == nil {
 		_ = watcher.Remove(k.opts.RunDir)
@@ -72,11 +74,11 @@ func (w *netnsWatch) awaitMount(ctx context.Context, name string) {
 	if err != nil {
 		return
 	}
+	// Without a descriptor, -1, poll only waits for its time to be over.
 	mounts, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
+	if err == nil {
+		defer unix.Close(mounts)
 	}
-	defer unix.Close(mounts)
 	for end := time.Now().Add(mountPatience); time.Now().Before(end) && ctx.Err() == nil; {
 		fd, _, err := openNetns(path)
 		if err != nil && !errors.As(err, new(insteadError)) {

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/limit"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -71,13 +72,13 @@ func (s *session) leave(netns string) {
 	}
 }
 
-// maxPlaces bounds the descriptors of a session that visits many namespaces: two
-// each, where some systems allow 1,024.
-const maxPlaces = 200
+// maxPlaces bounds the namespaces that a session has open, with two descriptors
+// each: together a quarter of what the process may open.
+func maxPlaces() int { return max(2, min(200, limit.Files()/8)) }
 
-// trim must not be called while somebody uses a place.
+// trim closes the places of a session that has too many. No place may be in use.
 func (s *session) trim() {
-	if len(s.places) > maxPlaces {
+	if len(s.places) > s.k.maxPlaces {
 		s.close()
 	}
 }

@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/limit"
 )
 
 const (
@@ -26,7 +29,7 @@ const (
 func Watch(ctx context.Context, path string, v *Validator, fn func(Snapshot)) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
-		return fmt.Errorf("watch %s: %w", path, err)
+		return fmt.Errorf("watch %s: %w", path, limit.ExplainInotify(err))
 	}
 	defer func() { _ = w.Close() }()
 	abs, err := filepath.Abs(path)
@@ -37,7 +40,7 @@ func Watch(ctx context.Context, path string, v *Validator, fn func(Snapshot)) er
 	var last *Snapshot
 	for ctx.Err() == nil {
 		if err := rewatch(w, abs); err != nil {
-			return fmt.Errorf("watch %s: %w", path, err)
+			return fmt.Errorf("watch %s: %w", path, limit.ExplainInotify(err))
 		}
 		if s := t.scan(); last == nil || !s.equal(*last) {
 			last = &s
@@ -59,8 +62,10 @@ func rewatch(w *fsnotify.Watcher, path string) error {
 		_ = w.Remove(old)
 	}
 	// Where this fails the scan says why, and the folder above tells the next
-	// change.
-	_ = w.Add(path)
+	// change; not where inotify has no watch left.
+	if err := w.Add(path); errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EMFILE) {
+		return err
+	}
 	for {
 		parent := filepath.Dir(path)
 		err := w.Add(parent)
