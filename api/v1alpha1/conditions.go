@@ -66,6 +66,7 @@ const (
 	ReasonUplinkNotFound       = "UplinkNotFound"
 	ReasonUplinkInUse          = "UplinkInUse"
 	ReasonForwardBlocked       = "ForwardBlocked"
+	ReasonObstructed           = "Obstructed"
 	ReasonNodeNotReady         = "NodeNotReady"
 	ReasonKernelError          = "KernelError"
 	ReasonInUse                = "InUse"
@@ -110,6 +111,7 @@ var Reasons = []Reason{
 	{ReasonUplinkNotFound, ConditionReady, "agent", "Name an interface in spec.uplink.interface that the node has."},
 	{ReasonUplinkInUse, ConditionReady, "agent", "Choose an interface that carries neither the node's own traffic nor another bridge."},
 	{ReasonForwardBlocked, ConditionReady, "agent", "Let the firewall table that the message names accept forwarded traffic of the bridge."},
+	{ReasonObstructed, ConditionReady, "agent", "Remove what the message names from the interface, by the command that it gives."},
 	{ReasonNodeNotReady, ConditionReady, "controller", "Bring the node back; what is bound to it is not known to work."},
 	{ReasonKernelError, ConditionReady, "agent", "Read the message; the agent tries again with growing pauses. A program that `did not answer within` some time hangs: see what it waits for (`/proc/PID/stack`, a lock such as /run/xtables.lock); links are repaired meanwhile."},
 	{ReasonInUse, ConditionInUse, "controller", "Delete the attachments that the message names; the network goes with the last of them."},

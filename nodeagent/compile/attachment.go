@@ -67,6 +67,9 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, at Place,
 		b.toNetns(p2p.Netns)
 	}
 	b.limit()
+	if len(at.Addresses) == 0 {
+		b.r.note(problem(v1alpha1.ReasonProgrammed, "built, no address: the interface carries frames, and IP once something else gives it an address"))
+	}
 	p := b.routes()
 	b.r.withoutIPv6(c.Node)
 	return b.r, b.view, p
@@ -88,7 +91,7 @@ func (b *attachment) netns(at netstate.End, lifecycle v1alpha1.Lifecycle) {
 	managed := lifecycle != v1alpha1.External
 	b.r.add(netstate.Netns{Name: name, Managed: managed})
 	if managed {
-		b.r.add(netstate.Link{Netns: name, Name: "lo", Type: netstate.Loopback, Mark: netstate.NetnsMark(b.c.Source, name), Up: true})
+		b.r.add(netstate.Link{Netns: name, Name: "lo", Type: netstate.Loopback, Mark: netstate.NetnsMark(b.c.Source, name), Attributes: netstate.LoopbackAttributes, Up: true})
 	}
 	b.r.claim(Claim{
 		Resource: "network namespace " + name, Sharers: b.a.Namespace + " " + string(lifecycle),
@@ -245,7 +248,10 @@ func (b *attachment) pair(host netstate.Link, mtu int) {
 func (b *attachment) veth(one, other netstate.Link, mtu int) {
 	one.Peer, other.Peer = netstate.End{Netns: other.Netns, Name: other.Name}, netstate.End{Netns: one.Netns, Name: one.Name}
 	for _, l := range []*netstate.Link{&one, &other} {
-		l.Type, l.MTU, l.Mark, l.Up = netstate.Veth, mtu, b.mark, true
+		l.Type, l.MTU, l.Mark, l.Attributes, l.Up = netstate.Veth, mtu, b.mark, netstate.LinkAttributes, true
+		if l.Master != "" {
+			l.Attributes = l.Attributes.And(netstate.PortAttributes)
+		}
 		b.r.add(*l)
 	}
 }

@@ -109,7 +109,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 		addBridge(&r, n, v, c)
 	}
 	if v.Uplink != "" && p == nil {
-		port := netstate.Port{Link: v.Uplink, Master: v.Bridge}
+		port := netstate.Port{Link: v.Uplink, Master: v.Bridge, Up: true, Attributes: netstate.PortAttributes}
 		r.claim(Claim{Resource: "uplink " + v.Uplink, Reason: v1alpha1.ReasonUplinkInUse, Field: "spec.uplink.interface", Proof: port.Key()})
 		r.add(port)
 	}
@@ -221,6 +221,9 @@ const (
 	multicastGroups = 1024 * portGroups
 )
 
+// macAgeing is the kernel's own, 300 s, in hundredths of a second.
+const macAgeing = 30000
+
 // bridgeAttributes keep what a port sends from changing how others are reached:
 // frames to link-local groups pass the port filter, so nothing is learned from
 // them.
@@ -229,8 +232,10 @@ func bridgeAttributes(v NetworkView) netstate.Attributes {
 	if v.Uplink != "" {
 		learned = learnedWithUplink
 	}
-	return netstate.Attributes{}.With(netstate.NoLinkLocalLearn, 1).With(netstate.FDBMaxLearned, learned).
-		With(netstate.MulticastSnooping, 1).With(netstate.MulticastHashMax, multicastGroups)
+	return netstate.LinkAttributes.With(netstate.NoLinkLocalLearn, 1).With(netstate.FDBMaxLearned, learned).
+		With(netstate.MulticastSnooping, 1).With(netstate.MulticastHashMax, multicastGroups).
+		With(netstate.STP, 0).With(netstate.ForwardDelay, 0).With(netstate.Ageing, macAgeing).
+		With(netstate.VLANFiltering, 0).With(netstate.GroupForward, 0).With(netstate.CallIPTables, 0).With(netstate.CallIP6Tables, 0).With(netstate.OwnMAC, 1)
 }
 
 // addGateway gives the bridge its addresses and the node its routing.

@@ -110,6 +110,7 @@ type Engine struct {
 	// again costs as much as it has addresses.
 	exhausted map[*ipam.Pool]*compile.Problem
 	own       ownAddresses
+	silent    silent
 	// refs are the owners by what they refer to.
 	refs map[ref]map[netstate.Owner]bool
 	// pods by UID; nil until they are known.
@@ -159,6 +160,7 @@ func New(o Options) *Engine {
 		claims:  newClaims(),
 		pools:   pools{},
 		own:     newOwnAddresses(),
+		silent:  silent{keys: map[netstate.Key]bool{}},
 		ports:   hostPorts{said: map[string]bool{}},
 	}
 	e.firewall = &firewall{Backend: o.NAT, ended: e.firewallChanged}

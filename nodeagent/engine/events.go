@@ -15,7 +15,7 @@ func (e *Engine) event(ev kernel.Event) {
 	if ev.Lost {
 		e.lost = true
 	} else {
-		ev.Gone = ev.Gone || e.events[ev.Key].Gone
+		ev.Gone, ev.Runs = ev.Gone || e.events[ev.Key].Gone, ev.Runs || e.events[ev.Key].Runs
 		e.events[ev.Key] = ev
 	}
 	e.mu.Unlock()
@@ -54,8 +54,8 @@ func (e *Engine) isOthersAddress(k netstate.Key) bool {
 	return k.Kind == netstate.KindAddress && err == nil && e.wantedAt(k) == nil && !(p.Addr().Is6() && p.Addr().IsLinkLocalUnicast())
 }
 
-// considerRoute handles a route of ours, and the connected route that comes
-// with an address of ours.
+// considerRoute handles a route of ours, and those that the kernel has with an
+// address of ours.
 func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 		e.mark(ev.Key, batch, nil)
@@ -63,13 +63,23 @@ func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 	if !ev.Gone {
 		return
 	}
-	var connected []netstate.Key
-	for k := range e.links[place(ev.Key)] {
-		if p, err := netip.ParsePrefix(k.Name); k.Kind == netstate.KindAddress && err == nil && p.Masked().String() == ev.Key.Name {
-			connected = append(connected, k)
+	dst, err := netip.ParsePrefix(ev.Key.Name)
+	e.recheck(e.on(place(ev.Key), func(k netstate.Key) bool {
+		p, bad := netip.ParsePrefix(k.Name)
+		with := dst == p.Masked() || dst.IsSingleIP() && dst.Addr() == p.Addr() || dst.Addr().IsMulticast() && p.Addr().Is6()
+		return k.Kind == netstate.KindAddress && err == nil && bad == nil && with
+	}), batch)
+}
+
+// on returns the wanted objects on an interface that are chosen.
+func (e *Engine) on(p netstate.End, chosen func(netstate.Key) bool) []netstate.Key {
+	var keys []netstate.Key
+	for k := range e.links[p] {
+		if chosen(k) {
+			keys = append(keys, k)
 		}
 	}
-	e.recheck(connected, batch)
+	return keys
 }
 
 // considerLimit handles what limits a link. Of a redirect the kernel tells in
@@ -91,6 +101,9 @@ func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
 		e.mark(ev.Key, batch, nil)
 	}
 	e.considerStray(ev, batch)
+	if ev.Runs {
+		e.recheck(e.on(place(ev.Key), func(k netstate.Key) bool { return k.Kind == netstate.KindAddress || k.Kind == netstate.KindRoute }), batch)
+	}
 	var ports []netstate.Key
 	for _, kind := range []netstate.Kind{netstate.KindPort, netstate.KindHairpin} {
 		if k := (netstate.Key{Kind: kind, Link: ev.Key.Link}); e.wantedAt(k) != nil {

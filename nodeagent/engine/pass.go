@@ -20,7 +20,7 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 	intact := e.NAT.Intact()
 	e.compileAll(batch)
 	applied := e.converge(ctx, batch)
-	if slices.ContainsFunc(applied, losesRoutes) {
+	if slices.ContainsFunc(applied, func(s plan.Step) bool { return losesRoutes(s) || e.joinsForeign(s) }) {
 		applied = append(applied, e.converge(ctx, batch)...)
 	}
 	e.Kernel.Announce(applied)
@@ -33,6 +33,13 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 // address the kernel removes the IPv4 routes that used it, and tells nobody.
 func losesRoutes(s plan.Step) bool {
 	return s.Key.Kind == netstate.KindAddress && (s.Op == plan.Delete || s.Op == plan.Update)
+}
+
+// joinsForeign reports whether a step makes a link a port of another's bridge, which
+// may not let it forward yet.
+func (e *Engine) joinsForeign(s plan.Step) bool {
+	l, ok := s.New.(netstate.Link)
+	return ok && s.Op == plan.Activate && l.Master != "" && e.wantedAt(netstate.Link{Name: l.Master}.Key()) == nil
 }
 
 // converge observes, plans and applies once.
@@ -107,6 +114,7 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 	for _, c := range conflicts {
 		e.fail(batch, c.Key, conflictError(c))
 	}
+	e.failObstructed(batch, observed)
 	return steps
 }
 

@@ -39,6 +39,7 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	for _, ev := range events {
 		e.consider(ev, batch)
 	}
+	e.lookAtSilent(batch)
 	e.addDue(batch, lost)
 	e.followNode(batch)
 	e.followHostPorts(batch)
@@ -187,6 +188,9 @@ func (e *Engine) untilRetry() time.Duration {
 	}
 	if natLost && !e.firewall.busy() {
 		next = min(next, time.Until(e.natRetry))
+	}
+	if len(e.silent.keys) > 0 {
+		next = min(next, time.Until(e.silent.due))
 	}
 	if !e.ports.due.IsZero() {
 		next = min(next, time.Until(e.ports.due))

@@ -245,7 +245,7 @@ func (u *unit) sortedErrs() []netstate.Key {
 
 func reasonOf(err error) string {
 	switch {
-	case errors.Is(err, errWaits):
+	case errors.Is(err, errWaits), errors.Is(err, errForwardsSoon):
 		return v1alpha1.ReasonPending
 	case errors.Is(err, kernel.ErrMountsApart):
 		return v1alpha1.ReasonMountsNotShared
@@ -253,6 +253,8 @@ func reasonOf(err error) string {
 		return v1alpha1.ReasonNetnsNotFound
 	case errors.Is(err, kernel.ErrForeign), errors.Is(err, errTaken):
 		return v1alpha1.ReasonInterfaceConflict
+	case errors.Is(err, errObstructed):
+		return v1alpha1.ReasonObstructed
 	}
 	return v1alpha1.ReasonKernelError
 }

@@ -136,6 +136,7 @@ func (e *Engine) index(k netstate.Key) {
 	}
 	e.links[p][k] = true
 	e.own.add(k)
+	e.silent.add(k)
 }
 
 func (e *Engine) unindex(k netstate.Key) {
@@ -145,6 +146,7 @@ func (e *Engine) unindex(k netstate.Key) {
 		delete(e.links, p)
 	}
 	e.own.remove(k)
+	delete(e.silent.keys, k)
 }
 
 // wantedAt returns what some owner wants under a key.
@@ -159,7 +161,7 @@ func (e *Engine) wantedAt(k netstate.Key) netstate.Object {
 // makes no sense.
 func (u *unit) final() bool {
 	for _, err := range u.errs {
-		if !errors.Is(err, errTaken) && !errors.Is(err, errWaits) && !errors.Is(err, kernel.ErrMountsApart) {
+		if !errors.Is(err, errTaken) && !errors.Is(err, errWaits) && !errors.Is(err, errObstructed) && !errors.Is(err, kernel.ErrMountsApart) {
 			return false
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -50,7 +52,14 @@ func parseAddress(b []byte) (address, bool) {
 }
 
 func (a address) object(netns, link string) netstate.Address {
-	return netstate.Address{Netns: netns, Link: link, Prefix: a.prefix, NoPrefixRoute: a.flags&unix.IFA_F_NOPREFIXROUTE != 0}
+	o := netstate.Address{Netns: netns, Link: link, Prefix: a.prefix, NoPrefixRoute: a.flags&unix.IFA_F_NOPREFIXROUTE != 0}
+	switch {
+	case a.flags&unix.IFA_F_DADFAILED != 0:
+		o.Astray = "dadfailed"
+	case a.flags&unix.IFA_F_DEPRECATED != 0:
+		o.Astray = "deprecated"
+	}
+	return o
 }
 
 func (s *session) observeAddress(key netstate.Key) (netstate.Object, error) {
@@ -62,8 +71,7 @@ func (s *session) observeAddress(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	family := familyOf(prefix.Addr())
-	addresses, err := once(p.addressesOf, listed{family, l.index}, func() ([]address, error) { return p.addresses(family, l.index) })
+	addresses, err := p.addressesOn(familyOf(prefix.Addr()), l)
 	if err != nil {
 		return nil, err
 	}
@@ -72,29 +80,82 @@ func (s *session) observeAddress(key netstate.Key) (netstate.Object, error) {
 		return nil, nil
 	}
 	o := a.object(key.Netns, key.Link)
-	if !o.NoPrefixRoute {
-		connected, err := p.connected(l, prefix)
-		o.NoPrefixRoute = !connected
-		return o, err
+	if o.Astray == "" {
+		o.Astray, err = p.lacks(l, a)
 	}
-	return o, nil
+	return o, err
 }
 
-// connected reports whether the kernel's own route of an address is there: one
-// that somebody deleted comes back only with the address. A link that does not
-// run has none.
-func (p *place) connected(l *link, prefix netip.Prefix) (bool, error) {
-	if !l.up() || l.flags&unix.IFF_RUNNING == 0 || prefix.IsSingleIP() {
-		return true, nil
+// lacks names the kernel's own route of an address that is missing: one that was
+// deleted comes back only with the address.
+func (p *place) lacks(l *link, a address) (string, error) {
+	if !l.up() {
+		return "", nil
 	}
-	family := familyOf(prefix.Addr())
-	routes, err := once(p.connectedOf, listed{family, l.index}, func() ([]route, error) { return p.routes(family, unix.RTPROT_KERNEL, l.index) })
-	for _, r := range routes {
-		if r.dst == prefix.Masked() {
-			return true, err
+	family, missing := familyOf(a.prefix.Addr()), ""
+	err := p.patiently(family, func() (bool, error) {
+		routes, err := p.routesOn(family, l)
+		missing = missingRoute(l, a, routes)
+		return missing == "", err
+	})
+	return missing, err
+}
+
+// patiently looks until something is found or fails, and with IPv6 a few times: the
+// kernel adds the routes of an IPv6 address by a worker, some time after the address.
+func (p *place) patiently(family int, look func() (bool, error)) error {
+	const (
+		attempts = 10
+		pause    = 5 * time.Millisecond
+	)
+	for attempt := 0; ; attempt++ {
+		found, err := look()
+		if found || err != nil || family == unix.AF_INET || attempt == attempts {
+			return err
+		}
+		time.Sleep(pause)
+		clear(p.routesOf)
+	}
+}
+
+// missingRoute looks for the routes that an address has: the local one, the
+// connected one, also on a link without carrier (linkdown), and with IPv6 that of
+// groups, without which no neighbour is found; the kernel makes it when the link
+// begins to run.
+func missingRoute(l *link, a address, routes []route) string {
+	ip := a.prefix.Addr()
+	has := func(kind uint8, dst netip.Prefix) bool {
+		return slices.ContainsFunc(routes, func(r route) bool { return r.kind == kind && r.dst == dst })
+	}
+	switch {
+	case !has(unix.RTN_LOCAL, single(ip)):
+		return "without its local route"
+	case a.flags&unix.IFA_F_NOPREFIXROUTE == 0 && !a.prefix.IsSingleIP() && !has(unix.RTN_UNICAST, a.prefix.Masked()):
+		return "without its connected route"
+	case ip.Is6() && l.running() && !has(unix.RTN_MULTICAST, groups6):
+		return "without the route of groups"
+	}
+	return ""
+}
+
+// groups6 are the IPv6 multicast addresses.
+var groups6 = netip.MustParsePrefix("ff00::/8")
+
+// addressesOn lists the addresses of a link. In a namespace one listing, once in a
+// session, serves all links.
+func (p *place) addressesOn(family int, l *link) ([]address, error) {
+	key := listed{family, l.index}
+	if p.netns != "" {
+		key = listed{}
+	}
+	all, err := once(p.addressesOf, key, func() ([]address, error) { return p.addresses(key.family, key.index) })
+	var out []address
+	for _, a := range all {
+		if a.index == l.index && familyOf(a.prefix.Addr()) == family {
+			out = append(out, a)
 		}
 	}
-	return false, err
+	return out, err
 }
 
 func pick(addresses []address, prefix netip.Prefix) (address, bool) {
@@ -137,10 +198,7 @@ func (s *session) applyAddress(op plan.Op, a netstate.Address) error {
 	case plan.Create:
 		err = s.addAddress(end, a)
 	case plan.Update:
-		// The flags of an IPv4 address cannot be changed.
-		if err = s.removeAddress(end, a.Prefix); err == nil {
-			err = s.addAddress(end, a)
-		}
+		err = s.updateAddress(end, a)
 	case plan.Delete:
 		err = s.removeAddress(end, a.Prefix)
 	default:
@@ -150,6 +208,30 @@ func (s *session) applyAddress(op plan.Op, a netstate.Address) error {
 		return fmt.Errorf("%s address %s on %s: %w", op, a.Prefix, end, err)
 	}
 	return nil
+}
+
+// updateAddress gives an address back what it lacks. The flags of an IPv4 address
+// cannot be changed, and an IPv6 one has its routes only with the address; but an
+// IPv4 address stays where only its routes are missing: addresses of others on the
+// link may go with it.
+func (s *session) updateAddress(end netstate.End, want netstate.Address) error {
+	p, l, err := s.link(end)
+	if err != nil {
+		return err
+	}
+	if want.Prefix.Addr().Is4() {
+		addresses, err := p.addresses(unix.AF_INET, l.index)
+		if err != nil {
+			return err
+		}
+		if have, found := pick(addresses, want.Prefix); found && have.object(end.Netns, end.Name) == want {
+			return p.addKernelRoutes(l, want)
+		}
+	}
+	if err := s.removeAddress(end, want.Prefix); err != nil {
+		return err
+	}
+	return s.addAddress(end, want)
 }
 
 func (s *session) addAddress(end netstate.End, a netstate.Address) error {
@@ -248,6 +330,9 @@ func (p *place) addressOfOurs(l *link, prefix netip.Prefix) (bool, error) {
 	}
 	return found, nil
 }
+
+// single is the prefix of one address alone.
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func familyOf(a netip.Addr) int {
 	if a.Is4() {

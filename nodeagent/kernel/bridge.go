@@ -1,7 +1,11 @@
 package kernel
 
 import (
+	"encoding/binary"
+	"errors"
+
 	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -14,25 +18,69 @@ const (
 	boolNoLLLearn   = 1  // 1 << BR_BOOLOPT_NO_LL_LEARN
 )
 
-// bridgeNumbers are the attributes that are a number of their own. A kernel
+// numbered is an attribute that is a number of its own in a message.
+type numbered struct {
+	attribute netstate.Attribute
+	size      int
+}
+
+// bridgeNumbers and portNumbers are attributes by their netlink number. A kernel
 // ignores those that it does not know.
-var bridgeNumbers = map[netstate.Attribute]struct{ kind, size int }{
-	netstate.MulticastSnooping: {nl.IFLA_BR_MCAST_SNOOPING, 1},
-	netstate.MulticastHashMax:  {nl.IFLA_BR_MCAST_HASH_MAX, 4},
-	netstate.FDBMaxLearned:     {brFDBMaxLearned, 4},
+var (
+	bridgeNumbers = map[uint16]numbered{
+		nl.IFLA_BR_MCAST_SNOOPING:    {netstate.MulticastSnooping, 1},
+		nl.IFLA_BR_MCAST_HASH_MAX:    {netstate.MulticastHashMax, 4},
+		brFDBMaxLearned:              {netstate.FDBMaxLearned, 4},
+		nl.IFLA_BR_STP_STATE:         {netstate.STP, 4},
+		nl.IFLA_BR_FORWARD_DELAY:     {netstate.ForwardDelay, 4},
+		nl.IFLA_BR_AGEING_TIME:       {netstate.Ageing, 4},
+		nl.IFLA_BR_VLAN_FILTERING:    {netstate.VLANFiltering, 1},
+		nl.IFLA_BR_GROUP_FWD_MASK:    {netstate.GroupForward, 2},
+		nl.IFLA_BR_NF_CALL_IPTABLES:  {netstate.CallIPTables, 1},
+		nl.IFLA_BR_NF_CALL_IP6TABLES: {netstate.CallIP6Tables, 1},
+	}
+	portNumbers = map[uint16]numbered{
+		nl.IFLA_BRPORT_STATE:          {netstate.PortState, 1},
+		nl.IFLA_BRPORT_LEARNING:       {netstate.Learning, 1},
+		nl.IFLA_BRPORT_UNICAST_FLOOD:  {netstate.Flood, 1},
+		nl.IFLA_BRPORT_MCAST_FLOOD:    {netstate.MulticastFlood, 1},
+		nl.IFLA_BRPORT_BCAST_FLOOD:    {netstate.BroadcastFlood, 1},
+		nl.IFLA_BRPORT_LOCKED:         {netstate.Locked, 1},
+		nl.IFLA_BRPORT_NEIGH_SUPPRESS: {netstate.NeighSuppress, 1},
+		nl.IFLA_BRPORT_PROXYARP:       {netstate.ProxyARP, 1},
+		nl.IFLA_BRPORT_PROXYARP_WIFI:  {netstate.ProxyARPWiFi, 1},
+	}
+)
+
+func (n numbered) read(value []byte) (uint32, bool) {
+	switch {
+	case len(value) < n.size:
+		return 0, false
+	case n.size == 1:
+		return uint32(value[0]), true
+	case n.size == 2:
+		return uint32(binary.NativeEndian.Uint16(value)), true
+	}
+	return uint32At(value), true
+}
+
+func (n numbered) write(value uint32) []byte {
+	switch n.size {
+	case 1:
+		return nl.Uint8Attr(uint8(value))
+	case 2:
+		return nl.Uint16Attr(uint16(value))
+	}
+	return nl.Uint32Attr(value)
 }
 
 // bridgeAttributes reads the IFLA_INFO_DATA of a bridge.
 func bridgeAttributes(b []byte) netstate.Attributes {
 	var out netstate.Attributes
 	for kind, value := range attributes(b) {
-		for a, n := range bridgeNumbers {
-			switch {
-			case n.kind != int(kind) || len(value) < n.size:
-			case n.size == 1:
-				out = out.With(a, uint32(value[0]))
-			default:
-				out = out.With(a, uint32At(value))
+		if n, known := bridgeNumbers[kind]; known {
+			if v, ok := n.read(value); ok {
+				out = out.With(n.attribute, v)
 			}
 		}
 		// struct br_boolopt_multi: values, and which of them the kernel knows.
@@ -43,24 +91,105 @@ func bridgeAttributes(b []byte) netstate.Attributes {
 	return out
 }
 
-// addBridgeAttributes is the inverse of bridgeAttributes.
-func addBridgeAttributes(data *nl.RtAttr, s netstate.Attributes) {
-	for a, n := range bridgeNumbers {
-		if value, ok := s.Get(a); ok && n.size == 1 {
-			data.AddRtAttr(n.kind, nl.Uint8Attr(uint8(value)))
-		} else if ok {
-			data.AddRtAttr(n.kind, nl.Uint32Attr(value))
-		}
-	}
+// bridgeInfo is the IFLA_LINKINFO of a bridge with attributes; nil without any of
+// a bridge's.
+func bridgeInfo(s netstate.Attributes) *nl.RtAttr {
+	info := linkInfo("bridge")
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	some := addNumbers(data, bridgeNumbers, s)
 	if value, ok := s.Get(netstate.NoLinkLocalLearn); ok {
 		data.AddRtAttr(brMultiBoolOpt, append(nl.Uint32Attr(value), nl.Uint32Attr(boolNoLLLearn)...))
+		some = true
 	}
+	if !some {
+		return nil
+	}
+	return info
 }
 
-// bridgeInfo is the IFLA_LINKINFO of a bridge with attributes.
-func bridgeInfo(s netstate.Attributes) (info, data *nl.RtAttr) {
-	info = linkInfo("bridge")
-	data = info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
-	addBridgeAttributes(data, s)
-	return info, data
+// portInfo is the IFLA_LINKINFO of a port with attributes; nil without any of a
+// port's.
+func portInfo(s netstate.Attributes) *nl.RtAttr {
+	info, data := slaveInfo()
+	if !addNumbers(data, portNumbers, s) {
+		return nil
+	}
+	return info
+}
+
+func addNumbers(data *nl.RtAttr, numbers map[uint16]numbered, s netstate.Attributes) (some bool) {
+	for kind, n := range numbers {
+		if value, ok := s.Get(n.attribute); ok {
+			data.AddRtAttr(int(kind), n.write(value))
+			some = true
+		}
+	}
+	return some
+}
+
+// changeAttributes gives a link the attributes.
+func (p *place) changeAttributes(l *link, s netstate.Attributes) error {
+	if l.loopback() {
+		return p.changeLoopback(l, s)
+	}
+	if stp, ok := s.Get(netstate.STP); ok {
+		// Under a spanning tree the kernel refuses the forward delay that we want
+		// (ERANGE), and so the tree ends first.
+		if err := p.setLink(l, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), bridgeInfo(netstate.Attributes{}.With(netstate.STP, stp))); err != nil {
+			return err
+		}
+	}
+	if _, ok := s.Get(netstate.OwnMAC); ok {
+		if err := p.learnItself(l); err != nil {
+			return err
+		}
+	}
+	body := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	for _, f := range linkFlags {
+		if value, ok := s.Get(f.attribute); ok {
+			body.Change |= f.flag
+			if (value == 0) == f.inverse {
+				body.Flags |= f.flag
+			}
+		}
+	}
+	info := bridgeInfo(s)
+	if info == nil {
+		info = portInfo(s)
+	}
+	if info == nil && body.Change == 0 {
+		return nil
+	}
+	var attrs []*nl.RtAttr
+	if info != nil {
+		attrs = append(attrs, info)
+	}
+	err := p.setLink(l, unix.RTM_NEWLINK, body, attrs...)
+	if _, arp := s.Get(netstate.ARP); arp && err == nil {
+		// IPv6 neighbours that were found without ARP stay as they are (NUD_NOARP)
+		// until the MAC address is set, be it to the same.
+		err = p.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), nl.NewRtAttr(unix.IFLA_ADDRESS, l.mac[:]))
+	}
+	// The port lost its carrier meanwhile, and forwards when it has one again.
+	if _, state := s.Get(netstate.PortState); state && errors.Is(err, unix.ENETDOWN) {
+		return nil
+	}
+	return err
+}
+
+// linkFlags are attributes that are flags of a link, or of which the flag says the
+// opposite.
+var linkFlags = []struct {
+	attribute netstate.Attribute
+	flag      uint32
+	inverse   bool
+}{{netstate.ARP, unix.IFF_NOARP, true}, {netstate.Multicast, unix.IFF_MULTICAST, false}}
+
+// flagAttributes reads the attributes that are flags.
+func (l *link) flagAttributes() netstate.Attributes {
+	var out netstate.Attributes
+	for _, f := range linkFlags {
+		out = out.With(f.attribute, number01((l.flags&f.flag != 0) != f.inverse))
+	}
+	return out
 }

@@ -28,7 +28,9 @@ const (
 	ingressQdisc   = 0xfffffff1 // TC_H_CLSACT
 	ingressFilters = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 	egressFilters  = 0xfffffff3 // TC_H_MIN_EGRESS
+	actionShot     = 2          // TC_ACT_SHOT
 	actionStolen   = 4          // TC_ACT_STOLEN
+	matchallAction = 2          // TCA_MATCHALL_ACT
 	egressRedirect = 1          // TCA_EGRESS_REDIR
 	mirredSize     = 28         // struct tc_mirred; nl's has two bytes too many
 	schedulerTick  = 64         // nanoseconds, 1 << PSCHED_SHIFT

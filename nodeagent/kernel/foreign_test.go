@@ -153,7 +153,7 @@ func TestPort(t *testing.T) {
 	br := bridge("br-red")
 	build(t, k, br)
 	sh(t, "ip link add eth1 type veth peer peer1; ip address add 192.0.2.1/24 dev eth1")
-	port := netstate.Port{Link: "eth1", Master: "br-red"}
+	port := netstate.Port{Link: "eth1", Master: "br-red", Up: true, Attributes: netstate.PortAttributes}
 	wantObserved(t, k, keysOf(port))
 	apply(t, k, create(port))
 	wantObserved(t, k, keysOf(port), port)
@@ -176,7 +176,7 @@ func TestPort(t *testing.T) {
 		t.Errorf("the error does not name the other bridge: %s", text)
 	}
 	apply(t, k, remove(port))
-	wantObserved(t, k, keysOf(port), netstate.Port{Link: "eth1", Master: "br-other"})
+	wantObserved(t, k, keysOf(port), netstate.Port{Link: "eth1", Master: "br-other", Up: true})
 	sh(t, "ip link del eth1")
 	apply(t, k, remove(port))
 	wantError(t, k, create(port), ErrLinkNotFound)

@@ -141,7 +141,7 @@ func (s *session) heldPort(p *place, l *link) ([]Held, error) {
 	if !s.k.ours(master) {
 		return nil, nil
 	}
-	return []Held{{Owner: master.owner(), Object: netstate.Port{Link: l.name, Master: master.name}}}, nil
+	return []Held{{Owner: master.owner(), Object: l.port(master)}}, nil
 }
 
 // heldOn picks the addresses and routes of ours on links of ours.

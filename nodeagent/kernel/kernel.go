@@ -66,6 +66,8 @@ type Kernel struct {
 	// records guards the records of sysctls and what they stand for.
 	records sync.Mutex
 	hints   hints
+	// filtered is the monitor's.
+	filtered filtered
 	// announcing counts announcements under way; announcers bounds them.
 	announcing sync.WaitGroup
 	announcers chan struct{}

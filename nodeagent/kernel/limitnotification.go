@@ -10,7 +10,11 @@ type shaperKey struct {
 // qdisc reports the shaper at the root of a link, or that there is none now.
 func (m *monitor) qdisc(netns string, gone bool, q qdisc) {
 	if q.parent == ingressQdisc {
+		m.k.filtered.set(shaperKey{netns, q.index}, !gone)
 		m.redirect(netns, q.index)
+		if gone {
+			m.filter(netns, q.index)
+		}
 		return
 	}
 	name, ok := m.linkName(netns, q.index)
@@ -42,5 +46,12 @@ func (m *monitor) redirect(netns string, index int32) {
 	}
 	if name, ok := m.linkName(netns, index); ok {
 		m.fn(Event{Key: netstate.Redirect{Link: name}.Key()})
+	}
+}
+
+// filter says to look at a link whose filters are others than before.
+func (m *monitor) filter(netns string, index int32) {
+	if l, known := m.links[netns][index]; known {
+		m.fn(Event{Key: netstate.Link{Netns: netns, Name: l.name}.Key()})
 	}
 }

@@ -28,7 +28,9 @@ type link struct {
 	peerNetns int32
 	isolated  bool
 	hairpin   bool
-	// attributes are a bridge's.
+	// state is a port's; attributes are those in which it is left out, a bridge's or
+	// a port's, and the flags.
+	state      uint32
 	attributes netstate.Attributes
 }
 
@@ -39,6 +41,7 @@ func parseLink(b []byte) (link, bool) {
 		return link{}, false
 	}
 	l := link{family: b[0], index: int32(uint32At(b[4:])), flags: uint32At(b[8:]), peerNetns: ownNetns}
+	l.attributes = l.flagAttributes()
 	for kind, value := range attributes(b[unix.SizeofIfInfomsg:]) {
 		switch kind {
 		case unix.IFLA_IFNAME:
@@ -78,7 +81,7 @@ func (l *link) parseInfo(b []byte) {
 			slave = stringAt(value)
 		case nl.IFLA_INFO_DATA:
 			if l.kind == "bridge" {
-				l.attributes = bridgeAttributes(value)
+				l.attributes = l.attributes.And(bridgeAttributes(value))
 			}
 		case nl.IFLA_INFO_SLAVE_DATA:
 			if slave == "bridge" {
@@ -90,6 +93,14 @@ func (l *link) parseInfo(b []byte) {
 
 func (l *link) parsePort(b []byte) {
 	for kind, value := range attributes(b) {
+		if n, known := portNumbers[kind]; known {
+			v, _ := n.read(value)
+			if n.attribute == netstate.PortState {
+				l.state = v
+			} else {
+				l.attributes = l.attributes.With(n.attribute, v)
+			}
+		}
 		on := len(value) > 0 && value[0] != 0
 		switch kind {
 		case nl.IFLA_BRPORT_ISOLATED:
@@ -101,6 +112,7 @@ func (l *link) parsePort(b []byte) {
 }
 
 func (l *link) up() bool       { return l.flags&unix.IFF_UP != 0 }
+func (l *link) running() bool  { return l.flags&unix.IFF_RUNNING != 0 }
 func (l *link) loopback() bool { return l.flags&unix.IFF_LOOPBACK != 0 }
 func (l *link) grouped() bool {
 	return l.group == netstate.LinkGroup || l.group == netstate.DoomedGroup
@@ -254,7 +266,7 @@ func (s *session) observeLink(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.object(p, l), nil
+	return s.whole(p, l), nil
 }
 
 // object is the link as netstate describes it, but for its master and peer.
@@ -273,6 +285,7 @@ func (s *session) object(p *place, l *link) netstate.Link {
 		o.Master = unknown
 		if master, err := p.linkAt(l.master); err == nil {
 			o.Master = master.name
+			o.Attributes, o.Waits = l.forwards(master, o.Attributes)
 		}
 	}
 	if o.Type == netstate.Veth {
@@ -280,6 +293,59 @@ func (s *session) object(p *place, l *link) netstate.Link {
 	}
 	return o
 }
+
+// whole is the link with what other requests tell of it.
+func (s *session) whole(p *place, l *link) netstate.Link {
+	o := s.object(p, l)
+	switch {
+	case !s.k.ours(l):
+		return o
+	case o.Type == netstate.Loopback:
+		if p.netns != "" && l.up() {
+			o.Attributes = p.loopbackAttributes(l)
+		}
+		return o
+	case o.Type == netstate.Bridge:
+		if knows, err := p.knowsItself(l); err == nil {
+			o.Attributes = o.Attributes.With(netstate.OwnMAC, number01(knows))
+		}
+	case p.netns != "":
+		o.Planted = p.planted(l)
+	}
+	o.Taken = p.taken(l)
+	return o
+}
+
+// number01 is 1 for true.
+func number01(is bool) uint32 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// forwards adds a port's state to its attributes, or returns it where another's
+// bridge decides on it. A port without carrier, or of a bridge that is down, has none.
+func (l *link) forwards(master *link, s netstate.Attributes) (with netstate.Attributes, waits string) {
+	stp, _ := master.attributes.Get(netstate.STP)
+	switch foreign := !master.marked(); {
+	case !l.stuck():
+		return s, ""
+	case !master.up() && foreign:
+		return s, netstate.BridgeDown
+	case !master.up():
+		return s, ""
+	case stp != 0 && foreign:
+		return s, portStates[l.state]
+	}
+	return s.With(netstate.PortState, l.state), ""
+}
+
+// stuck reports whether a port could forward and does not.
+func (l *link) stuck() bool { return l.up() && l.running() && l.state != netstate.Forwarding }
+
+// portStates are the names of BR_STATE_*.
+var portStates = map[uint32]string{0: "disabled", 1: "listening", 2: "learning", 4: "blocking"}
 
 // unknown stands for a name that cannot be found out; no interface and no
 // namespace of ours has it, so it differs from every desired one.

@@ -79,9 +79,11 @@ func (p *place) createBridge(l netstate.Link) error {
 	if err != nil {
 		return err
 	}
-	info, data := bridgeInfo(l.Attributes)
-	data.AddRtAttr(nl.IFLA_BR_STP_STATE, nl.Uint32Attr(0))
-	data.AddRtAttr(nl.IFLA_BR_FORWARD_DELAY, nl.Uint32Attr(0))
+	// A kernel without VLAN filtering refuses to have it off (EOPNOTSUPP).
+	info := bridgeInfo(l.Attributes.Without(netstate.VLANFiltering))
+	if info == nil {
+		info = linkInfo("bridge")
+	}
 	asCreated := l
 	asCreated.MTU ^= 1
 	if l.MTU == 0 {
@@ -160,22 +162,21 @@ func properties(l netstate.Link) []*nl.RtAttr {
 	return attrs
 }
 
-// updateLink gives one end its mark, MAC, MTU and attributes by a single message.
+// updateLink gives one end its mark, MAC and MTU by a single message, and its attributes.
 func (s *session) updateLink(end netstate.End, want netstate.Link) error {
 	p, have, err := s.ourLink(end)
 	if err != nil {
 		return err
 	}
-	attrs, kind := differences(have, want), unix.RTM_SETLINK
-	if changed := want.Attributes.Unlike(have.attributes); changed != (netstate.Attributes{}) {
-		// RTM_SETLINK ignores IFLA_LINKINFO.
-		info, _ := bridgeInfo(changed)
-		attrs, kind = append(attrs, info), unix.RTM_NEWLINK
+	if attrs := differences(have, want); len(attrs) > 0 {
+		if err := p.setLink(have, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), attrs...); err != nil {
+			return err
+		}
 	}
-	if len(attrs) == 0 {
-		return nil
+	if changed := want.Attributes.Unlike(s.whole(p, have).Attributes); changed != (netstate.Attributes{}) {
+		return p.changeAttributes(have, changed)
 	}
-	return p.setLink(have, kind, nl.NewIfInfomsg(unix.AF_UNSPEC), attrs...)
+	return nil
 }
 
 func differences(have *link, want netstate.Link) []*nl.RtAttr {
@@ -252,10 +253,16 @@ func portFlag(flag int, on bool) *nl.RtAttr {
 	if on {
 		value = nl.Uint8Attr(1)
 	}
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_SLAVE_KIND, nl.NonZeroTerminated("bridge"))
-	info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil).AddRtAttr(flag, value)
+	info, data := slaveInfo()
+	data.AddRtAttr(flag, value)
 	return info
+}
+
+// slaveInfo is the IFLA_LINKINFO of a bridge port.
+func slaveInfo() (info, data *nl.RtAttr) {
+	info = nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_SLAVE_KIND, nl.NonZeroTerminated("bridge"))
+	return info, info.AddRtAttr(nl.IFLA_INFO_SLAVE_DATA, nil)
 }
 
 // ourLink finds a link and refuses one that is not ours.

@@ -19,12 +19,13 @@ func (m *monitor) link(netns string, gone bool, l *link) {
 		m.fn(Event{Key: key, Gone: true})
 		return
 	}
-	if old, known := m.links[netns][l.index]; known && old.name != l.name {
+	old, known := m.links[netns][l.index]
+	if known && old.name != l.name {
 		m.linkGone(netns, l)
 		m.fn(Event{Key: netstate.Link{Netns: netns, Name: old.name}.Key(), Gone: true})
 	}
-	m.learn(netns, l)
-	m.fn(Event{Key: key, Object: m.object(netns, l)})
+	m.learn(netns, l, (!known || old.fresh) && !l.running())
+	m.fn(Event{Key: key, Object: m.object(netns, l), Runs: known && !old.running && !old.fresh && l.running()})
 }
 
 // linkGone forgets a link that is gone or has another name now.
@@ -37,6 +38,7 @@ func (m *monitor) linkGone(netns string, l *link) {
 	}
 	delete(m.links[netns], l.index)
 	delete(m.shapers, shaperKey{netns, l.index})
+	m.k.filtered.set(shaperKey{netns, l.index}, false)
 }
 
 // bridgePort handles what the bridge says of a port. A quiet bridge says a lot
@@ -47,10 +49,11 @@ func (m *monitor) bridgePort(netns string, gone bool, l *link) {
 		return
 	}
 	old := m.links[netns][l.index]
-	if !gone && old.isolated == l.isolated && old.hairpin == l.hairpin {
+	if !gone && old.isolated == l.isolated && old.hairpin == l.hairpin && old.attributes == l.attributes && old.stuck == l.stuck() {
 		return
 	}
-	m.links[netns][l.index] = seen{name: name, isolated: l.isolated, hairpin: l.hairpin}
+	old.isolated, old.hairpin, old.attributes, old.stuck = l.isolated, l.hairpin, l.attributes, !gone && l.stuck()
+	m.links[netns][l.index] = old
 	m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
 }
 

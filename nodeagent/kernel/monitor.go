@@ -20,6 +20,8 @@ type Event struct {
 	Key netstate.Key
 	// Gone is true where the object has been removed.
 	Gone bool
+	// Runs is true where a link has a carrier again: look at the objects on it.
+	Runs bool
 	// Object is the object as the notification describes it, nil if that is not
 	// known or it is gone.
 	Object netstate.Object
@@ -65,7 +67,7 @@ type datagram struct {
 // watched are the groups of notifications, by RTNLGRP number.
 var watched = []uint{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
-	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_NSID, unix.RTNLGRP_TC,
+	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_NSID, unix.RTNLGRP_TC, unix.RTNLGRP_NEIGH,
 }
 
 // subscribe opens the one socket that hears all namespaces.
@@ -83,7 +85,7 @@ func (k *Kernel) subscribe() (*os.File, error) {
 	for _, group := range watched {
 		address.Groups |= 1 << (group - 1)
 	}
-	err = errors.Join(err, unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1), unix.Bind(fd, address))
+	err = errors.Join(err, onlyMade(fd), unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1), unix.Bind(fd, address))
 	if err != nil {
 		socket.Close()
 		return nil, err

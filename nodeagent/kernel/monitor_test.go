@@ -195,7 +195,7 @@ func TestWatchSeesPorts(t *testing.T) {
 	events := watch(t, k)
 	build(t, k, bridge("br-red"))
 	sh(t, "ip link add eth1 type veth peer peer1")
-	port := netstate.Port{Link: "eth1", Master: "br-red"}
+	port := netstate.Port{Link: "eth1", Master: "br-red", Up: true}
 	apply(t, k, create(port))
 	eth1 := netstate.Link{Name: "eth1"}
 	events.want(t, "port added", isLook(eth1))

@@ -36,6 +36,13 @@ type space struct {
 type seen struct {
 	name              string
 	isolated, hairpin bool
+	bridge            bool
+	// attributes are a port's, and stuck is one that could forward and does not.
+	attributes netstate.Attributes
+	stuck      bool
+	// running links have a carrier; fresh ones were made a moment ago and have not
+	// run yet.
+	running, fresh bool
 }
 
 type peerKey struct {
@@ -61,6 +68,7 @@ func (m *monitor) reset() {
 	m.peers = map[peerKey]netstate.End{}
 	m.routes = map[routeKey]string{}
 	m.shapers = map[shaperKey]netstate.Shaper{}
+	m.k.filtered.reset()
 }
 
 // prime learns the names of what there is, so that a renamed link is missed
@@ -76,7 +84,13 @@ func (m *monitor) prime() {
 		}
 		links, _ := p.allLinks()
 		for _, l := range links {
-			m.learn(name, l)
+			m.learn(name, l, false)
+		}
+		qdiscs, _ := p.qdiscs()
+		for _, q := range qdiscs {
+			if q.parent == ingressQdisc {
+				m.k.filtered.set(shaperKey{name, q.index}, true)
+			}
 		}
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			routes, _ := p.routes(family, netstate.RouteProtocol, 0)
@@ -88,11 +102,13 @@ func (m *monitor) prime() {
 	}
 }
 
-func (m *monitor) learn(netns string, l *link) {
+func (m *monitor) learn(netns string, l *link, fresh bool) {
 	if m.links[netns] == nil {
 		m.links[netns] = map[int32]seen{}
 	}
-	m.links[netns][l.index] = seen{name: l.name, isolated: l.isolated, hairpin: l.hairpin}
+	// Before the kernel lets a port forward it says that the link is up.
+	stuck := m.links[netns][l.index].stuck
+	m.links[netns][l.index] = seen{name: l.name, bridge: l.typ() == netstate.Bridge, isolated: l.isolated, hairpin: l.hairpin, attributes: l.attributes, stuck: stuck, running: l.running(), fresh: fresh}
 }
 
 // forgetNetns drops what is known of a name that may mean another namespace now.
@@ -139,7 +155,7 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 			m.address(netns, kind == unix.RTM_DELADDR, a)
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		if r, ok := parseRoute(body); ok && r.main() {
+		if r, ok := parseRoute(body); ok && (r.main() || kind == unix.RTM_DELROUTE && r.kernels()) {
 			m.route(netns, kind == unix.RTM_DELROUTE, flags&unix.NLM_F_REPLACE != 0, r)
 		}
 	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC:
@@ -147,8 +163,16 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 			m.qdisc(netns, kind == unix.RTM_DELQDISC, q)
 		}
 	case unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
-		if f, ok := parseFilter(body); ok && f.parent == ingressFilters {
+		f, ok := parseFilter(body)
+		if ok && f.parent == ingressFilters {
 			m.redirect(netns, f.index)
+		}
+		if ok && !f.ours() {
+			m.filter(netns, f.index)
+		}
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		if n, ok := parseNeighbour(body); ok {
+			m.neighbour(netns, kind == unix.RTM_DELNEIGH, n)
 		}
 	case unix.RTM_NEWNETCONF:
 		m.netconf(netns, body)
@@ -212,6 +236,9 @@ func (m *monitor) address(netns string, gone bool, a address) {
 		return
 	}
 	o := a.object(netns, name)
+	if gone && name == loopbackName && netns != "" {
+		m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
+	}
 	if gone {
 		m.fn(Event{Key: o.Key(), Gone: true})
 		return
@@ -229,6 +256,8 @@ func (m *monitor) route(netns string, gone, replaced bool, r route) {
 	}
 	o, key := r.object(netns, name), routeKey{netns, r.dst}
 	switch {
+	case name == loopbackName && netns != "" && gone && r.kernels():
+		m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
 	case !r.ours():
 		before := !gone && r.dst.Bits() == 0
 		if link, known := m.routes[key]; known && link != name && (replaced || before) {
@@ -277,6 +306,7 @@ func (m *monitor) linkName(netns string, index int32) (string, bool) {
 	if err != nil {
 		return "", false
 	}
-	m.learn(netns, l)
+	// The monitor knows every link that was there before.
+	m.learn(netns, l, !l.running())
 	return l.name, true
 }

@@ -35,7 +35,12 @@ type place struct {
 	// What Observe has listed of a link.
 	addressesOf map[listed][]address
 	routesOf    map[listed][]route
-	connectedOf map[listed][]route
+	// neighbours are the permanent ones, once they are read.
+	neighbours     []neighbour
+	neighboursRead bool
+	filtersOf      map[filtersKey][]filter
+	// filtered are the links with a place for filters, where no monitor knows them.
+	filtered map[int32]bool
 }
 
 // listed is a family on a link, by index.
@@ -114,7 +119,7 @@ func (k *Kernel) open(netns string) (*place, error) {
 	p := &place{
 		k: k, netns: netns, fd: k.host, id: k.hostID,
 		byName: map[string]*link{}, byIndex: map[int32]*link{}, numbers: map[nsID]int32{},
-		addressesOf: map[listed][]address{}, routesOf: map[listed][]route{}, connectedOf: map[listed][]route{},
+		addressesOf: map[listed][]address{}, routesOf: map[listed][]route{}, filtersOf: map[filtersKey][]filter{},
 	}
 	if netns == "" {
 		return p, nil

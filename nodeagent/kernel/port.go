@@ -19,7 +19,13 @@ func (s *session) observePort(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return netstate.Port{Link: key.Link, Master: master.name}, nil
+	return l.port(master), nil
+}
+
+// port is the link as a port of a bridge of ours.
+func (l *link) port(master *link) netstate.Port {
+	attributes, _ := l.forwards(master, l.attributes)
+	return netstate.Port{Link: l.name, Master: master.name, Up: l.up(), Attributes: attributes}
 }
 
 func (s *session) applyPort(op plan.Op, port netstate.Port) error {
@@ -52,10 +58,13 @@ func (s *session) join(port netstate.Port) error {
 		}
 		attrs = append(attrs, number(unix.IFLA_MASTER, uint32(bridge.index)))
 	}
-	if attrs == nil && body.Change == 0 {
-		return nil
+	if attrs != nil || body.Change != 0 {
+		return p.setLink(l, unix.RTM_SETLINK, body, attrs...)
 	}
-	return p.setLink(l, unix.RTM_SETLINK, body, attrs...)
+	if changed := port.Attributes.Unlike(l.port(bridge).Attributes); changed != (netstate.Attributes{}) {
+		return p.changeAttributes(l, changed)
+	}
+	return nil
 }
 
 // free refuses an interface that is a port of somebody else's.

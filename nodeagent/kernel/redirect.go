@@ -24,10 +24,12 @@ type filter struct {
 	all      bool    // it matches every packet and ends there
 }
 
-// mirred is an action that sends packets elsewhere.
+// mirred is an action that sends packets elsewhere, or another, of which the verdict
+// alone is read.
 type mirred struct {
 	kind     string
 	cookie   string
+	verdict  uint32
 	redirect bool
 	to       int32
 }
@@ -52,6 +54,14 @@ func parseFilter(b []byte) (filter, bool) {
 }
 
 func (f *filter) parseOptions(b []byte) {
+	if f.kind == "matchall" {
+		f.all = true
+		for kind, value := range attributes(b) {
+			if kind == matchallAction {
+				f.parseActions(value)
+			}
+		}
+	}
 	if f.kind != "u32" {
 		return
 	}
@@ -92,7 +102,11 @@ func parseAction(b []byte) *mirred {
 
 func (m *mirred) parseOptions(b []byte) {
 	for kind, value := range attributes(b) {
-		if kind == nl.TCA_MIRRED_PARMS && len(value) >= mirredSize {
+		// TCA_GACT_PARMS has the same number, and a verdict in the same place.
+		if kind == nl.TCA_MIRRED_PARMS && len(value) >= 12 {
+			m.verdict = uint32At(value[8:])
+		}
+		if kind == nl.TCA_MIRRED_PARMS && m.kind == "mirred" && len(value) >= mirredSize {
 			m.redirect = uint32At(value[8:]) == actionStolen && uint32At(value[20:]) == egressRedirect
 			m.to = int32(uint32At(value[24:]))
 		}
@@ -102,6 +116,12 @@ func (m *mirred) parseOptions(b []byte) {
 // ours reports whether the filter bears our mark, the cookie of its action.
 func (f filter) ours() bool {
 	return f.action != nil && f.action.kind == "mirred" && f.action.cookie == redirectCookie
+}
+
+// takesAll reports whether the filter lets no packet go on: it drops each, or sends
+// it elsewhere.
+func (f filter) takesAll() bool {
+	return f.all && f.action != nil && (f.action.verdict == actionShot || f.action.verdict == actionStolen)
 }
 
 // works reports whether it is as we make it.
@@ -120,7 +140,7 @@ func (s *session) observeRedirect(key netstate.Key) (netstate.Object, error) {
 // redirectOf is nil for a link that has no redirect of ours. A qdisc without any
 // filter is what a process leaves that dies between the two.
 func (p *place) redirectOf(l *link) (netstate.Object, error) {
-	filters, err := p.filters(l.index, ingressFilters)
+	filters, err := p.filtersOn(l, ingressFilters)
 	if err != nil {
 		return nil, err
 	}

@@ -82,6 +82,12 @@ func (r route) main() bool {
 	return r.table == unix.RT_TABLE_MAIN && r.kind == unix.RTN_UNICAST && !r.cloned
 }
 
+// kernels reports whether it is a route that the kernel has with an address beside
+// the connected one.
+func (r route) kernels() bool {
+	return r.table == unix.RT_TABLE_LOCAL && r.protocol == unix.RTPROT_KERNEL && (r.kind == unix.RTN_LOCAL || r.dst == groups6)
+}
+
 func (r route) ours() bool { return r.protocol == netstate.RouteProtocol }
 
 func (r route) object(netns, link string) netstate.Route {
@@ -97,12 +103,11 @@ func (s *session) observeRoute(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	family := familyOf(dst.Addr())
-	routes, err := once(p.routesOf, listed{family, l.index}, func() ([]route, error) { return p.ourRoutes(family, l) })
+	routes, err := p.routesOn(familyOf(dst.Addr()), l)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(routes, func(r route) bool { return r.dst == dst })
+	i := slices.IndexFunc(routes, func(r route) bool { return r.main() && r.ours() && r.dst == dst })
 	if i < 0 {
 		return nil, nil
 	}
@@ -117,11 +122,11 @@ func (s *session) observeRoute(key netstate.Key) (netstate.Object, error) {
 // ours: the kernel lists them in the order in which it asks them.
 func (p *place) behind(ours route) (bool, error) {
 	family := familyOf(ours.dst.Addr())
-	all, err := once(p.routesOf, listed{family: family}, func() ([]route, error) { return p.routes(family, 0, 0) })
+	all, err := p.everyRoute(listed{family: family})
 	if err != nil {
 		return false, err
 	}
-	i := slices.IndexFunc(all, func(r route) bool { return r.dst == ours.dst })
+	i := slices.IndexFunc(all, func(r route) bool { return r.main() && r.dst == ours.dst })
 	return i >= 0 && (!all[i].ours() || all[i].index != ours.index), nil
 }
 
@@ -130,19 +135,51 @@ func (p *place) ourRoutes(family int, l *link) ([]route, error) {
 	return p.routes(family, netstate.RouteProtocol, l.index)
 }
 
+// routesOn lists the routes through a link, of every table and kind. In a namespace
+// one listing, once in a session, serves all links.
+func (p *place) routesOn(family int, l *link) ([]route, error) {
+	key := listed{family, l.index}
+	if p.netns != "" {
+		key.index = 0
+	}
+	all, err := p.everyRoute(key)
+	var out []route
+	for _, r := range all {
+		if r.index == l.index {
+			out = append(out, r)
+		}
+	}
+	return out, err
+}
+
+// everyRoute lists the routes of every table and kind through a link, or all.
+func (p *place) everyRoute(of listed) ([]route, error) {
+	return once(p.routesOf, of, func() ([]route, error) {
+		var attrs []*nl.RtAttr
+		if of.index != 0 {
+			attrs = append(attrs, number(unix.RTA_OIF, uint32(of.index)))
+		}
+		return p.listRoutes(unix.RtMsg{Family: uint8(of.family)}, attrs...)
+	})
+}
+
 // routes lists unicast routes of the main table, those of one protocol unless
 // it is 0 and of one link unless it is 0. The kernel does the selecting.
 func (p *place) routes(family int, protocol uint8, index int32) ([]route, error) {
-	c, err := p.conn()
-	if err != nil {
-		return nil, err
-	}
-	body := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(family), Table: unix.RT_TABLE_MAIN, Protocol: protocol, Type: unix.RTN_UNICAST}}
 	attrs := []*nl.RtAttr{number(unix.RTA_TABLE, unix.RT_TABLE_MAIN)}
 	if index != 0 {
 		attrs = append(attrs, number(unix.RTA_OIF, uint32(index)))
 	}
-	answers, err := c.dump(unix.RTM_GETROUTE, body, attrs...)
+	routes, err := p.listRoutes(unix.RtMsg{Family: uint8(family), Table: unix.RT_TABLE_MAIN, Protocol: protocol, Type: unix.RTN_UNICAST}, attrs...)
+	return slices.DeleteFunc(routes, func(r route) bool { return !r.main() || protocol != 0 && r.protocol != protocol }), err
+}
+
+func (p *place) listRoutes(selected unix.RtMsg, attrs ...*nl.RtAttr) ([]route, error) {
+	c, err := p.conn()
+	if err != nil {
+		return nil, err
+	}
+	answers, err := c.dump(unix.RTM_GETROUTE, &nl.RtMsg{RtMsg: selected}, attrs...)
 	if errors.Is(err, unix.ENODEV) {
 		return nil, ErrLinkNotFound
 	}
@@ -155,7 +192,7 @@ func (p *place) routes(family int, protocol uint8, index int32) ([]route, error)
 	}
 	var routes []route
 	for _, b := range answers {
-		if r, ok := parseRoute(b); ok && r.main() && (protocol == 0 || r.protocol == protocol) {
+		if r, ok := parseRoute(b); ok {
 			routes = append(routes, r)
 		}
 	}
@@ -259,6 +296,39 @@ func routeMessage(l *link, r netstate.Route) (*nl.RtMsg, []*nl.RtAttr) {
 		attrs = append(attrs, number(unix.RTA_PRIORITY, 1))
 	}
 	return body, attrs
+}
+
+// addKernelRoutes makes the routes of an IPv4 address as the kernel makes them, and
+// as it removes them with the address.
+func (p *place) addKernelRoutes(l *link, a netstate.Address) error {
+	local := kernelRoute(l, single(a.Prefix.Addr()), a.Prefix.Addr())
+	local.body.Table, local.body.Type, local.body.Scope = unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST
+	routes := []routeRequest{local}
+	if !a.NoPrefixRoute && !a.Prefix.IsSingleIP() {
+		routes = append(routes, kernelRoute(l, a.Prefix.Masked(), a.Prefix.Addr()))
+	}
+	c, err := p.conn()
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		err := c.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, r.body, r.attrs...)
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	return nil
+}
+
+type routeRequest struct {
+	body  *nl.RtMsg
+	attrs []*nl.RtAttr
+}
+
+func kernelRoute(l *link, dst netip.Prefix, src netip.Addr) routeRequest {
+	body, attrs := routeMessage(l, netstate.Route{Dst: dst, Src: src})
+	body.Protocol = unix.RTPROT_KERNEL
+	return routeRequest{body, attrs}
 }
 
 // inTheWay says which route it is that a new one would have replaced.

@@ -5,20 +5,65 @@ import (
 	"strings"
 )
 
-// Attribute is a number that the kernel holds of a bridge, and on which the
-// traffic of its ports depends.
+// Attribute is a number that the kernel holds of a link, and on which the traffic
+// through it depends (docs/decisions/drift.md).
 type Attribute uint8
 
-// The attributes, named as `ip link` names them.
+// The attributes, named as `ip link` and `bridge link` name them: of a bridge, of a
+// bridge port, of a veth's end, and of a namespace's loopback, which are addresses
+// that it has.
 const (
 	NoLinkLocalLearn Attribute = iota
 	MulticastSnooping
 	MulticastHashMax
 	FDBMaxLearned
+	STP
+	ForwardDelay
+	Ageing
+	VLANFiltering
+	GroupForward
+	CallIPTables
+	CallIP6Tables
+	// OwnMAC is 1 where a bridge's table has its own MAC address.
+	OwnMAC
+
+	PortState
+	Learning
+	Flood
+	MulticastFlood
+	BroadcastFlood
+	Locked
+	NeighSuppress
+	ProxyARP
+	ProxyARPWiFi
+
+	ARP
+	Multicast
+
+	Loopback4
+	Loopback6
 	attributeCount
 )
 
-var attributeNames = [attributeCount]string{"no_linklocal_learn", "mcast_snooping", "mcast_hash_max", "fdb_max_learned"}
+var attributeNames = [attributeCount]string{
+	"no_linklocal_learn", "mcast_snooping", "mcast_hash_max", "fdb_max_learned",
+	"stp_state", "forward_delay", "ageing_time", "vlan_filtering", "group_fwd_mask", "nf_call_iptables", "nf_call_ip6tables", "own_mac",
+	"state", "learning", "flood", "mcast_flood", "bcast_flood", "locked", "neigh_suppress", "proxy_arp", "proxy_arp_wifi",
+	"arp", "multicast", "127.0.0.1", "::1",
+}
+
+// Forwarding is the PortState of a port that carries frames.
+const Forwarding = 3
+
+// LinkAttributes are wanted of every interface of ours that has neighbours.
+var LinkAttributes = Attributes{}.With(ARP, 1).With(Multicast, 1)
+
+// PortAttributes are wanted of every bridge port of ours.
+var PortAttributes = Attributes{}.With(PortState, Forwarding).With(Learning, 1).With(Flood, 1).With(MulticastFlood, 1).With(BroadcastFlood, 1).
+	With(Locked, 0).With(NeighSuppress, 0).With(ProxyARP, 0).With(ProxyARPWiFi, 0)
+
+// LoopbackAttributes are wanted of a Managed namespace's loopback.
+var LoopbackAttributes = Attributes{}.With(Loopback4, 1).With(Loopback6, 1)
 
 func (a Attribute) String() string { return attributeNames[a] }
 
@@ -33,6 +78,23 @@ type Attributes struct {
 func (s Attributes) With(a Attribute, value uint32) Attributes {
 	s.has |= 1 << a
 	s.values[a] = value
+	return s
+}
+
+// Without returns the attributes but for one.
+func (s Attributes) Without(a Attribute) Attributes {
+	s.has &^= 1 << a
+	s.values[a] = 0
+	return s
+}
+
+// And returns the attributes with others, whose values count where both have one.
+func (s Attributes) And(others Attributes) Attributes {
+	for a := range attributeCount {
+		if value, ok := others.Get(a); ok {
+			s = s.With(a, value)
+		}
+	}
 	return s
 }
 

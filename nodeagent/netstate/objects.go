@@ -54,6 +54,9 @@ const (
 // End is one end of a veth pair: an interface in a namespace.
 type End struct{ Netns, Name string }
 
+// BridgeDown is what a port waits for whose bridge is down.
+const BridgeDown = "bridge down"
+
 // Link is an interface. A veth pair is two Links that name each other as Peer;
 // the one with Primary set is created and brings the other along.
 type Link struct {
@@ -76,6 +79,15 @@ type Link struct {
 	Isolated   bool
 	Attributes Attributes
 	Up         bool
+	// Waits is observed of a port of another's bridge that does not forward: the state
+	// that the spanning tree gives it, or BridgeDown.
+	Waits string
+	// Taken is observed of a link whose packets a filter of others takes, all of them:
+	// the side of the filter, ingress or egress.
+	Taken string
+	// Planted is observed of an interface in a namespace: its permanent
+	// neighbour entries, as "address=mac" by spaces.
+	Planted string
 }
 
 func (l Link) Key() Key { return Key{Kind: KindLink, Netns: l.Netns, Link: l.Name} }
@@ -104,6 +116,9 @@ func (l Link) String() string {
 		s = append(s, "up")
 	} else {
 		s = append(s, "down")
+	}
+	if l.Waits != "" {
+		s = append(s, l.Waits)
 	}
 	return strings.Join(s, " ")
 }
@@ -147,6 +162,9 @@ type Address struct {
 	Prefix netip.Prefix
 	// NoPrefixRoute keeps the kernel from adding the connected route.
 	NoPrefixRoute bool
+	// Astray is observed of an address that does not do what an address does: what
+	// it lacks, or what keeps it from use.
+	Astray string
 }
 
 func (a Address) Key() Key {
@@ -154,10 +172,14 @@ func (a Address) Key() Key {
 }
 
 func (a Address) String() string {
+	var s []string
 	if a.NoPrefixRoute {
-		return "noprefixroute"
+		s = append(s, "noprefixroute")
 	}
-	return ""
+	if a.Astray != "" {
+		s = append(s, a.Astray)
+	}
+	return strings.Join(s, " ")
 }
 
 // Route is a route of the main table with protocol 147.
@@ -200,12 +222,24 @@ func (r Route) String() string {
 
 // Port is an interface of the node, not made by Patchbay, as port of a bridge.
 type Port struct {
-	Link   string
-	Master string
+	Link       string
+	Master     string
+	Up         bool
+	Attributes Attributes
 }
 
-func (p Port) Key() Key       { return Key{Kind: KindPort, Link: p.Link} }
-func (p Port) String() string { return "master=" + p.Master }
+func (p Port) Key() Key { return Key{Kind: KindPort, Link: p.Link} }
+
+func (p Port) String() string {
+	s := "master=" + p.Master
+	if p.Attributes != (Attributes{}) {
+		s += " " + p.Attributes.String()
+	}
+	if !p.Up {
+		s += " down"
+	}
+	return s
+}
 
 // Hairpin lets a bridge port send frames back to where they came from. It is
 // needed where br_netfilter bridges a published connection of a target to

@@ -42,6 +42,12 @@ func Same(desired, observed netstate.Object) bool {
 		want, ok := desired.(netstate.Link)
 		return ok && sameLink(want, link)
 	}
+	if port, ok := observed.(netstate.Port); ok {
+		want, ok := desired.(netstate.Port)
+		same := port.Attributes.Unlike(want.Attributes) == netstate.Attributes{}
+		port.Attributes = want.Attributes
+		return ok && same && want == port
+	}
 	if route, ok := observed.(netstate.Route); ok {
 		want, ok := desired.(netstate.Route)
 		route.First, route.Behind = want.First, route.Behind && want.First
@@ -58,7 +64,7 @@ func sameLink(want, got netstate.Link) bool {
 	if got.Attributes.Unlike(want.Attributes) != (netstate.Attributes{}) {
 		return false
 	}
-	got.Primary, got.Attributes = want.Primary, want.Attributes
+	got.Primary, got.Attributes, got.Taken, got.Planted = want.Primary, want.Attributes, want.Taken, want.Planted
 	if want.Type == netstate.Loopback {
 		got.MAC, got.MTU = want.MAC, want.MTU
 	}
@@ -345,7 +351,8 @@ func (d *differ) changeLink(old, l netstate.Link) {
 	if old.Mark != l.Mark {
 		d.add(StageMark, Mark, old, l)
 	}
-	if l.Type != netstate.Loopback && (old.MAC != l.MAC || old.MTU != l.MTU || old.Attributes.Unlike(l.Attributes) != (netstate.Attributes{})) {
+	changed := old.Attributes.Unlike(l.Attributes) != netstate.Attributes{}
+	if changed || l.Type != netstate.Loopback && (old.MAC != l.MAC || old.MTU != l.MTU) {
 		d.add(StageMark, Update, old, l)
 	}
 	if old.Master != l.Master || old.Isolated != l.Isolated || old.Up != l.Up {

@@ -49,19 +49,32 @@ func Lines(steps []Step) []Line {
 	return lines
 }
 
-// shorten leaves out the attributes of a link that do not change.
+// shorten leaves out the attributes of a link or port that do not change.
 func (l *Line) shorten() {
-	old, was := l.Old.(netstate.Link)
-	now, is := l.New.(netstate.Link)
-	changed, to := old.Attributes.Unlike(now.Attributes), now.Attributes.Unlike(old.Attributes)
-	if was {
-		old.Attributes = changed
-		l.Old = old
+	old, now := attributesOf(l.Old), attributesOf(l.New)
+	l.Old, l.New = withAttributes(l.Old, old.Unlike(now)), withAttributes(l.New, now.Unlike(old))
+}
+
+func attributesOf(o netstate.Object) netstate.Attributes {
+	switch o := o.(type) {
+	case netstate.Link:
+		return o.Attributes
+	case netstate.Port:
+		return o.Attributes
 	}
-	if is {
-		now.Attributes = to
-		l.New = now
+	return netstate.Attributes{}
+}
+
+func withAttributes(o netstate.Object, s netstate.Attributes) netstate.Object {
+	switch o := o.(type) {
+	case netstate.Link:
+		o.Attributes = s
+		return o
+	case netstate.Port:
+		o.Attributes = s
+		return o
 	}
+	return o
 }
 
 // Sign is + for what is made, - for what is removed, ~ for what is changed.

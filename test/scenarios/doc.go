@@ -87,6 +87,12 @@
 //	* unchanged [-rebuilt] NAME
 //	    All of that is as it was, within 5 s. With -rebuilt interfaces and
 //	    namespaces may have been made anew under their old names.
+//	strays PAGE SNAPSHOT
+//	    Each row of a table of the page ends with a command: while the agent is stopped
+//	    it changes what the snapshot has. Then the agent puts it back, all else being
+//	    as it was; or, where the row goes on with how it is undone and a text, the
+//	    status has the text, until it is undone. Rows that the kernel does not support
+//	    are left out. What each took is left in stdout.
 //	* quiet PROGRAM ARG...
 //	    The program succeeds and writes nothing to the kernel: no new firewall
 //	    generation, no change of links, addresses, routes or rules announced, and
@@ -107,5 +113,5 @@
 // a process of the node that answers everybody with "a process" until it is killed;
 // run it with exec.
 //
-// The sample manifests of the repository are in $SAMPLES.
+// The sample manifests of the repository are in $SAMPLES, its pages in $DOCS.
 package scenarios

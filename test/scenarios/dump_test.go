@@ -1,9 +1,12 @@
 package scenarios
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
+	"regexp"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -28,7 +31,7 @@ func dumpLinks(name string) ([]string, error) {
 		return nil, err
 	}
 	defer h.Close()
-	d := dumper{Handle: h, names: map[int]string{0: "-"}}
+	d := dumper{Handle: h, netns: name, names: map[int]string{0: "-"}}
 	for _, part := range []func() error{d.links, d.addresses, d.routes, d.rules} {
 		if err := part(); err != nil {
 			return nil, err
@@ -39,6 +42,7 @@ func dumpLinks(name string) ([]string, error) {
 
 type dumper struct {
 	*netlink.Handle
+	netns string
 	names map[int]string
 	all   []netlink.Link
 	lines []string
@@ -61,6 +65,15 @@ func (d *dumper) links() (err error) {
 		a := l.Attrs()
 		d.addf("link %s index=%d type=%s master=%s flags=%#x mtu=%d mac=%s group=%#x alias=%q", a.Name, a.Index, l.Type(),
 			d.names[a.MasterIndex], a.RawFlags&lastingFlags, a.MTU, a.HardwareAddr, a.Group, a.Alias)
+		if l.Type() == "bridge" {
+			known, err := d.NeighList(a.Index, unix.AF_BRIDGE)
+			if err != nil {
+				return fmt.Errorf("read the table of %s: %w", a.Name, err)
+			}
+			d.addf("bridge %s has its own MAC in its table: %v", a.Name, slices.ContainsFunc(known, func(n netlink.Neigh) bool {
+				return n.HardwareAddr.String() == a.HardwareAddr.String() && n.State&unix.NUD_PERMANENT != 0
+			}))
+		}
 		if a.MasterIndex == 0 {
 			continue
 		}
@@ -70,8 +83,42 @@ func (d *dumper) links() (err error) {
 		}
 		d.addf("port %s %s isolated=%v", a.Name, port.String(), port.Isolated)
 	}
+	return d.details()
+}
+
+// details are the attributes of bridges and their ports, which vishvananda's netlink
+// does not read.
+func (d *dumper) details() error {
+	if !slices.ContainsFunc(d.all, func(l netlink.Link) bool { return l.Type() == "bridge" }) {
+		return nil
+	}
+	out, err := runIn(d.netns, "ip", "-d", "-j", "link")
+	if err != nil {
+		return err
+	}
+	var links []struct {
+		Name string `json:"ifname"`
+		Info struct {
+			Data  map[string]any `json:"info_data"`
+			Slave map[string]any `json:"info_slave_data"`
+		} `json:"linkinfo"`
+	}
+	if err := json.Unmarshal([]byte(out), &links); err != nil {
+		return fmt.Errorf("read ip -d -j link: %w", err)
+	}
+	for _, l := range links {
+		for _, data := range []map[string]any{l.Info.Data, l.Info.Slave} {
+			maps.DeleteFunc(data, func(key string, _ any) bool { return movingDetail.MatchString(key) })
+			if len(data) > 0 {
+				d.addf("details of %s %v", l.Name, data)
+			}
+		}
+	}
 	return nil
 }
+
+// movingDetail matches what changes by itself.
+var movingDetail = regexp.MustCompile(`timer|topology|root|bridge_id|^designated|^port_|^no$|^id$|n_learned`)
 
 func (d *dumper) addresses() error {
 	addrs, err := d.AddrList(nil, netlink.FAMILY_ALL)
@@ -80,7 +127,7 @@ func (d *dumper) addresses() error {
 	}
 	for _, a := range addrs {
 		d.addf("address %s %s scope=%d label=%s flags=%#x", d.names[a.LinkIndex], a.IPNet, a.Scope, a.Label,
-			a.Flags&(unix.IFA_F_NOPREFIXROUTE|unix.IFA_F_SECONDARY))
+			a.Flags&(unix.IFA_F_NOPREFIXROUTE|unix.IFA_F_SECONDARY|unix.IFA_F_DEPRECATED))
 	}
 	return nil
 }

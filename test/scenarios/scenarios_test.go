@@ -119,7 +119,7 @@ func runScript(t *testing.T, file, variant string) {
 	if v["backend"] != "" {
 		t.Setenv(envBackend, v["backend"])
 	}
-	samples, err := filepath.Abs("../../config/samples")
+	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,8 @@ func runScript(t *testing.T, file, variant string) {
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 		Setup: func(env *testscript.Env) error {
-			env.Setenv("SAMPLES", samples)
+			env.Setenv("SAMPLES", filepath.Join(root, "config/samples"))
+			env.Setenv("DOCS", filepath.Join(root, "docs"))
 			env.Setenv(envBackend, os.Getenv(envBackend))
 			// What a network is whose ports are to be filtered.
 			env.Setenv("PROGRAMMED", "Programmed")

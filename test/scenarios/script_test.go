@@ -67,6 +67,7 @@ func init() {
 		"frame":      {run: frame, usage: "NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP"},
 		"snapshot":   {run: snapshot, usage: "NAME"},
 		"unchanged":  {run: unchanged, patience: 5 * time.Second, usage: "[-rebuilt] NAME"},
+		"strays":     {run: strays, usage: "PAGE SNAPSHOT"},
 		"quiet":      {run: quiet, usage: "PROGRAM ARG..."},
 		"exits":      {run: exits, usage: "CODE PROGRAM ARG..."},
 		"shows":      {run: shows, usage: "REGEXP COMMAND ARG..."},

@@ -90,7 +90,12 @@ func delta(oldName, oldText, newName, newText string) string {
 
 // dump is the state of the node and of all its named namespaces as text, a
 // line for each thing.
-func dump() (string, error) {
+func dump() (string, error) { return dumpBy(dumpNetns) }
+
+// dumpKernel is that state without the firewall.
+func dumpKernel() (string, error) { return dumpBy(dumpNetnsKernel) }
+
+func dumpBy(dumpNetns func(string) ([]string, error)) (string, error) {
 	var names []string
 	files, err := os.ReadDir(netnsDir)
 	if err != nil && !os.IsNotExist(err) {
@@ -117,7 +122,7 @@ func dump() (string, error) {
 	return strings.Join(lines, "\n") + "\n", nil
 }
 
-func dumpNetns(name string) ([]string, error) {
+func dumpNetnsKernel(name string) ([]string, error) {
 	lines, err := dumpLinks(name)
 	if err != nil {
 		return nil, err
@@ -126,6 +131,11 @@ func dumpNetns(name string) ([]string, error) {
 		lines = append(lines, dumpSysctls()...)
 		return nil
 	})
+	return lines, err
+}
+
+func dumpNetns(name string) ([]string, error) {
+	lines, err := dumpNetnsKernel(name)
 	if err != nil {
 		return nil, err
 	}
