@@ -107,6 +107,9 @@ func receive(ctx context.Context, socket *os.File, out chan<- datagram) {
 		var failure error
 		err := raw.Read(func(fd uintptr) bool {
 			d, kernel, failure = receiveOne(int(fd), buffer, control)
+			if failure != nil && !errors.Is(failure, unix.EAGAIN) {
+				drain(int(fd), buffer, control)
+			}
 			return !errors.Is(failure, unix.EAGAIN)
 		})
 		switch {
@@ -121,6 +124,18 @@ func receive(ctx context.Context, socket *os.File, out chan<- datagram) {
 		select {
 		case out <- d:
 		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// drain throws away what a socket has that lost something. Until it is empty the
+// kernel loses more and says no more of it (NETLINK_S_CONGESTED), so that what is
+// read of the kernel before would be old.
+func drain(fd int, buffer, control []byte) {
+	const most = 1 << 16
+	for range most {
+		if _, _, err := receiveOne(fd, buffer, control); errors.Is(err, unix.EAGAIN) {
 			return
 		}
 	}
