@@ -218,6 +218,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 	}
 	egress := b.defaultRoute()
 	for _, p := range b.view.Addresses {
+		b.r.passed(b.c, link, netstate.FamilyOf(p.Addr()))
 		src, _ := ofFamily(hostAddresses, netip.Prefix.Addr, p.Addr())
 		route := netstate.Route{Link: link, Dst: host(p.Addr()), Src: src}
 		b.r.add(route,
@@ -239,6 +240,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 func (b *attachment) pair(host netstate.Link, mtu int) {
 	b.view.Host = netstate.End{Name: HostInterfaceName(b.a)}
 	b.claimInterface(b.view.Host, "spec.hostInterface")
+	b.r.attached(b.c, b.view.Host.Name)
 	host.Name, host.Primary = b.view.Host.Name, true
 	host.MAC = deriveMAC("host", b.c.Node.Name, b.a.Namespace, b.a.Name)
 	b.veth(host, netstate.Link{Netns: b.view.Target.Netns, Name: b.view.Target.Name, MAC: b.view.MAC}, mtu)

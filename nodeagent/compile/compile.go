@@ -55,6 +55,9 @@ type Result struct {
 func (r *Result) forwarded(c Context, link string, families ...netstate.Family) {
 	var drops []string
 	for _, b := range c.Blockers {
+		if b.Hook != "" {
+			continue
+		}
 		for _, f := range families {
 			text := b.Name + " drops forwarded packets " + b.Cause
 			switch {
@@ -71,6 +74,60 @@ func (r *Result) forwarded(c Context, link string, families ...netstate.Family) 
 	if len(drops) > 0 {
 		r.lack(problem(v1alpha1.ReasonForwardBlocked, "the kernel holds all of it, but %s, and names no %s that it accepts: accept there what is forwarded from and to it, before it is dropped", strings.Join(drops, " and "), link))
 	}
+}
+
+// passed says which chains of others at other hooks than forward keep packets of the
+// families from an interface.
+func (r *Result) passed(c Context, link string, families ...netstate.Family) {
+	r.lacks(c, link, func(b netstate.Blocker) bool {
+		return !b.Bridge && slices.ContainsFunc(families, func(f netstate.Family) bool { return b.Blocks(f, link) })
+	})
+}
+
+// framed says which chains of others keep frames from a bridge. Of one that accepts
+// some, nobody can say which ports those are.
+func (r *Result) framed(c Context, bridge string) {
+	r.lacks(c, bridge, func(b netstate.Blocker) bool { return b.Bridge && len(b.Accepts) == 0 })
+}
+
+// attached says which chains of others that are an interface's own keep all from it.
+func (r *Result) attached(c Context, link string) {
+	r.lacks(c, link, func(b netstate.Blocker) bool { return slices.Contains(b.Links, link) })
+}
+
+func (r *Result) lacks(c Context, link string, keeps func(netstate.Blocker) bool) {
+	for _, b := range c.Blockers {
+		if b.Hook != "" && b.Proto == "" && keeps(b) {
+			r.lack(kept(b, link))
+		}
+	}
+}
+
+func kept(b netstate.Blocker, link string) *Problem {
+	does := "drops " + packetsAt(b)
+	if b.Untracked {
+		does = "keeps " + packetsAt(b) + " from connection tracking, without which nothing is translated,"
+	}
+	return problem(v1alpha1.ReasonForwardBlocked, "the kernel holds all of it, but %s %s %s, and lets none of %s through: accept there what comes from and goes to it, before that, or delete the chain", b.Name, does, b.Cause, link)
+}
+
+// packetsAt are the packets that a chain sees.
+func packetsAt(b netstate.Blocker) string {
+	kind := "packets"
+	if b.Bridge {
+		kind = "frames"
+	}
+	switch b.Hook {
+	case "input":
+		return kind + " to the node"
+	case "output":
+		return kind + " of the node"
+	case "postrouting", "egress":
+		return kind + " that leave"
+	case "forward":
+		return kind + " between ports"
+	}
+	return kind + " that arrive"
 }
 
 // lack notes what cannot be had, once.

@@ -126,6 +126,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	if v.Mode == v1alpha1.GatewayBridge {
 		addGateway(&r, v, c)
 	}
+	r.framed(c, v.Bridge)
 	r.note(c.unfiltered(v))
 	addEgress(&r, n, v)
 	r.withoutIPv6(c.Node)
@@ -248,6 +249,7 @@ func addGateway(r *Result, v NetworkView, c Context) {
 			address := netstate.Address{Link: v.Bridge, Prefix: netip.PrefixFrom(gw, s.Bits())}
 			r.add(address)
 			r.forwarded(c, v.Bridge, netstate.FamilyOf(gw))
+			r.passed(c, v.Bridge, netstate.FamilyOf(gw))
 			r.add(forwarding(c, netstate.FamilyOf(gw))...)
 			r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets", Proof: address.Key()})
 		}

@@ -98,6 +98,7 @@ func (b *publish) target(t AttachmentView) {
 		b.targets, b.back[a] = append(b.targets, a), !routed
 		b.r.add(forwarding(b.c, netstate.FamilyOf(a))...)
 		b.r.forwarded(b.c, t.Way, netstate.FamilyOf(a))
+		b.r.passed(b.c, t.Way, netstate.FamilyOf(a))
 		addHairpin(&b.r, t, netstate.FamilyOf(a), b.c.Node)
 	}
 }
@@ -200,6 +201,17 @@ func (b *publish) ports(host netip.Addr) {
 		}
 		b.r.add(o)
 		b.r.claim(PortClaim(o))
+		b.dropped(o)
+	}
+}
+
+// dropped says which chains of others drop what is sent to a port before it is
+// translated. Connections of the node itself pass none of them.
+func (b *publish) dropped(o netstate.Publish) {
+	for _, x := range b.c.Blockers {
+		if x.Proto == o.Proto && x.First <= o.Last() && o.HostPort <= x.Last && len(x.Links) == 0 && !o.Host.IsLoopback() && slices.Contains(x.Families, netstate.FamilyOf(o.Host)) {
+			b.r.lack(problem(v1alpha1.ReasonForwardBlocked, "published, but %s drops what is sent to it %s: delete the rule, or publish another port", x.Name, x.Cause))
+		}
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -30,8 +32,11 @@ const nftTableDormant = 1
 // chain.
 type otherChain struct {
 	Family, Table, Name, Hook, Policy string
-	priority                          int32
-	of                                otherTable
+	// kind is its type, such as filter; devices those of the hooks that have some.
+	kind     string
+	devices  []string
+	priority int32
+	of       otherTable
 }
 
 func (c otherChain) String() string {
@@ -117,14 +122,30 @@ func parseChain(family byte, attrs []byte) otherChain {
 					c.Hook = hookName(family, binary.BigEndian.Uint32(v))
 				case kind == unix.NFTA_HOOK_PRIORITY && len(v) == 4:
 					c.priority = int32(binary.BigEndian.Uint32(v))
+				case kind == unix.NFTA_HOOK_DEV:
+					c.devices = append(c.devices, text(v))
+				case kind == nftaHookDevs:
+					for _, v := range attributes(v) {
+						c.devices = append(c.devices, text(v))
+					}
 				}
 			}
+			// One device is told twice.
+			slices.Sort(c.devices)
+			c.devices = slices.Compact(c.devices)
+		case kind == unix.NFTA_CHAIN_TYPE:
+			c.kind = text(v)
 		case kind == unix.NFTA_CHAIN_POLICY && len(v) == 4:
 			c.Policy = []string{"drop", "accept"}[min(binary.BigEndian.Uint32(v), 1)]
 		}
 	}
 	return c
 }
+
+// nftaHookDevs are several devices (NFTA_HOOK_DEVS).
+const nftaHookDevs = 4
+
+func text(v []byte) string { return strings.TrimRight(string(v), "\x00") }
 
 // dump calls each with the family and the attributes of all objects of a kind, anew
 // if something changed meanwhile.

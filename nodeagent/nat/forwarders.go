@@ -3,7 +3,6 @@ package nat
 import (
 	"context"
 	"reflect"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +21,12 @@ var forwardFamilies = map[string][]netstate.Family{
 // forwards reports whether forwarded packets pass a chain of somebody else's.
 func (c otherChain) forwards() bool {
 	return c.Hook == "forward" && c.Table != tableName && forwardFamilies[c.Family] != nil
+}
+
+// elsewhere reports whether packets pass a chain of somebody else's at another hook.
+// What translates drops nothing as a rule, and may have thousands of rules.
+func (c otherChain) elsewhere() bool {
+	return c.Hook != "" && !c.forwards() && c.Table != tableName && c.Family != "" && c.kind != "nat"
 }
 
 // iptables reports whether the chain is iptables' own FORWARD.
@@ -117,7 +122,7 @@ func (w *forwarders) matters(kind uint16, body []byte) bool {
 	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE:
 	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
 		c := parseChain(family, attrs)
-		if c.forwards() {
+		if c.forwards() || c.elsewhere() {
 			return true
 		}
 		at.chain = c.Name
@@ -135,7 +140,7 @@ func (w *forwarders) matters(kind uint16, body []byte) bool {
 func nameIn(attrs []byte, of uint16) string {
 	for t, v := range attributes(attrs) {
 		if t == of {
-			return strings.TrimRight(string(v), "\x00")
+			return text(v)
 		}
 	}
 	return ""

@@ -50,11 +50,70 @@ func ruleOf(expr []json.RawMessage) []forwardRule {
 			r.take(kind, value)
 		}
 	}
-	return []forwardRule{r}
+	var out []forwardRule
+	for _, p := range portsOf(expr) {
+		r.ports = p
+		out = append(out, r)
+	}
+	if len(out) == 0 {
+		return []forwardRule{r}
+	}
+	return out
+}
+
+// portsOf are the ports that a rule is for; none if it asks for anything else, or
+// does not drop.
+func portsOf(expr []json.RawMessage) (found []closedPorts) {
+	for _, raw := range expr {
+		var s struct {
+			Match *struct {
+				Op   string
+				Left struct {
+					Payload struct{ Protocol, Field string }
+				}
+				Right json.RawMessage
+			}
+			Counter, Log json.RawMessage
+		}
+		if json.Unmarshal(raw, &s) != nil {
+			return nil
+		}
+		switch {
+		case s.Match == nil && (s.Counter != nil || s.Log != nil || bytes.Contains(raw, []byte(`"drop"`))):
+		case s.Match == nil || found != nil || s.Match.Op != "==" || s.Match.Left.Payload.Field != "dport" || s.Match.Left.Payload.Protocol == "th":
+			return nil
+		default:
+			if found = portsIn(s.Match.Left.Payload.Protocol, s.Match.Right); found == nil {
+				return nil
+			}
+		}
+	}
+	return found
+}
+
+// portsIn are the ports that are compared with: one, a range, or a set of such.
+func portsIn(proto string, right json.RawMessage) []closedPorts {
+	var one uint16
+	if json.Unmarshal(right, &one) == nil {
+		return []closedPorts{{proto, one, one}}
+	}
+	var many struct {
+		Range []uint16
+		Set   []json.RawMessage
+	}
+	_ = json.Unmarshal(right, &many)
+	if len(many.Range) == 2 {
+		return []closedPorts{{proto, many.Range[0], many.Range[1]}}
+	}
+	var out []closedPorts
+	for _, element := range many.Set {
+		out = append(out, portsIn(proto, element)...)
+	}
+	return out
 }
 
 // unconditional statements do not keep a packet from what follows.
-var unconditional = []string{"counter", "log", "mangle", "notrack", "continue", "ct helper", "ct timeout", "ct expectation", "flow"}
+var unconditional = []string{"counter", "log", "mangle", "continue", "ct helper", "ct timeout", "ct expectation", "flow"}
 
 func (r *forwardRule) take(kind string, value json.RawMessage) {
 	switch kind {
@@ -71,6 +130,8 @@ func (r *forwardRule) take(kind string, value json.RawMessage) {
 		if kind == "goto" {
 			r.verdict = goes
 		}
+	case "notrack":
+		r.untracks = true
 	case "reject":
 		r.reject(value)
 	case "xt":

@@ -69,8 +69,34 @@ func (r *forwardReader) all(chains []otherChain) forwarding {
 			}
 		}
 	}
+	for _, c := range chains {
+		if c.elsewhere() {
+			r.elsewhere(c, &is)
+		}
+	}
 	return is
 }
+
+// elsewhere follows packets through a chain at another hook. What cannot be read there
+// is left out: it is no more than a firewall of which nobody knows.
+func (r *forwardReader) elsewhere(c otherChain, is *forwarding) {
+	r.watched[watchedChain{family: c.Family, table: c.Table}] = true
+	if c.of.dormant() {
+		return
+	}
+	families := forwardFamilies[c.Family]
+	if families == nil {
+		families = bothFamilies
+	}
+	for _, f := range families {
+		w := newWalk(f, func(chain string) []forwardRule { return r.of(watchedChain{c.Family, c.Table, chain}) })
+		for _, b := range w.elsewhere(c) {
+			is.blockers, is.at = append(is.blockers, b), append(is.at, c)
+		}
+	}
+}
+
+var bothFamilies = []netstate.Family{netstate.IPv4, netstate.IPv6}
 
 func (w *walk) comesTo(chain string) bool {
 	_, yes := w.entered[chain]

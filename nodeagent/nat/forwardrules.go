@@ -1,8 +1,13 @@
 package nat
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
+
+	"sigs.k8s.io/knftables"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -18,6 +23,16 @@ type forwardRule struct {
 	verdict
 	// to is where a jump or goto leads; text is what drops, as a person reads it.
 	to, text string
+	// untracks says that it keeps packets from connection tracking.
+	untracks bool
+	// ports are where all that it is for is sent to, if it has no other condition.
+	ports closedPorts
+}
+
+// closedPorts are ports of a protocol; none without one.
+type closedPorts struct {
+	proto       string
+	first, last uint16
 }
 
 type verdict int
@@ -39,6 +54,21 @@ type fate struct {
 	accepted bool
 	// drop is the text of the rule that drops the rest, in chain dropIn.
 	drop, dropIn string
+	// some says that something is accepted whatever its interface, and perhaps that
+	// chains accept it to which some packets go.
+	some    bool
+	perhaps []string
+	// untracked is the chain that keeps all packets from connection tracking.
+	untracked string
+	// closed are the ports to which all packets are dropped, by chain.
+	closed map[closedPorts]string
+}
+
+func (o *fate) close(p closedPorts, chain string) {
+	if o.closed == nil {
+		o.closed = map[closedPorts]string{}
+	}
+	o.closed[p] = cmp.Or(o.closed[p], chain)
 }
 
 func (o fate) ended() bool { return o.accepted || o.drop != "" }
@@ -90,10 +120,20 @@ func (w *walk) step(o *fate, chain string, r forwardRule) bool {
 		return false
 	}
 	if r.conditional {
+		o.some = o.some || r.verdict == accepts && len(r.links) == 0
+		if r.to != "" && len(r.links) == 0 {
+			o.perhaps = append(o.perhaps, r.to)
+		}
+		if r.verdict == drops && r.ports.proto != "" {
+			o.close(r.ports, chain)
+		}
 		if r.verdict == accepts || len(r.links) > 0 && r.to != "" && w.lets(r.to) {
 			o.accepts = append(o.accepts, r.links...)
 		}
 		return false
+	}
+	if r.untracks && o.untracked == "" {
+		o.untracked = chain
 	}
 	switch r.verdict {
 	case accepts:
@@ -104,6 +144,11 @@ func (w *walk) step(o *fate, chain string, r forwardRule) bool {
 		sub := w.judge(r.to)
 		o.accepts = append(o.accepts, sub.accepts...)
 		o.accepted, o.drop, o.dropIn = sub.accepted, sub.drop, sub.dropIn
+		o.some, o.perhaps = o.some || sub.some, append(o.perhaps, sub.perhaps...)
+		o.untracked = cmp.Or(o.untracked, sub.untracked)
+		for p, in := range sub.closed {
+			o.close(p, in)
+		}
 	}
 	return o.ended() || r.verdict == goes || r.verdict == returns
 }
@@ -142,4 +187,46 @@ func (w *walk) blocker(name, base string, policyDrops bool) (netstate.Blocker, b
 	slices.Sort(o.accepts)
 	b.Accepts = slices.Compact(o.accepts)
 	return b, true
+}
+
+// elsewhere are what a base chain at another hook than forward does to packets of the
+// family: all blockers of it. One that lets something through whatever its interface
+// is a firewall that somebody keeps, and may let ours.
+func (w *walk) elsewhere(c otherChain) []netstate.Blocker {
+	o := w.judge(c.Name)
+	from := netstate.Blocker{Name: c.String(), Hook: c.Hook, Bridge: c.Family == string(knftables.BridgeFamily), Families: []netstate.Family{w.family}, Links: c.devices}
+	var out []netstate.Blocker
+	if b, blocks := w.blocker(from.Name, c.Name, c.Policy == "drop"); blocks && !o.some && !slices.ContainsFunc(o.perhaps, w.lets) {
+		all := from
+		all.Cause, all.Accepts = b.Cause, b.Accepts
+		out = append(out, all)
+	}
+	if o.untracked != "" && c.priority < conntrackPriority {
+		un := from
+		un.Untracked, un.Cause = true, "by the rule `notrack` of its chain "+o.untracked
+		out = append(out, un)
+	}
+	if c.Hook == "prerouting" && c.priority < translationPriority {
+		for _, p := range slices.SortedFunc(maps.Keys(o.closed), func(a, b closedPorts) int {
+			return cmp.Or(cmp.Compare(a.proto, b.proto), cmp.Compare(a.first, b.first), cmp.Compare(a.last, b.last))
+		}) {
+			some := from
+			some.Proto, some.First, some.Last, some.Cause = p.proto, p.first, p.last, fmt.Sprintf("by the rule `%s drop` of its chain %s", p, o.closed[p])
+			out = append(out, some)
+		}
+	}
+	return out
+}
+
+// The priorities of connection tracking, and of what we publish.
+const (
+	conntrackPriority   = -200
+	translationPriority = -95
+)
+
+func (p closedPorts) String() string {
+	if p.last > p.first {
+		return fmt.Sprintf("%s dport %d-%d", p.proto, p.first, p.last)
+	}
+	return fmt.Sprintf("%s dport %d", p.proto, p.first)
 }

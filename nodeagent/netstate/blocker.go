@@ -1,12 +1,28 @@
 package netstate
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
-// Blocker is a chain of somebody else's firewall that drops forwarded packets, by
-// policy or by a rule: an accept of ours in a chain of our own cannot overrule it.
+// Blocker is a chain of somebody else's firewall that drops packets, by policy or by
+// a rule: an accept of ours in a chain of our own cannot overrule it.
 type Blocker struct {
 	// Name is family, table and chain, as a person looks for it.
 	Name string
+	// Hook is where it sees them, such as prerouting; empty is forward. Bridge says that
+	// it is that of bridges, and sees frames.
+	Hook   string
+	Bridge bool
+	// Untracked says that it keeps packets from connection tracking instead, without
+	// which nothing is translated.
+	Untracked bool
+	// Proto and the ports from First to Last are set where it only drops what is sent
+	// to those.
+	Proto       string
+	First, Last uint16
+	// Links are the only interfaces whose packets it sees; none for all.
+	Links []string
 	// Cause is what drops them, as in "by policy".
 	Cause string
 	// Families are those whose packets it sees.
@@ -34,7 +50,7 @@ func (b Blocker) Blocks(f Family, link string) bool {
 			return false
 		}
 	}
-	return sees
+	return sees && (len(b.Links) == 0 || slices.Contains(b.Links, link))
 }
 
 // Opening lets what is forwarded from and to an interface of ours through the
