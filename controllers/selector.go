@@ -105,6 +105,7 @@ func childOf(a *v1alpha1.NamespaceAttachment, p *corev1.Pod) *v1alpha1.Namespace
 		Spec: v1alpha1.NamespaceAttachmentSpec{
 			Target:  v1alpha1.AttachmentTarget{Pod: &v1alpha1.PodTarget{Name: p.Name}},
 			Network: s.Network, Interface: s.Interface, MTU: s.MTU, DefaultRoute: s.DefaultRoute, Routes: s.Routes, Bandwidth: s.Bandwidth,
+			AllowedAddresses: s.AllowedAddresses, AllowedMACAddresses: s.AllowedMACAddresses,
 			IPAM: &v1alpha1.AttachmentIPAM{Lifecycle: v1alpha1.IPAMEphemeral},
 		},
 	}

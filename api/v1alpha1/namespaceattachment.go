@@ -47,6 +47,7 @@ type NamespaceAttachment struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.pointToPoint) || !has(self.defaultRoute) || !self.defaultRoute || has(self.addresses) && (has(self.pointToPoint.host) && has(self.pointToPoint.host.addresses) || has(self.pointToPoint.netns) && has(self.pointToPoint.netns.addresses))",message="spec.defaultRoute on a point-to-point link needs spec.addresses and addresses of the other end: the route leads via the peer's address",fieldPath=".defaultRoute"
 // +kubebuilder:validation:XValidation:rule="!has(self.addresses) || !has(self.pointToPoint) || !has(self.pointToPoint.host) || !has(self.pointToPoint.host.addresses) || self.addresses.all(a, !isCIDR(a) || !self.pointToPoint.host.addresses.exists(b, isCIDR(b) && cidr(a).ip() == cidr(b).ip()))",message="spec.pointToPoint.host.addresses must not repeat one of spec.addresses: each end needs an address of its own",fieldPath=".pointToPoint.host.addresses"
 // +kubebuilder:validation:XValidation:rule="!has(self.addresses) || !has(self.pointToPoint) || !has(self.pointToPoint.netns) || !has(self.pointToPoint.netns.addresses) || self.addresses.all(a, !isCIDR(a) || !self.pointToPoint.netns.addresses.exists(b, isCIDR(b) && cidr(a).ip() == cidr(b).ip()))",message="spec.pointToPoint.netns.addresses must not repeat one of spec.addresses: each end needs an address of its own",fieldPath=".pointToPoint.netns.addresses"
+// +kubebuilder:validation:XValidation:rule="has(self.network) || !(has(self.allowedAddresses) || has(self.allowedMACAddresses))",message="spec.allowedAddresses and spec.allowedMACAddresses need spec.network: nothing else is held to its addresses",fieldPath=".network"
 // +kubebuilder:validation:XValidation:rule="!has(self.target.pod) || has(self.network) || has(self.pointToPoint)",message="spec.network or spec.pointToPoint must be set for a pod: name what it is to be wired to",fieldPath=".network"
 // +kubebuilder:validation:XValidation:rule="!has(self.target.podSelector) || has(self.network)",message="spec.network must be set with spec.target.podSelector: pods are selected onto a network",fieldPath=".network"
 // +kubebuilder:validation:XValidation:rule="!has(self.target.podSelector) || !(has(self.addresses) || has(self.macAddress) || has(self.hostInterface))",message="spec.addresses, spec.macAddress and spec.hostInterface cannot be set with spec.target.podSelector: every pod needs its own",fieldPath=".target.podSelector"
@@ -95,6 +96,24 @@ type NamespaceAttachmentSpec struct {
 	// +kubebuilder:validation:MaxLength=17
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$') && self != '00:00:00:00:00:00'",message="spec.macAddress must be a unicast MAC address such as 02:42:0a:44:00:65"
 	MACAddress string `json:"macAddress,omitempty"`
+	// AllowedAddresses are what the interface may also send as where the network
+	// holds it to its addresses, in IP, ARP and neighbour discovery: floating
+	// addresses, as of keepalived, or what is behind it. It is not assigned them,
+	// several attachments may name the same, and a single address is given to none.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isIP(a) && (ip(a).isGlobalUnicast() || ip(a).isLinkLocalUnicast()) || isCIDR(a) && cidr(a) == cidr(a).masked() && (cidr(a).ip().isGlobalUnicast() || cidr(a).ip().isLinkLocalUnicast()))",message="spec.allowedAddresses must be addresses, such as 10.68.0.100, or CIDRs without host bits, such as 10.70.0.0/24, and not loopback, multicast or unspecified"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, b == a))",message="spec.allowedAddresses must not name an address twice"
+	AllowedAddresses []Subnet `json:"allowedAddresses,omitempty"`
+	// AllowedMACAddresses are what the interface may also send from, such as
+	// 00:00:5e:00:01:33 for VRRP's router 51.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:XValidation:rule="self.all(m, m.matches('^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$') && m != '00:00:00:00:00:00')",message="spec.allowedMACAddresses must be unicast MAC addresses such as 00:00:5e:00:01:33"
+	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, b.lowerAscii() == a.lowerAscii()))",message="spec.allowedMACAddresses must not name an address twice"
+	AllowedMACAddresses []MACAddress `json:"allowedMACAddresses,omitempty"`
 	// MTU in bytes; default the bridge's.
 	// +optional
 	// +kubebuilder:validation:Minimum=68
@@ -121,6 +140,10 @@ type NamespaceAttachmentSpec struct {
 	// +optional
 	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
 }
+
+// MACAddress is an Ethernet address.
+// +kubebuilder:validation:MaxLength=17
+type MACAddress string
 
 // AttachmentIPAM says how long an allocated address stays.
 type AttachmentIPAM struct {

@@ -451,6 +451,16 @@ func (in *NamespaceAttachmentSpec) DeepCopyInto(out *NamespaceAttachmentSpec) {
 		*out = new(AttachmentIPAM)
 		**out = **in
 	}
+	if in.AllowedAddresses != nil {
+		in, out := &in.AllowedAddresses, &out.AllowedAddresses
+		*out = make([]Subnet, len(*in))
+		copy(*out, *in)
+	}
+	if in.AllowedMACAddresses != nil {
+		in, out := &in.AllowedMACAddresses, &out.AllowedMACAddresses
+		*out = make([]MACAddress, len(*in))
+		copy(*out, *in)
+	}
 	if in.MTU != nil {
 		in, out := &in.MTU, &out.MTU
 		*out = new(int32)

@@ -100,6 +100,12 @@ func TestAttachment(t *testing.T) {
 	for _, c := range []struct{ name, network, spec, reason, message string }{
 		{"allocated", open, on + `}`, accepted, fine},
 		{"static", open, on + `addresses: [10.68.0.9/24, "fd00::9/64"], defaultRoute: true, routes: [{to: 10.0.0.0/8, via: 10.68.0.1}, {to: "fd01::/64", via: "fe80::1"}, {to: 10.9.0.0/16}]}`, accepted, fine},
+		{"floating addresses", open, on + `allowedAddresses: [10.68.0.100, 10.70.0.0/24, "fd00::100", "fe80::100"], allowedMACAddresses: ["00:00:5e:00:01:33"]}`, accepted, fine},
+		{"floating gateway", open, on + `allowedAddresses: [10.68.0.100, 10.68.0.1]}`, "AddressConflict",
+			"spec.allowedAddresses: 10.68.0.1/32 is of the gateway 10.68.0.1, which the node has on BridgeNetwork red; choose others"},
+		{"floating range with the gateway", open, on + `allowedAddresses: ["fd00::/64"]}`, "AddressConflict",
+			"spec.allowedAddresses: fd00::/64 is of the gateway fd00::1, which the node has on BridgeNetwork red; choose others"},
+		{"floating router", `{allowedNamespaces: {from: All}, subnets: [10.68.0.0/24], gateway: {mode: External, addresses: [10.68.0.1]}}`, on + `addresses: [10.68.0.9/24], allowedAddresses: [10.68.0.1]}`, accepted, fine},
 		{"loopback only", open, `{target: {netns: {name: n1, nodeName: w1}}}`, accepted, fine},
 		{"no node", open, `{target: {netns: {name: n1}}}`, "NodeNotFound",
 			"spec.target.netns.nodeName must name the node that the namespace is on"},

@@ -66,6 +66,7 @@ func link(a *v1alpha1.NamespaceAttachment, w World) *refusal {
 		func() *refusal { return allowed(a, n, w) },
 		func() *refusal { return staticOnly(a, n) },
 		func() *refusal { return addresses(a, n) },
+		func() *refusal { return allowedAddresses(a, n) },
 		func() *refusal { return defaultRoute(a, n) },
 		func() *refusal { return mtu(a, n) },
 		func() *refusal { return routes(a, onLink(a, n)) },
@@ -138,6 +139,23 @@ func addresses(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refu
 		if what := taken(p.Addr(), s, n); what != "" {
 			return refuse(v1alpha1.ReasonAddressConflict,
 				"spec.addresses: %s is the %s of %s on BridgeNetwork %s; choose another address", p, what, s, n.Name)
+		}
+	}
+	return nil
+}
+
+// allowedAddresses must leave the node's own: who may send as its gateway takes the
+// traffic of the whole network.
+func allowedAddresses(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refusal {
+	if n.Spec.Gateway.Mode == v1alpha1.GatewayExternal {
+		return nil
+	}
+	for _, p := range a.Spec.AllowedPrefixes() {
+		for _, g := range gateways(n) {
+			if p.Contains(g) {
+				return refuse(v1alpha1.ReasonAddressConflict,
+					"spec.allowedAddresses: %s is of the gateway %s, which the node has on BridgeNetwork %s; choose others", p, g, n.Name)
+			}
 		}
 	}
 	return nil

@@ -58,6 +58,10 @@ var setPurposes = map[string]string{
 	"ports":     "filtered bridge ports",
 	"ok_mac":    "ports and their MAC",
 	"ok_ip":     "ports, their MAC and their addresses",
+	"allow_mac": "ports and further MACs that they may send from",
+	"allow":     "ports and further addresses that they may send from",
+	"allow_nd":  "ports and what else their neighbour messages may be about",
+	"dhcp":      "ports without an IPv4 address, which may ask for one",
 	"ok_nd":     "ports, their MAC and what their neighbour messages may be about",
 }
 

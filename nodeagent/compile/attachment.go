@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"net"
 	"net/netip"
 	"slices"
 
@@ -110,8 +109,8 @@ func lifecycleOf(t v1alpha1.AttachmentTarget) v1alpha1.Lifecycle {
 func (b *attachment) targetEnd(end netstate.End) {
 	b.view.Target = end
 	b.view.MAC = deriveMAC("nsa", b.c.Node.Name, b.a.Namespace, b.a.Name)
-	if hw, err := net.ParseMAC(b.a.Spec.MACAddress); err == nil && len(hw) == 6 {
-		b.view.MAC = netstate.MAC(hw)
+	if mac, err := netstate.ParseMAC(b.a.Spec.MACAddress); err == nil {
+		b.view.MAC = mac
 	}
 	b.claimInterface(b.view.Target, "spec.interface")
 }
@@ -145,9 +144,55 @@ func (b *attachment) bridged() {
 	}
 	if filtered {
 		b.r.add(netstate.PortFilter{Link: b.view.Host.Name, MAC: b.view.MAC})
+		b.allow(b.view.Host.Name)
 	}
+	b.r.Claims = append(b.r.Claims, AllowedClaims(b.a)...)
 	b.view.Realm, b.view.Bridged, b.view.Isolated = v.Bridge, true, v.Isolated
 	b.reach()
+}
+
+// allow lets a filtered port also send as what the attachment is allowed, from each of
+// its MAC addresses: a VRRP router sends its advertisements from its own address with
+// the virtual MAC (RFC 9568, section 7.2). One that has no IPv4 address, and is
+// given none, may ask for one.
+func (b *attachment) allow(port string) {
+	list := b.a.Spec.AllowedPrefixes()
+	for _, m := range b.a.Spec.AllowedMACAddresses {
+		mac, err := netstate.ParseMAC(string(m))
+		if err != nil || mac == b.view.MAC {
+			continue
+		}
+		b.r.add(netstate.AllowedMAC{Link: port, MAC: mac})
+		list = append(list, host(mac.LinkLocal()))
+	}
+	if len(b.a.Spec.AllowedMACAddresses) > 0 {
+		list = append(list, host(b.view.MAC.LinkLocal()))
+		for _, p := range b.view.Addresses {
+			list = append(list, host(p.Addr()))
+		}
+	}
+	for _, family := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		for _, p := range merged(list, family) {
+			b.r.add(netstate.AllowedPrefix{Link: port, Prefix: p})
+		}
+	}
+	if _, has := ofFamily(b.view.Addresses, netip.Prefix.Addr, netip.IPv4Unspecified()); !has && !hasSubnet(b.net.Subnets, netstate.IPv4) {
+		b.r.add(netstate.DHCPClient{Link: port})
+	}
+}
+
+// AllowedClaims are of the single addresses that an attachment may also send as:
+// others may too, but none is assigned them. A range is not kept free.
+func AllowedClaims(a *v1alpha1.NamespaceAttachment) []Claim {
+	var out []Claim
+	for _, p := range a.Spec.AllowedPrefixes() {
+		if own := slices.ContainsFunc(Prefixes(a.Spec.Addresses), func(o netip.Prefix) bool { return o.Addr() == p.Addr() }); p.IsSingleIP() && !own {
+			c := AddressClaim(a.Spec.Network, p.Addr())
+			c.Sharers, c.Address, c.Field = "allowedAddresses", netip.Addr{}, "spec.allowedAddresses"
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // deaf keeps the node itself off a bridge port: frames to link-local groups reach

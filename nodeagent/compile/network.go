@@ -292,6 +292,10 @@ func merged(in []netip.Prefix, like netip.Addr) []netip.Prefix {
 	return out
 }
 
+func hasSubnet(list []netip.Prefix, f netstate.Family) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return netstate.FamilyOf(p.Addr()) == f })
+}
+
 func hasFamily(list []netip.Addr, f netstate.Family) bool {
 	for _, a := range list {
 		if netstate.FamilyOf(a) == f {

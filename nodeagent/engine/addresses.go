@@ -60,6 +60,11 @@ func (e *Engine) setAside(units []*unit) {
 			e.keep(u, u.in.Attachment.Spec.Network)
 		}
 	}
+	for _, u := range attached {
+		for _, c := range compile.AllowedClaims(u.in.Attachment) {
+			e.claims.choose(u.owner, c)
+		}
+	}
 }
 
 // grantNamed gives attachments those of the addresses they name that they have

@@ -200,7 +200,7 @@ func encodeField(f field, text string) ([]byte, error) {
 	case fieldLink:
 		return append([]byte(text), make([]byte, unix.IFNAMSIZ)...)[:unix.IFNAMSIZ], checkLink(text)
 	case fieldMAC:
-		m, err := parseMAC(text)
+		m, err := netstate.ParseMAC(text)
 		return m[:], err
 	case fieldIPv4, fieldIPv6, fieldTarget:
 		a, err := netip.ParseAddr(text)

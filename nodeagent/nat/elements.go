@@ -46,6 +46,15 @@ func elements(o netstate.Object) []element {
 			return []element{at(setIP4, o.Link, o.MAC, o.Addr)}
 		}
 		return []element{at(setIP6, o.Link, o.MAC, o.Addr), at(setND6, o.Link, o.MAC, o.Addr)}
+	case netstate.AllowedMAC:
+		return []element{at(setAllowedMAC, o.Link, o.MAC)}
+	case netstate.AllowedPrefix:
+		if o.Prefix.Addr().Is4() {
+			return []element{at(setAllowed4, o.Link, o.Prefix)}
+		}
+		return []element{at(setAllowed6, o.Link, o.Prefix), at(setAllowedND6, o.Link, o.Prefix)}
+	case netstate.DHCPClient:
+		return []element{at(setDHCP, o.Link)}
 	case netstate.Masquerade:
 		return masqueradeElements(o)
 	case netstate.NoMasquerade:
@@ -123,6 +132,12 @@ func validate(o netstate.Object) error {
 		err = checkLink(o.Link)
 	case netstate.PortAddress:
 		err = errors.Join(checkLink(o.Link), checkAddr(o.Addr))
+	case netstate.AllowedMAC:
+		err = checkLink(o.Link)
+	case netstate.AllowedPrefix:
+		err = errors.Join(checkLink(o.Link), checkPrefix(o.Prefix))
+	case netstate.DHCPClient:
+		err = checkLink(o.Link)
 	case netstate.Masquerade:
 		err = errors.Join(checkLink(o.Link), checkPrefix(o.Subnet), checkSource(o))
 	case netstate.NoMasquerade:
@@ -188,10 +203,32 @@ func script(fields []field, text string) []string {
 		case fieldLink:
 			parts[i] = strconv.Quote(parts[i])
 		case fieldTarget:
-			if a, err := netip.ParseAddr(parts[i]); err == nil {
-				parts[i] = fmt.Sprintf("0x%x", a.As16())
-			}
+			parts[i] = targetScript(parts[i])
 		}
 	}
 	return parts
+}
+
+// targetScript is an address, or a prefix as a range, as nft reads raw payload.
+func targetScript(text string) string {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return fmt.Sprintf("0x%x", a.As16())
+	}
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return text
+	case p.IsSingleIP():
+		return fmt.Sprintf("0x%x", p.Addr().As16())
+	}
+	return fmt.Sprintf("0x%x-0x%x", p.Addr().As16(), lastOf(p).As16())
+}
+
+// lastOf is the last address of an IPv6 prefix.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As16()
+	for i := p.Bits(); i < 128; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	return netip.AddrFrom16(b)
 }

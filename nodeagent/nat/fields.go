@@ -3,9 +3,9 @@ package nat
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -44,6 +44,9 @@ func parseField(f field, raw json.RawMessage, interval bool) (string, error) {
 		}
 		return p.String(), err
 	}
+	if interval && f == fieldTarget {
+		return parseTargets(raw)
+	}
 	if interval && f == fieldPort {
 		return parsePorts(raw)
 	}
@@ -55,7 +58,7 @@ func parseField(f field, raw json.RawMessage, interval bool) (string, error) {
 	case fieldLink:
 		return text, checkLink(text)
 	case fieldMAC:
-		m, err := parseMAC(text)
+		m, err := netstate.ParseMAC(text)
 		return m.String(), err
 	case fieldIPv4, fieldIPv6:
 		a, err := netip.ParseAddr(text)
@@ -140,14 +143,6 @@ func parsePrefix(raw json.RawMessage) (netip.Prefix, error) {
 	return a.Prefix(a.BitLen())
 }
 
-func parseMAC(text string) (netstate.MAC, error) {
-	hw, err := net.ParseMAC(text)
-	if err != nil || len(hw) != 6 {
-		return netstate.MAC{}, fmt.Errorf("%q is not a MAC address", text)
-	}
-	return netstate.MAC(hw), nil
-}
-
 // parseTarget reads 16 bytes listed as a number, in hexadecimal where it is
 // large.
 func parseTarget(text string) (string, error) {
@@ -158,6 +153,59 @@ func parseTarget(text string) (string, error) {
 	var b [16]byte
 	n.FillBytes(b[:])
 	return netip.AddrFrom16(b).String(), nil
+}
+
+// parseTargets reads a prefix of targets: a range of numbers, one number, or a
+// prefix of one.
+func parseTargets(raw json.RawMessage) (string, error) {
+	var v struct {
+		Range  []json.RawMessage `json:"range"`
+		Prefix struct {
+			Addr json.RawMessage `json:"addr"`
+			Len  int             `json:"len"`
+		} `json:"prefix"`
+	}
+	first, bits := raw, 128
+	if json.Unmarshal(raw, &v) == nil {
+		switch {
+		case len(v.Range) == 2:
+			return targetRange(v.Range[0], v.Range[1])
+		case v.Prefix.Addr != nil:
+			first, bits = v.Prefix.Addr, v.Prefix.Len
+		}
+	}
+	a, err := targetAddr(first)
+	if err != nil {
+		return "", err
+	}
+	p, err := a.Prefix(bits)
+	return p.String(), err
+}
+
+func targetAddr(raw json.RawMessage) (netip.Addr, error) {
+	text, err := parseScalar(raw)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if text, err = parseTarget(text); err != nil {
+		return netip.Addr{}, err
+	}
+	return netip.ParseAddr(text)
+}
+
+// targetRange is the prefix that begins and ends with two numbers.
+func targetRange(first, last json.RawMessage) (string, error) {
+	a, err1 := targetAddr(first)
+	b, err2 := targetAddr(last)
+	if err := errors.Join(err1, err2); err != nil {
+		return "", err
+	}
+	for bits := range 129 {
+		if p, _ := a.Prefix(bits); p.Addr() == a && lastOf(p) == b {
+			return p.String(), nil
+		}
+	}
+	return "", fmt.Errorf("%s to %s is not a prefix", a, b)
 }
 
 // parseSlot reads a slot, in whatever base it is listed.

@@ -262,7 +262,7 @@ func ownChains(lines []ipRule) []spot {
 // checkIPTables refuses what validate does, and what iptables cannot hold.
 func checkIPTables(o netstate.Object) error {
 	switch o.(type) {
-	case netstate.PortFilter, netstate.PortAddress:
+	case netstate.PortFilter, netstate.PortAddress, netstate.AllowedMAC, netstate.AllowedPrefix, netstate.DHCPClient:
 		return fmt.Errorf("the backend %s cannot hold what a bridge port sends to its addresses", KindIPTables)
 	}
 	return validate(o)

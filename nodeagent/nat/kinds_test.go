@@ -79,7 +79,7 @@ func runKind(t *testing.T, k kind, name string, test func(*testing.T, kind)) {
 func able(b Backend, s netstate.Set) (objects []netstate.Object) {
 	for _, o := range list(s) {
 		switch o.(type) {
-		case netstate.PortFilter, netstate.PortAddress:
+		case netstate.PortFilter, netstate.PortAddress, netstate.AllowedMAC, netstate.AllowedPrefix, netstate.DHCPClient:
 			if !b.AntiSpoof() {
 				continue
 			}

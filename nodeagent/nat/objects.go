@@ -80,6 +80,12 @@ func keyOf(i id, h held) (netstate.Key, bool) {
 		return netstate.PortFilter{Link: p.text(0)}.Key(), true
 	case setIP4, setIP6, setND6:
 		return portKey(p), p.addr(2).IsValid()
+	case setAllowedMAC:
+		return netstate.AllowedMAC{Link: p.text(0), MAC: p.mac(1)}.Key(), true
+	case setAllowed4, setAllowed6, setAllowedND6:
+		return netstate.AllowedPrefix{Link: p.text(0), Prefix: p.prefix(1)}.Key(), true
+	case setDHCP:
+		return netstate.DHCPClient{Link: p.text(0)}.Key(), true
 	case setHairpin4, setHairpin6:
 		return netstate.Masquerade{Link: p.text(1), Subnet: p.prefix(0)}.Key(), true
 	case setMasq4, setMasq6, mapSource4, mapSource6:
@@ -123,6 +129,12 @@ func objectOf(k netstate.Key, group []id, holds map[id]held) netstate.Object {
 		return portFilterOf(k.Link, group)
 	case netstate.KindPortAddress:
 		return netstate.PortAddress{Link: k.Link, MAC: first.mac(1), Addr: first.addr(2)}
+	case netstate.KindAllowedMAC:
+		return netstate.AllowedMAC{Link: k.Link, MAC: first.mac(1)}
+	case netstate.KindAllowedPrefix:
+		return netstate.AllowedPrefix{Link: k.Link, Prefix: first.prefix(1)}
+	case netstate.KindDHCPClient:
+		return netstate.DHCPClient{Link: k.Link}
 	case netstate.KindMasquerade:
 		return masqueradeOf(k.Link, first.prefix(0), holds)
 	case netstate.KindNoMasquerade:
@@ -197,6 +209,6 @@ func (f fields) ports(i int) (first, last uint16) {
 }
 
 func (f fields) mac(i int) netstate.MAC {
-	m, _ := parseMAC(f.text(i))
+	m, _ := netstate.ParseMAC(f.text(i))
 	return m
 }

@@ -151,23 +151,29 @@ var inetChains = []chainDef{
 var bridgeChains = []chainDef{
 	{name: chainIPv4, rules: []string{
 		"iifname . ether saddr . ip saddr @" + setIP4 + " accept",
+		"iifname . ip saddr @" + setAllowed4 + " accept",
+		"ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 iifname @" + setDHCP + " accept",
 		"drop",
 	}},
 	{name: chainARP, rules: []string{
 		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ether . arp saddr ip @" + setIP4 + " accept",
-		"arp operation request arp saddr ip 0.0.0.0 iifname . arp saddr ether @" + setMAC + " accept",
+		"iifname . arp saddr ether != @" + setMAC + " iifname . arp saddr ether != @" + setAllowedMAC + " drop",
+		"arp operation request arp saddr ip 0.0.0.0 accept",
+		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ip @" + setAllowed4 + " accept",
 		"drop",
 	}},
 	{name: chainIPv6, rules: []string{
 		"icmpv6 type { nd-router-advert, nd-redirect } drop",
-		"icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @" + setND6 + " drop",
+		"icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @" + setND6 + " iifname . @th,64,128 != @" + setAllowedND6 + " drop",
 		"iifname . ether saddr . ip6 saddr @" + setIP6 + " accept",
+		"iifname . ip6 saddr @" + setAllowed6 + " accept",
 		"ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @" + setND6 + " accept",
+		"ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . @th,64,128 @" + setAllowedND6 + " accept",
 		"ip6 saddr :: icmpv6 type mld2-listener-report accept",
 		"drop",
 	}},
 	{name: chainPort, rules: []string{
-		"iifname . ether saddr != @" + setMAC + " drop",
+		"iifname . ether saddr != @" + setMAC + " iifname . ether saddr != @" + setAllowedMAC + " drop",
 		"ether type vmap { ip : goto " + chainIPv4 + ", arp : goto " + chainARP + ", ip6 : goto " + chainIPv6 + " }",
 		"drop",
 	}},

@@ -23,6 +23,13 @@ const (
 	setIP6   = "ok_ip6" // port . MAC . IPv6 source
 	setND6   = "ok_nd6" // port . MAC . target of its neighbour messages
 
+	// What a filtered port may also send as.
+	setAllowedMAC = "allow_mac" // port . MAC
+	setAllowed4   = "allow4"    // port . IPv4 source or ARP sender
+	setAllowed6   = "allow6"    // port . IPv6 source
+	setAllowedND6 = "allow_nd6" // port . target of its neighbour messages
+	setDHCP       = "dhcp4"     // ports that may ask for an address
+
 	setLoopback = "lb" // interfaces with route_localnet
 
 	setTarget4 = "tgt4" // published targets
@@ -132,6 +139,11 @@ var setDefs = []setDef{
 	{family: knftables.BridgeFamily, name: setIP4, key: []field{fieldLink, fieldMAC, fieldIPv4}},
 	{family: knftables.BridgeFamily, name: setIP6, key: []field{fieldLink, fieldMAC, fieldIPv6}},
 	{family: knftables.BridgeFamily, name: setND6, key: []field{fieldLink, fieldMAC, fieldTarget}, typeOf: "iifname . ether saddr . @th,64,128"},
+	{family: knftables.BridgeFamily, name: setAllowedMAC, key: []field{fieldLink, fieldMAC}},
+	{family: knftables.BridgeFamily, name: setAllowed4, key: []field{fieldLink, fieldIPv4}, interval: true},
+	{family: knftables.BridgeFamily, name: setAllowed6, key: []field{fieldLink, fieldIPv6}, interval: true},
+	{family: knftables.BridgeFamily, name: setAllowedND6, key: []field{fieldLink, fieldTarget}, interval: true, typeOf: "iifname . @th,64,128"},
+	{family: knftables.BridgeFamily, name: setDHCP, key: []field{fieldLink}},
 
 	{family: knftables.InetFamily, name: setHairpin4, key: []field{fieldIPv4, fieldLink}, interval: true},
 	{family: knftables.InetFamily, name: setHairpin6, key: []field{fieldIPv6, fieldLink}, interval: true},

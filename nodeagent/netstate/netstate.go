@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -35,6 +36,9 @@ const (
 	KindLoopbackGuard
 	KindPortFilter
 	KindPortAddress
+	KindAllowedMAC
+	KindAllowedPrefix
+	KindDHCPClient
 	KindPort
 	KindHairpin
 	KindAddress
@@ -44,7 +48,7 @@ const (
 	KindPublish
 )
 
-var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "isolation", "forward-guard", "foreign-bridge", "opening", "loopback-guard", "anti-spoof", "anti-spoof",
+var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "isolation", "forward-guard", "foreign-bridge", "opening", "loopback-guard", "anti-spoof", "anti-spoof", "allowed-mac", "allowed-address", "dhcp-client",
 	"uplink", "hairpin", "address", "route", "masquerade", "no-masquerade", "publish"}
 
 func (k Kind) String() string { return kindNames[k] }
@@ -53,7 +57,7 @@ func (k Kind) String() string { return kindNames[k] }
 // others are netlink's and /proc's.
 func (k Kind) Firewall() bool {
 	switch k {
-	case KindRealm, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindMasquerade, KindNoMasquerade, KindPublish:
+	case KindRealm, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindAllowedMAC, KindAllowedPrefix, KindDHCPClient, KindMasquerade, KindNoMasquerade, KindPublish:
 		return true
 	}
 	return false
@@ -154,6 +158,15 @@ type MAC [6]byte
 
 func (m MAC) String() string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// ParseMAC reads six bytes in hexadecimal.
+func ParseMAC(text string) (MAC, error) {
+	hw, err := net.ParseMAC(text)
+	if err != nil || len(hw) != 6 {
+		return MAC{}, fmt.Errorf("%q is not a MAC address", text)
+	}
+	return MAC(hw), nil
 }
 
 // LinkLocal is the EUI-64 link-local address of the MAC (RFC 4291, appendix A).

@@ -334,6 +334,35 @@ func (p PortAddress) Key() Key {
 }
 func (p PortAddress) String() string { return "mac=" + p.MAC.String() }
 
+// AllowedMAC is a MAC address that a filtered port may send from beside its own.
+type AllowedMAC struct {
+	Link string
+	MAC  MAC
+}
+
+func (a AllowedMAC) Key() Key {
+	return Key{Kind: KindAllowedMAC, Link: a.Link, Name: a.MAC.String()}
+}
+func (a AllowedMAC) String() string { return "" }
+
+// AllowedPrefix are addresses that a filtered port may send from, by any MAC
+// address that it may. Of one port none holds another.
+type AllowedPrefix struct {
+	Link   string
+	Prefix netip.Prefix
+}
+
+func (a AllowedPrefix) Key() Key {
+	return Key{Kind: KindAllowedPrefix, Link: a.Link, Name: a.Prefix.String()}
+}
+func (a AllowedPrefix) String() string { return "" }
+
+// DHCPClient lets a filtered port ask for an IPv4 address by broadcast (RFC 2131).
+type DHCPClient struct{ Link string }
+
+func (d DHCPClient) Key() Key       { return Key{Kind: KindDHCPClient, Link: d.Link} }
+func (d DHCPClient) String() string { return "may ask" }
+
 // Masquerade hides a subnet behind the node where its traffic leaves through
 // an interface that is not Patchbay's. Hairpin connections of the subnet are
 // hidden too, always.

@@ -62,8 +62,8 @@
 //	    serve writes it, and the name of the namespace, or the TEXT of the serve,
 //	    that answers. Negated: nothing comes back for a second.
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
-//	    A raw frame (arp-request, arp-reply, udp, na, ra) from the first interface
-//	    arrives at the second. SOURCE-MAC "own" is the first interface's.
+//	    A raw frame (arp-request, arp-reply, udp, dhcp, na, ra, dad) from the first
+//	    interface arrives at the second. SOURCE-MAC "own" is the first interface's.
 //	* groups NETNS/IF SOURCE-MAC SOURCE-IP ADDRESS
 //	    Of the frames that the interface sends to the 16 link-local group addresses
 //	    (01:80:c2:00:00:0x), each with LLC, LLDP, EAPOL, IPv4 and ARP for ADDRESS, IPv6, a

@@ -108,6 +108,8 @@ func (p packetSocket) await(want []byte) error {
 
 var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
+var everyone = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 var allNodes = netip.MustParseAddr("ff02::1")
 
 func buildFrame(kind string, mac net.HardwareAddr, ip netip.Addr) ([]byte, error) {
@@ -119,9 +121,17 @@ func buildFrame(kind string, mac net.HardwareAddr, ip netip.Addr) ([]byte, error
 	case kind == "arp-reply" && ip.Is4():
 		etherType, payload = unix.ETH_P_ARP, arp(2, mac, ip)
 	case kind == "udp" && ip.Is4():
-		payload = ipv4(ip, udp(ip, netip.AddrFrom4([4]byte{255, 255, 255, 255})))
+		payload = ipv4(ip, udp(ip, everyone, forgedPort, forgedPort))
+	case kind == "dhcp" && ip.Is4():
+		payload = ipv4(ip, udp(ip, everyone, 68, 67))
+	case kind == "dhcp" && ip.Is6():
+		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_UDP, ip, udp(ip, allNodes, 546, 547))
 	case kind == "udp" && ip.Is6():
-		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_UDP, ip, udp(ip, allNodes))
+		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_UDP, ip, udp(ip, allNodes, forgedPort, forgedPort))
+	case kind == "dad" && ip.Is6():
+		none := netip.IPv6Unspecified()
+		body := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, ip.AsSlice()...)
+		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_ICMPV6, none, icmp6(none, body))
 	case kind == "na" && ip.Is6():
 		body := append([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, ip.AsSlice()...)
 		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_ICMPV6, ip, icmp6(ip, append(append(body, 2, 1), mac...)))
@@ -155,9 +165,12 @@ func ipv6(next byte, src netip.Addr, body []byte) []byte {
 	return append(append(append(p, src.AsSlice()...), allNodes.AsSlice()...), body...)
 }
 
-func udp(src, dst netip.Addr) []byte {
+const forgedPort = 9999
+
+func udp(src, dst netip.Addr, from, to uint16) []byte {
 	const text = "forged"
-	p := []byte{0x27, 0x0f, 0x27, 0x0f, 0, byte(8 + len(text)), 0, 0}
+	p := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, from), to)
+	p = append(p, 0, byte(8+len(text)), 0, 0)
 	p = append(p, text...)
 	binary.BigEndian.PutUint16(p[6:], checksum(pseudoHeader(src, dst, unix.IPPROTO_UDP, p)))
 	return p

@@ -77,7 +77,7 @@ func groupPayloads(mac net.HardwareAddr, src, dst netip.Addr) map[string][]byte 
 		"LLDP":      append([]byte{0x88, 0xcc}, make([]byte, 46)...),
 		"EAPOL":     append([]byte{0x88, 0x8e, 1, 1, 0, 0}, make([]byte, 42)...),
 		"IPv4":      ip,
-		"IPv6":      append([]byte{0x86, 0xdd}, ipv6(unix.IPPROTO_UDP, local, udp(local, allNodes))...),
+		"IPv6":      append([]byte{0x86, 0xdd}, ipv6(unix.IPPROTO_UDP, local, udp(local, allNodes, forgedPort, forgedPort))...),
 		"ARP":       ask(src),
 		"ARP probe": ask(netip.IPv4Unspecified()),
 		"VLAN":      append([]byte{0x81, 0, 0, 0}, ip...),
