@@ -132,6 +132,8 @@ type Engine struct {
 	// retireAt is the earliest time to try Retire again; retired that it is done.
 	retireAt time.Time
 	retired  bool
+	// once says that this process ends when all is settled, and was told of all records.
+	once bool
 	// sweepDue says that something may have become nobody's.
 	sweepDue bool
 }
@@ -262,6 +264,7 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) RunOnce(ctx context.Context, wait time.Duration, waiting func([]Status)) ([]Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	e.once = true
 	watched := e.watch(ctx) == nil
 	for {
 		next, err := e.turn(ctx)

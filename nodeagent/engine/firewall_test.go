@@ -149,3 +149,41 @@ func TestAlive(t *testing.T) {
 		t.Errorf("in a turn that does not get on: %v", err)
 	}
 }
+
+// TestStraysInTheFirewall: what the firewall holds in our name about an interface of
+// others is planned and removed by a command, which sweeps nothing else; a bridge of
+// others that a network uses keeps its own.
+func TestStraysInTheFirewall(t *testing.T) {
+	w := newWorld(t)
+	external := bnet("lan", "10.9.0.0/24")
+	external.Spec.Bridge.Name, external.Spec.Bridge.Lifecycle = "br0", v1alpha1.External
+	external.Spec.Gateway.Mode = v1alpha1.GatewayExternal
+	w.k.node.Links["br0"] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500}
+	w.k.node.Links["br-lost"] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500, Ours: true}
+	stray, lost := netstate.Realm{Link: "eth0", Guarded: true}, netstate.Realm{Link: "br-lost", Guarded: true}
+	w.n.set.Add(stray, lost, netstate.Realm{Link: "br0", Guarded: true})
+	w.set(external)
+	planned, err := w.e.Plan(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var removed []string
+	for _, p := range planned {
+		for _, s := range p.Steps {
+			if s.Op == plan.Delete {
+				removed = append(removed, p.Title+": "+s.Key.String())
+			}
+		}
+	}
+	if want := []string{"Without an owner: " + stray.Key().String()}; !slices.Equal(removed, want) {
+		t.Errorf("planned to remove %v, want %v", removed, want)
+	}
+	w.e = w.engine()
+	w.set(external)
+	if _, err := w.e.RunOnce(context.Background(), 5*time.Second, nil); err != nil {
+		t.Fatal(err)
+	}
+	if w.n.set[stray.Key()] != nil || w.n.set[lost.Key()] == nil || w.n.set[netstate.Realm{Link: "br0"}.Key()] == nil {
+		t.Errorf("held at the end: %v", w.n.set)
+	}
+}

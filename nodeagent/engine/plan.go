@@ -53,6 +53,7 @@ const mendNote = "chains or rules of the firewall are not as they must be: apply
 
 // Plan returns what the next pass would do, by owner, and does nothing.
 func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
+	e.once = true
 	if err := e.start(ctx); err != nil {
 		return nil, err
 	}
@@ -112,7 +113,7 @@ func (e *Engine) planOwner(k netstate.Key, batch map[netstate.Owner]bool) netsta
 }
 
 func planTitle(o netstate.Owner) string {
-	if o == orphans {
+	if o.Kind == "" {
 		return "Without an owner"
 	}
 	return Title(o)

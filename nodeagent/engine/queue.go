@@ -46,8 +46,11 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	// What the firewall holds of pods' attachments is nobody's until these are
 	// compiled, and without a sweep there is no brake.
 	sweepable := !e.awaitPods(batch) && synced
-	if sweepable {
+	switch {
+	case sweepable:
 		e.sweep(batch)
+	case e.once:
+		e.addStrays(batch)
 	}
 	e.holdBack(batch, sweepable)
 	return batch

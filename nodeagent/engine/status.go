@@ -61,7 +61,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 			}
 			u.ready = s.Ready
 			e.Reporter.Report(s)
-		case o != orphans && u.done && len(u.held) == 0:
+		case o.Kind != "" && u.done && len(u.held) == 0:
 			e.forget(u)
 			e.requeueWaiting()
 			e.Reporter.Removed(o)
@@ -142,7 +142,7 @@ func (e *Engine) tell(applied []plan.Step) {
 }
 
 func ownerText(o netstate.Owner) string {
-	if o == orphans {
+	if o.Kind == "" {
 		return "none"
 	}
 	return o.String()

@@ -35,6 +35,29 @@ func (e *Engine) sweep(batch map[netstate.Owner]bool) {
 	e.addSwept(batch)
 }
 
+// strays is the owner of what the firewall holds, in our name, about interfaces of
+// others.
+var strays = netstate.Owner{Name: "strays"}
+
+// addStrays adds what the firewall holds about interfaces that neither are ours nor
+// have ports of ours: it is of no resource, not even of one whose record was lost.
+func (e *Engine) addStrays(batch map[netstate.Owner]bool) {
+	if !e.NAT.Known() {
+		return
+	}
+	ports := map[string]bool{}
+	for _, l := range e.node.Links {
+		ports[l.Master] = ports[l.Master] || l.Ours
+	}
+	for k := range e.NAT.Held() {
+		if l, there := e.node.Links[k.Link]; !there || l.Ours || ports[k.Link] || k.Kind == netstate.KindForeignBridge {
+			continue
+		}
+		u := e.unit(strays)
+		u.held[k], u.byCommand, batch[strays] = true, true, true
+	}
+}
+
 func (e *Engine) countGone() (gone, total int) {
 	for _, u := range e.units {
 		if u.owner == orphans || len(u.held) == 0 {
