@@ -140,7 +140,7 @@ func (d *dumper) routes() error {
 			return err
 		}
 		for _, r := range routes {
-			if r.Dst == nil || !kernelsOwn(r.Dst.IP) {
+			if r.Dst == nil || r.Type != unix.RTN_ANYCAST && !kernelsOwn(r.Dst.IP) {
 				d.addf("route table=%d %v via=%v dev=%s src=%v proto=%d scope=%d type=%d metric=%d mtu=%d multipath=%v", r.Table, r.Dst,
 					r.Gw, d.names[r.LinkIndex], r.Src, r.Protocol, r.Scope, r.Type, r.Priority, r.MTU, r.MultiPath)
 			}
@@ -149,7 +149,9 @@ func (d *dumper) routes() error {
 	return nil
 }
 
-// kernelsOwn tells the IPv6 routes that come and go with a link by themselves.
+// kernelsOwn tells the IPv6 routes that come and go with a link by themselves. Anycast
+// ones, of a router, do as well: one stays for good where forwarding is switched on
+// while the kernel still adds the address.
 func kernelsOwn(dst net.IP) bool {
 	return dst.To4() == nil && (dst.IsLinkLocalUnicast() || dst.IsMulticast())
 }

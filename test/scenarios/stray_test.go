@@ -52,9 +52,9 @@ func strays(c call) (output, error) {
 }
 
 // passing matches lines of a dump on which no traffic depends, and which the kernel
-// has or has not after a repair: anycast and link-local addresses, and the connected
-// route of ::1; and the firewall.
-var passing = regexp.MustCompile(`(?m)^.*(: nft | type=4 | address \S+ fe80:| route table=254 ::1/128 ).*\n`)
+// has or has not after a repair: link-local addresses and the connected route of ::1;
+// and the firewall.
+var passing = regexp.MustCompile(`(?m)^.*(: nft | address \S+ fe80:| route table=254 ::1/128 ).*\n`)
 
 func lasting(dump string) string { return passing.ReplaceAllString(withoutIDs(dump), "") }
 
