@@ -61,6 +61,7 @@ const (
 	ReasonInterfaceConflict    = "InterfaceConflict"
 	ReasonHostPortConflict     = "HostPortConflict"
 	ReasonHairpinUnavailable   = "HairpinUnavailable"
+	ReasonIPv6Disabled         = "IPv6Disabled"
 	ReasonAntiSpoofUnavailable = "AntiSpoofUnavailable"
 	ReasonSubnetOverlap        = "SubnetOverlap"
 	ReasonUplinkNotFound       = "UplinkNotFound"
@@ -106,6 +107,7 @@ var Reasons = []Reason{
 	{ReasonInterfaceConflict, ConditionReady, "agent", "Choose another interface name (in a pod leave it out: a free one is found), or remove what the message names; where that is a default route, set spec.defaultRoute."},
 	{ReasonHostPortConflict, "Accepted, Ready", "controller, agent", "Choose another hostPort, or end or delete the holder that the message names: another publish, a process, a Service's nodePort or a pod's hostPort. Beside Ready=True the port is published, and the process gets nothing."},
 	{ReasonHairpinUnavailable, ConditionReady, "agent", "Set net.bridge.bridge-nf-call-iptables to 0, or spec.isolation.ports to false."},
+	{ReasonIPv6Disabled, ConditionReady, "agent", "Beside Ready=True the attachment has IPv4 alone. Set net.ipv6.conf.all.disable_ipv6 to 0 in the External namespace (of a container: where its engine makes it), or leave IPv6 addresses out."},
 	{ReasonAntiSpoofUnavailable, ConditionReady, "agent", "Use the nftables backend, or set spec.isolation.antiSpoof to false."},
 	{ReasonSubnetOverlap, ConditionReady, "agent", "Choose a subnet that overlaps neither another network nor a route of the node."},
 	{ReasonUplinkNotFound, ConditionReady, "agent", "Name an interface in spec.uplink.interface that the node has."},

@@ -121,6 +121,7 @@ func (emptyKernel) Apply([]plan.Step) []error                       { panic("a p
 func (emptyKernel) Inventory() ([]kernel.Held, error)               { return nil, nil }
 func (k emptyKernel) Node() (netstate.Node, error)                  { return k.node, nil }
 func (emptyKernel) LinkIndex(netstate.End) (int, error)             { return 0, nil }
+func (emptyKernel) IPv6Off(string) bool                             { return false }
 func (emptyKernel) NetnsID(string) (netstate.NetnsID, bool)         { return netstate.NetnsID{}, false }
 func (emptyKernel) Announce([]plan.Step)                            {}
 func (emptyKernel) Watch(context.Context, func(kernel.Event)) error { return nil }

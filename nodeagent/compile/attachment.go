@@ -1,8 +1,10 @@
 package compile
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -39,6 +41,8 @@ type AttachmentView struct {
 type Place struct {
 	Target    netstate.End
 	Addresses []netip.Prefix
+	// NoIPv6 are External namespaces in which IPv6 is off, and stays so.
+	NoIPv6 []string
 }
 
 // Attachment compiles an attachment at its place. The network is nil for one that
@@ -46,7 +50,8 @@ type Place struct {
 func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, at Place, c Context) (Result, AttachmentView, *Problem) {
 	b := &attachment{a: a, net: network, c: c, r: Result{Objects: netstate.Set{}},
 		mark: netstate.Mark(c.Source, netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: a.Namespace, Name: a.Name})}
-	b.view.Addresses = at.Addresses
+	b.noIPv6 = at.NoIPv6
+	b.view.Addresses = b.usable(at.Target.Netns, at.Addresses)
 	b.netns(at.Target, lifecycleOf(a.Spec.Target))
 	if network == nil && a.Spec.PointToPoint == nil {
 		return b.r, b.view, nil
@@ -60,6 +65,9 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, at Place,
 	switch p2p := a.Spec.PointToPoint; {
 	case network != nil:
 		b.bridged()
+		for _, p := range at.Addresses {
+			b.r.claim(AddressClaim(network.Name, p.Addr()))
+		}
 	case p2p.Host != nil:
 		b.toHost(Prefixes(p2p.Host.Addresses))
 	default:
@@ -81,6 +89,40 @@ type attachment struct {
 	mark string
 	r    Result
 	view AttachmentView
+	// noIPv6 are as of Place.
+	noIPv6 []string
+}
+
+// usable are those of the addresses that an interface in a namespace can have.
+func (b *attachment) usable(netns string, addresses []netip.Prefix) []netip.Prefix {
+	if !slices.Contains(b.noIPv6, netns) {
+		return addresses
+	}
+	var kept, left []netip.Prefix
+	for _, p := range addresses {
+		if p.Addr().Is6() {
+			left = append(left, p)
+		} else {
+			kept = append(kept, p)
+		}
+	}
+	why := fmt.Sprintf("IPv6 is off in network namespace %s, which is not Patchbay's: set net.ipv6.conf.all.disable_ipv6 to 0 there to have %s", netns, list(left))
+	switch {
+	case len(left) == 0:
+	case len(kept) == 0:
+		b.r.lack(problem(v1alpha1.ReasonIPv6Disabled, "no address: %s", why))
+	default:
+		b.r.note(problem(v1alpha1.ReasonIPv6Disabled, "IPv4 alone: %s", why))
+	}
+	return kept
+}
+
+func list(prefixes []netip.Prefix) string {
+	var texts []string
+	for _, p := range prefixes {
+		texts = append(texts, p.String())
+	}
+	return strings.Join(texts, ", ")
 }
 
 // netns wants the namespace and, where Patchbay makes it, its loopback up. A
@@ -137,7 +179,6 @@ func (b *attachment) bridged() {
 	b.r.claim(Claim{Resource: "MAC address " + b.view.MAC.String() + " of network " + v.Name, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress", Proof: linkKey(b.view.Target)})
 	filtered := v.AntiSpoof && !b.c.NoAntiSpoof
 	for _, p := range b.view.Addresses {
-		b.r.claim(AddressClaim(v.Name, p.Addr()))
 		if filtered {
 			b.r.add(netstate.PortAddress{Link: b.view.Host.Name, MAC: b.view.MAC, Addr: p.Addr()})
 		}
@@ -317,8 +358,9 @@ func (b *attachment) toNetns(far *v1alpha1.NetnsEnd) {
 		netstate.Link{Netns: end.Netns, Name: end.Name, MAC: deriveMAC("peer", b.c.Node.Name, b.a.Namespace, b.a.Name)},
 		b.mtu(mtuOf(b.c.Node, b.c.Node.DefaultLink)))
 	b.inside(b.view.Target, b.view.Addresses)
-	b.inside(end, Prefixes(far.Addresses))
-	for _, p := range Prefixes(far.Addresses) {
+	addresses := b.usable(end.Netns, Prefixes(far.Addresses))
+	b.inside(end, addresses)
+	for _, p := range addresses {
 		b.gateway(p.Addr())
 	}
 }
@@ -378,6 +420,9 @@ func (b *attachment) routes() *Problem {
 	}
 	for _, r := range b.a.Spec.Routes {
 		to, _ := netip.ParsePrefix(string(r.To))
+		if to.Addr().Is6() && slices.Contains(b.noIPv6, b.view.Target.Netns) {
+			continue
+		}
 		via, _ := netip.ParseAddr(string(r.Via))
 		b.route(netstate.Route{Dst: to, Via: via})
 	}

@@ -189,6 +189,8 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 	at, network, problem := e.place(u)
 	if u.problem = problem; problem == nil {
 		u.given = at.Addresses
+		at.NoIPv6 = e.noIPv6(u, at)
+		u.noIPv6 = len(at.NoIPv6) > 0
 		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context())
 	}
 	if u.problem == nil {

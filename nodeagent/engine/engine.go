@@ -31,6 +31,7 @@ type Kernel interface {
 	Inventory() ([]kernel.Held, error)
 	Node() (netstate.Node, error)
 	LinkIndex(netstate.End) (int, error)
+	IPv6Off(netns string) bool
 	// NetnsID reports false for a name that leads to no network namespace.
 	NetnsID(name string) (netstate.NetnsID, bool)
 	Announce([]plan.Step)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -39,6 +40,10 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 	case netstate.KindNetns:
 		e.mark(ev.Key, batch, func(u *unit) bool { return ev.Gone || !u.done })
 	default:
+		if ev.Key.Kind == netstate.KindAddress && strings.Contains(ev.Key.Name, ":") {
+			// The first that is heard of IPv6 that is switched on.
+			e.mark(netstate.Netns{Name: ev.Key.Netns}.Key(), batch, func(u *unit) bool { return u.noIPv6 })
+		}
 		if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 			e.mark(ev.Key, batch, nil)
 		}

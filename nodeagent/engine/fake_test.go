@@ -28,6 +28,7 @@ type fake struct {
 	held    []kernel.Held
 	fn      func(kernel.Event)
 	inv     int
+	noIPv6  map[string]bool
 	passes  int
 	second  map[string]string
 }
@@ -51,6 +52,7 @@ func (f *fake) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]erro
 	}
 	return out, errs
 }
+func (f *fake) IPv6Off(netns string) bool { return f.noIPv6[netns] }
 func (f *fake) step(s plan.Step) {
 	if s.Op == plan.Delete {
 		f.remove(s.Key)

@@ -49,6 +49,29 @@ func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView,
 	return at, network, p
 }
 
+// noIPv6 are those External namespaces of an attachment in which IPv6 is off, of the ones
+// that would get an IPv6 address.
+func (e *Engine) noIPv6(u *unit, at compile.Place) []string {
+	wants := map[string]bool{}
+	note := func(netns string, addresses []netip.Prefix) {
+		wants[netns] = wants[netns] || slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })
+	}
+	a := u.in.Attachment
+	if a.Spec.Target.Netns == nil || a.Spec.Target.Netns.Lifecycle == v1alpha1.External {
+		note(at.Target.Netns, at.Addresses)
+	}
+	if p := a.Spec.PointToPoint; p != nil && p.Netns != nil && p.Netns.Lifecycle == v1alpha1.External {
+		note(string(p.Netns.Name), compile.Prefixes(p.Netns.Addresses))
+	}
+	var off []string
+	for netns, six := range wants {
+		if six && e.Kernel.IPv6Off(netns) {
+			off = append(off, netns)
+		}
+	}
+	return off
+}
+
 func ephemeral(a *v1alpha1.NamespaceAttachment) bool {
 	return a.Spec.IPAM != nil && a.Spec.IPAM.Lifecycle == v1alpha1.IPAMEphemeral
 }

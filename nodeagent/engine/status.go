@@ -273,8 +273,11 @@ func (e *Engine) attachmentStatus(u *unit) *v1alpha1.NamespaceAttachmentStatus {
 	s := &v1alpha1.NamespaceAttachmentStatus{NodeName: e.node.Name, PodUID: u.in.Attachment.Status.PodUID}
 	if u.accepted() {
 		s.Addresses = toSubnets(u.given)
+		if u.noIPv6 && u.problem == nil {
+			s.Addresses = toSubnets(u.view.Addresses)
+		}
 	}
-	if u.view.Target == (netstate.End{}) || u.problem != nil {
+	if !u.accepted() || u.view.Target == (netstate.End{}) || u.problem != nil {
 		return s
 	}
 	for _, gw := range u.view.Gateways {

@@ -53,6 +53,9 @@ type unit struct {
 	refs []ref
 	// short is why an attachment goes without an address of some subnet.
 	short *compile.Problem
+	// noIPv6 says that IPv6 addresses were left out, or would be, since a namespace has
+	// IPv6 off.
+	noIPv6 bool
 	// partial are claims lost for single objects.
 	partial []*compile.Problem
 	// occupied are ports of a publish on which processes listen; reserved, those

@@ -163,6 +163,26 @@ func (k *Kernel) raLinks(links []*link, announced map[int32]bool) []string {
 	return names
 }
 
+// IPv6Off reports whether interfaces that come to a namespace have no IPv6, since its
+// owner or the kernel has switched it off.
+func (k *Kernel) IPv6Off(netns string) bool {
+	s := k.session()
+	defer s.close()
+	p, err := s.place(netns)
+	if err != nil {
+		return false
+	}
+	off := false
+	_ = p.run(func() error {
+		for _, name := range []string{"all", "default"} {
+			v, err := readSysctl("net/ipv6/conf/" + name + "/disable_ipv6")
+			off = off || err == nil && v == "1" || errors.Is(err, os.ErrNotExist)
+		}
+		return nil
+	})
+	return off
+}
+
 func isOne(sysctl string) bool {
 	v, err := readSysctl(sysctl)
 	return err == nil && v == "1"
