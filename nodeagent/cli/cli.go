@@ -17,6 +17,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 )
 
 // Options are what a caller may set beside the command line.
@@ -79,7 +81,7 @@ resources describe them: BridgeNetwork, NamespaceAttachment, PortPublish.`,
 	p := root.PersistentFlags()
 	p.StringVar(&f.runDir, "run-dir", "/run", "where network namespaces (netns/) and records (patchbay/) are")
 	p.StringVar(&f.nodeName, "node-name", "", "name of this node (default: the host's name)")
-	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: nftables, iptables, or auto for nftables where it works")
+	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: nftables, iptables, or auto for nftables where it works; status finds the one in use")
 	p.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info for agent and controller, warn otherwise)")
 	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f), controllerCommand(f))
 	return root
@@ -98,6 +100,8 @@ func version() string {
 type flags struct {
 	runDir, nodeName, backend, logLevel string
 	step                                func()
+	// findNAT replaces the backend auto where it is set.
+	findNAT func(nat.Options) (nat.Backend, error)
 }
 
 func (f *flags) logger(w io.Writer, fallback slog.Level) (*slog.Logger, error) {

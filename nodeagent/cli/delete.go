@@ -157,7 +157,7 @@ func (f *flags) deleteAll(cmd *cobra.Command, timeout time.Duration) error {
 			return err
 		}
 	}
-	for _, folder := range []string{"objects", "sysctl"} {
+	for _, folder := range []string{"objects", "objects.yaml", "sysctl"} {
 		if err := os.RemoveAll(filepath.Join(f.runDir, "patchbay", folder)); err != nil {
 			fmt.Fprintf(cmd.ErrOrStderr(), "records stay, since they cannot be removed: %v\n", err)
 		}

@@ -56,6 +56,19 @@ func (f *flags) await(ctx context.Context, name, purpose string, log *slog.Logge
 	})
 }
 
+// agentRuns reports whether an agent has a lock. It changes nothing: who wants the lock
+// at that moment tries again.
+func (f *flags) agentRuns(name string) bool {
+	file, err := os.Open(filepath.Join(f.runDir, "patchbay", name))
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	taken := errors.Is(unix.Flock(int(file.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+	l := &lock{file, file.Name()}
+	return taken && strings.HasPrefix(l.holder(), agentPrefix)
+}
+
 func (f *flags) lock(ctx context.Context, name, purpose string, held func(*lock) error) (*lock, error) {
 	if err := privileged(); err != nil {
 		return nil, err

@@ -59,9 +59,10 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	if n.kernel, err = kernel.Open(kernel.Options{Source: source, NodeName: n.name, RunDir: f.runDir, Step: f.step}); err != nil {
 		return nil, err
 	}
-	if n.nat, err = nat.New(f.backend, nat.Options{Source: source, Step: f.step}); err != nil {
+	if n.nat, err = f.firewall(nat.Options{Source: source, Step: f.step}); err != nil {
 		return nil, errors.Join(err, n.kernel.Close())
 	}
+	n.store.By(report.Node{Name: n.name, Backend: n.nat.Name()})
 	n.ports = hostport.New()
 	n.metrics = report.NewMetrics(n.registry)
 	o := engine.Options{Source: source, Kernel: n.kernel, NAT: n.nat, HostPorts: n.ports, Log: log, Retire: n.retire(source, f.step)}
@@ -76,6 +77,15 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	}
 	n.engine = engine.New(o)
 	return n, nil
+}
+
+// firewall is the backend that the command line chooses, or where it leaves that open,
+// the command.
+func (f *flags) firewall(o nat.Options) (nat.Backend, error) {
+	if f.backend == nat.KindAuto && f.findNAT != nil {
+		return f.findNAT(o)
+	}
+	return nat.New(f.backend, o)
 }
 
 // retire removes what the node's other firewalls hold of the source.

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/nodeagent/report"
@@ -41,15 +42,24 @@ func (f *flags) status(cmd *cobra.Command, output string) error {
 	if err != nil {
 		return err
 	}
-	planned, err := f.observe(cmd.Context(), netstate.SourceLocal, log)
+	look, by := *f, f.store().WrittenBy()
+	look.findNAT = func(o nat.Options) (nat.Backend, error) { return nat.InUse(cmd.Context(), by.Backend, o) }
+	if f.nodeName == "" {
+		look.nodeName = by.Name
+	}
+	last := engine.Command
+	if f.agentRuns(localLock) {
+		last = engine.Agent
+	}
+	planned, err := look.observe(cmd.Context(), netstate.SourceLocal, log)
 	if err != nil {
 		return err
 	}
-	clusters, err := f.observe(cmd.Context(), netstate.SourceCluster, log)
+	clusters, err := look.observe(cmd.Context(), netstate.SourceCluster, log)
 	if err != nil {
 		return err
 	}
-	return show(cmd.OutOrStdout(), output, planned, clusters)
+	return show(cmd.OutOrStdout(), output, planned, clusters, last)
 }
 
 // observe compares what a source has on this node with its records. A cluster's
@@ -66,10 +76,10 @@ func (f *flags) observe(ctx context.Context, s netstate.Source, log *slog.Logger
 		}
 	}
 	n.engine.Synced(true)
-	return n.engine.Plan(ctx)
+	return n.engine.Look(ctx)
 }
 
-func show(w io.Writer, output string, planned, clusters []engine.Planned) error {
+func show(w io.Writer, output string, planned, clusters []engine.Planned, last engine.Teller) error {
 	var objects []metav1.Object
 	var unowned []plan.Group
 	for _, p := range planned {
@@ -77,12 +87,12 @@ func show(w io.Writer, output string, planned, clusters []engine.Planned) error 
 			unowned = append(unowned, p.Group)
 			continue
 		}
-		o, _ := report.WithStatus(p.Observed(), p.Status.Input.Conditions())
+		o, _ := report.WithStatus(p.Observed(last), p.Status.Input.Conditions())
 		objects = append(objects, o)
 	}
 	sortObjects(objects)
 	if output != "table" {
-		return encode(w, output, objects)
+		return encode(w, output, objects, unowned, clusters)
 	}
 	return table(w, objects, unowned, clusters)
 }
@@ -112,17 +122,50 @@ func clusterTable(w io.Writer, clusters []engine.Planned) error {
 	fmt.Fprintln(w, "Built for a cluster, which knows how it stands (kubectl get bnet,nbr,nsa,pp -A):")
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, p := range clusters {
-		title := p.Title
-		if p.Owner == (netstate.Owner{}) {
-			title = "namespaces and firewall"
-		}
-		fmt.Fprintf(tab, "  %s\t%d objects\n", title, len(plan.Lines(p.Steps)))
+		fmt.Fprintf(tab, "  %s\t%d objects\n", clusterTitle(p), len(plan.Lines(p.Steps)))
 	}
 	return tab.Flush()
 }
 
-func encode(w io.Writer, output string, objects []metav1.Object) error {
+func clusterTitle(p engine.Planned) string {
+	if p.Owner == (netstate.Owner{}) {
+		return "namespaces and firewall"
+	}
+	return p.Title
+}
+
+// built is what has no status here: it is described by no resource, or by one in a
+// cluster.
+type built struct {
+	Owner   string   `json:"owner"`
+	Objects []string `json:"objects"`
+}
+
+func builtBy(owner string, steps []plan.Step) built {
+	b := built{Owner: owner}
+	for _, l := range plan.Lines(steps) {
+		b.Objects = append(b.Objects, l.Key.Kind.String()+" "+plan.Describe(l.Key))
+	}
+	return b
+}
+
+// encode says all that the table says: undescribed and cluster are beside the items of
+// the list.
+func encode(w io.Writer, output string, objects []metav1.Object, unowned []plan.Group, clusters []engine.Planned) error {
 	list := map[string]any{"apiVersion": "v1", "kind": "List", "items": objects}
+	var undescribed, cluster []built
+	for _, g := range unowned {
+		undescribed = append(undescribed, builtBy(g.Title, g.Steps))
+	}
+	for _, p := range clusters {
+		cluster = append(cluster, builtBy(clusterTitle(p), p.Steps))
+	}
+	if len(undescribed) > 0 {
+		list["undescribed"] = undescribed
+	}
+	if len(cluster) > 0 {
+		list["cluster"] = cluster
+	}
 	data, err := json.MarshalIndent(list, "", "  ")
 	if err == nil && output == "yaml" {
 		data, err = yaml.JSONToYAML(data)

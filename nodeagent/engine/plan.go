@@ -25,19 +25,30 @@ type Planned struct {
 	Status *Status
 }
 
+// Teller is who said last, in the record, how a resource stands.
+type Teller string
+
+const (
+	// Agent runs: it tries what it says that it could not do until it can.
+	Agent Teller = "agent"
+	// Command has ended, and nobody has looked since.
+	Command Teller = "command"
+)
+
 // Observed is the status with Ready as the kernel is now: not, if there is
-// anything to do.
-func (p Planned) Observed() Status {
+// anything to do, or an agent has not done it.
+func (p Planned) Observed(last Teller) Status {
 	s := *p.Status
-	if len(p.Steps) == 0 && !p.Mend || s.Ready.Status != metav1.ConditionTrue {
-		return s
-	}
+	settled := len(p.Steps) == 0 && !p.Mend
 	for _, c := range s.Input.Conditions() {
+		refused := c.Type == v1alpha1.ConditionReady && c.Status == metav1.ConditionFalse
 		// Who tried to mend it knows why that failed.
-		if c.Type == v1alpha1.ConditionReady && c.Status == metav1.ConditionFalse {
-			s.Ready = c
-			return s
+		if refused && (last == Agent || s.Ready.Status == metav1.ConditionTrue && !settled) {
+			return s.recorded(c)
 		}
+	}
+	if settled || s.Ready.Status != metav1.ConditionTrue {
+		return s
 	}
 	lines := plan.Lines(p.Steps)
 	s.Ready.Status, s.Ready.Reason = metav1.ConditionFalse, v1alpha1.ReasonPending
@@ -49,6 +60,18 @@ func (p Planned) Observed() Status {
 	return s
 }
 
+// recorded is the status as the record has it, with its Ready condition.
+func (s Status) recorded(ready metav1.Condition) Status {
+	s.Ready = ready
+	switch {
+	case s.Attachment != nil:
+		s.Attachment = s.Input.Attachment.Status.DeepCopy()
+	case s.Publish != nil:
+		s.Publish = s.Input.Publish.Status.DeepCopy()
+	}
+	return s
+}
+
 const mendNote = "chains or rules of the firewall are not as they must be: apply, or an agent, writes them anew"
 
 // Plan returns what the next pass would do, by owner, and does nothing.
@@ -57,6 +80,20 @@ func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
 	if err := e.start(ctx); err != nil {
 		return nil, err
 	}
+	return e.planned(ctx), nil
+}
+
+// Look is Plan for who only wants to know how things stand: where the firewall cannot
+// be read, that is said with the objects which need it.
+func (e *Engine) Look(ctx context.Context) ([]Planned, error) {
+	_ = e.knowFirewall(ctx)
+	if err := e.startKernel(); err != nil {
+		return nil, err
+	}
+	return e.planned(ctx), nil
+}
+
+func (e *Engine) planned(ctx context.Context) []Planned {
 	batch := e.take(ctx)
 	e.leaving = map[netstate.Key]netstate.Owner{}
 	e.compileAll(batch)
@@ -83,7 +120,7 @@ func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
 		p := planned[o]
 		p.Steps = append(p.Steps, s)
 	}
-	return sorted(planned), nil
+	return sorted(planned)
 }
 
 func sorted(planned map[netstate.Owner]*Planned) []Planned {

@@ -223,6 +223,10 @@ func (e *Engine) start(ctx context.Context) error {
 	if err := e.NAT.Load(ctx); err != nil {
 		return fmt.Errorf("read the firewall: %w", err)
 	}
+	return e.startKernel()
+}
+
+func (e *Engine) startKernel() error {
 	held, err := e.Kernel.Inventory()
 	if err != nil {
 		return fmt.Errorf("read what bears our mark: %w", err)

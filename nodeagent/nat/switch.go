@@ -24,6 +24,33 @@ func choose(opts Options) (Backend, error) {
 	return ipt, nil
 }
 
+// InUse returns the backend that holds most of the source's objects, whoever chose
+// it; where none holds any, the one of the kind that was used last, else of auto. It is
+// loaded, if it could be.
+func InUse(ctx context.Context, last string, opts Options) (Backend, error) {
+	best, err := New(last, opts)
+	if err != nil {
+		best, err = New(KindAuto, opts)
+	}
+	if err != nil {
+		return nil, err
+	}
+	most := holds(ctx, best)
+	for _, o := range others(best, opts) {
+		if n := holds(ctx, o); n > most {
+			best, most = o, n
+		}
+	}
+	return best, nil
+}
+
+func holds(ctx context.Context, b Backend) int {
+	if b.Load(ctx) != nil {
+		return 0
+	}
+	return len(b.Held())
+}
+
 // tryNFT asks the kernel whether it would take a table, without making it.
 func tryNFT(ctx context.Context, nft string) error {
 	version, err := output(ctx, "", nft, "--version")

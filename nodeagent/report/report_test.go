@@ -69,6 +69,8 @@ NamespaceAttachment lab/net1: address 10.0.0.2 is taken
 func TestReportWritesOnlyChanges(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "objects")
 	store := NewStore(folder)
+	by := Node{Name: "node1", Backend: "iptables"}
+	store.By(by)
 	l := &Local{Store: store, Metrics: NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	in := engine.Input{Attachment: attachment(metav1.Condition{}), Accepted: metav1.Condition{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonAccepted}}
 	in.Attachment.Status.Conditions = nil
@@ -92,9 +94,12 @@ func TestReportWritesOnlyChanges(t *testing.T) {
 	if !ok || len(got.Status.Conditions) != 2 || got.Status.Addresses[0] != "10.0.0.2/24" {
 		t.Fatalf("record: %+v", got)
 	}
+	if got := NewStore(folder).WrittenBy(); got != by {
+		t.Errorf("written by %+v, want %+v", got, by)
+	}
 	l.Removed(in.Owner())
-	if _, err := os.Stat(folder); !os.IsNotExist(err) {
-		t.Errorf("the last record leaves %s behind: %v", folder, err)
+	if left, err := os.ReadDir(filepath.Dir(folder)); err != nil || len(left) > 0 {
+		t.Errorf("the last record leaves %v behind: %v", left, err)
 	}
 }
 

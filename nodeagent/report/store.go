@@ -23,10 +23,51 @@ import (
 // Store keeps the resources of a node without a cluster, with their status:
 // what an API server would keep. It says what is wanted and what was
 // allocated, never what is ours in the kernel; that, the marks say.
-type Store struct{ dir string }
+type Store struct {
+	dir  string
+	node Node
+}
+
+// Node is by what the records were written: the node's name and its firewall backend.
+type Node struct {
+	Name    string `json:"name"`
+	Backend string `json:"backend"`
+}
 
 // NewStore keeps its records under dir, which need not exist.
 func NewStore(dir string) *Store { return &Store{dir: dir} }
+
+// By has the records to come say by what they were written.
+func (s *Store) By(n Node) { s.node = n }
+
+// WrittenBy says by what the records were written; zero where none was.
+func (s *Store) WrittenBy() Node {
+	var n Node
+	data, err := os.ReadFile(s.nodeFile())
+	if err != nil || yaml.Unmarshal(data, &n) != nil {
+		return Node{}
+	}
+	return n
+}
+
+// nodeFile is beside the records, so that their folder is empty without them.
+func (s *Store) nodeFile() string { return s.dir + ".yaml" }
+
+// saveNode writes once by what the records are written.
+func (s *Store) saveNode() error {
+	if s.node == (Node{}) {
+		return nil
+	}
+	data, err := yaml.Marshal(s.node)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(s.nodeFile(), data, 0o600); err != nil {
+		return err
+	}
+	s.node = Node{}
+	return nil
+}
 
 // Load returns the records that can be read, in the order of their files, and
 // an error for each that cannot: those are left out.
@@ -114,12 +155,15 @@ func (s *Store) Save(o metav1.Object) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	if err := s.saveNode(); err != nil {
+		return err
+	}
 	file := s.file(engine.InputOf(o).Owner())
 	if old, err := os.ReadFile(file); err == nil && string(old) == string(data) {
 		return nil
-	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return err
 	}
 	tmp := file + ".tmp"
 	err = os.WriteFile(tmp, data, 0o600)
@@ -191,7 +235,9 @@ func (s *Store) Remove(o netstate.Owner) error {
 		return err
 	}
 	// Fails, as it should, while records are left.
-	_ = os.Remove(s.dir)
+	if os.Remove(s.dir) == nil {
+		_ = os.Remove(s.nodeFile())
+	}
 	return nil
 }
 

@@ -16,6 +16,8 @@ const agentLog = "agent.log"
 type agentProcess struct {
 	cmd  *exec.Cmd
 	done chan error
+	// frozen says that it is stopped from running.
+	frozen bool
 }
 
 func agent(c call) (output, error) {
@@ -29,6 +31,9 @@ func agent(c call) (output, error) {
 		c.state.agent = p
 		return output{}, err
 	case c.args[0] == "stop" && len(c.args) == 1 && p != nil:
+		if err := agrees(); err != nil {
+			return output{}, err
+		}
 		c.state.agent = nil
 		return output{}, p.stop()
 	case c.args[0] == "kill" && len(c.args) == 1 && p != nil:
@@ -36,8 +41,10 @@ func agent(c call) (output, error) {
 		p.kill()
 		return output{}, nil
 	case c.args[0] == "freeze" && len(c.args) == 1 && p != nil:
+		p.frozen = true
 		return output{}, p.cmd.Process.Signal(syscall.SIGSTOP)
 	case c.args[0] == "thaw" && len(c.args) == 1 && p != nil:
+		p.frozen = false
 		return output{}, p.cmd.Process.Signal(syscall.SIGCONT)
 	}
 	return output{}, errUsage

@@ -109,6 +109,11 @@
 //	agent freeze, agent thaw
 //	    Stops the agent from running without ending it, and lets it go on.
 //
+// After every apply that shows a status, before an agent is stopped, and where one
+// still runs at the end of a script, patchbay status without flags is compared with
+// what that apply or agent said last. A contradiction fails the script. status is
+// never told which firewall a script uses.
+//
 // The program "listener NETWORK ADDRESS:PORT", with tcp4, tcp6, tcp (both), udp4, ... is
 // a process of the node that answers everybody with "a process" until it is killed;
 // run it with exec.

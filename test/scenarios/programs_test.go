@@ -3,20 +3,12 @@ package scenarios
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strings"
-
-	"github.com/patchbay-dev/patchbay/nodeagent/cli"
 )
 
 // programs are what scripts run as commands of the shell.
 var programs = map[string]func(){
-	"patchbay": func() {
-		if backend := os.Getenv(envBackend); backend != "" && !slices.ContainsFunc(os.Args, choosesBackend) {
-			os.Args = append(os.Args, "--nat-backend="+backend)
-		}
-		os.Exit(cli.Main())
-	},
+	"patchbay": func() { os.Exit(patchbay()) },
 	"listener": func() { os.Exit(listener()) },
 }
 

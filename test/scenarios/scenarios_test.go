@@ -149,7 +149,11 @@ func runScript(t *testing.T, file, variant string) {
 			if os.Getenv(envBackend) == "iptables" {
 				env.Setenv("PROGRAMMED", "AntiSpoofUnavailable")
 			}
-			env.Values[stateKey{}] = newState(env)
+			s := newState(env)
+			env.Values[stateKey{}] = s
+			file := filepath.Join(env.WorkDir, ".contradictions")
+			env.Setenv(envContradictions, file)
+			env.Defer(func() { contradictions(env, s, file) })
 			return nil
 		},
 	})
