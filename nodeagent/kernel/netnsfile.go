@@ -47,7 +47,7 @@ func openNetns(path string) (int, nsID, error) {
 		at = to
 	}
 	if !isNSFS(at) {
-		return -1, nsID{}, insteadError{what: fmt.Sprintf("%s is %s and no namespace: remove it, and make the namespace anew (ip netns add)", path, fileType(st.Mode))}
+		return -1, nsID{}, insteadError{what: fmt.Sprintf("%s is %s and no namespace: unless it is just being made, remove it, and make the namespace anew (ip netns add)", path, fileType(st.Mode))}
 	}
 	return openNSFS(at, path)
 }

@@ -70,22 +70,22 @@ func (w *netnsWatch) look(e fsnotify.Event) (name string, found []string) {
 // awaitMount waits for a namespace to be mounted on its new file. The kernel
 // wakes who polls mountinfo at every change of the mounts.
 func (w *netnsWatch) awaitMount(ctx context.Context, name string) {
-	path, err := w.k.netnsPath(name)
-	if err != nil {
-		return
-	}
 	// Without a descriptor, -1, poll only waits for its time to be over.
 	mounts, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
 		defer unix.Close(mounts)
 	}
 	for end := time.Now().Add(mountPatience); time.Now().Before(end) && ctx.Err() == nil; {
-		fd, _, err := openNetns(path)
-		if err != nil && !errors.As(err, new(insteadError)) {
+		p, err := w.k.open(name)
+		other := insteadError{}
+		if err != nil && !errors.As(err, &other) {
 			return
 		}
 		if err == nil {
-			unix.Close(fd)
+			p.close()
+		}
+		// A mount on the host alone is news as well, though it is none here.
+		if err == nil || other.apart {
 			select {
 			case w.mounted <- name:
 			case <-ctx.Done():
