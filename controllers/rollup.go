@@ -47,7 +47,37 @@ func rollUp(generation int64, selected []string, bridges []v1alpha1.NodeBridge) 
 	r := rollup{nodes: v1alpha1.NodeCounts{Selected: int32(all), Ready: int32(all - len(failing) - len(waiting))}}
 	r.failing = failing[:min(len(failing), named)]
 	r.ready = sumUp(r.nodes, failing, waiting)
+	if r.ready.Status == metav1.ConditionTrue {
+		r.ready.Message += crowded(selected, bridges)
+	}
 	return r
+}
+
+// portSteps is how much the number of used ports changes before a network says so: all
+// agents watch networks.
+const portSteps = 25
+
+// crowded names the node whose bridge is the fullest, if an agent says that one is
+// nearly full.
+func crowded(selected []string, bridges []v1alpha1.NodeBridge) string {
+	most, node, more := int32(0), "", -1
+	for _, b := range bridges {
+		if b.Status.Ports == 0 || !slices.Contains(selected, b.Spec.NodeName) {
+			continue
+		}
+		more++
+		if b.Status.Ports > most || b.Status.Ports == most && b.Spec.NodeName < node {
+			most, node = b.Status.Ports, b.Spec.NodeName
+		}
+	}
+	if node == "" {
+		return ""
+	}
+	others := ""
+	if more > 0 {
+		others = fmt.Sprintf(", and many on %d more", more)
+	}
+	return fmt.Sprintf("; on %s %d or more of the 1,023 ports that a bridge takes are used%s: plan a second network", node, most/portSteps*portSteps, others)
 }
 
 // sumUp says what is most worth knowing: why a node fails before which is

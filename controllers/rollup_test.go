@@ -123,3 +123,25 @@ func TestTruncate(t *testing.T) {
 		}
 	}
 }
+
+// TestRollUpBridgePorts names the fullest bridge, by a number that changes seldom.
+func TestRollUpBridgePorts(t *testing.T) {
+	full := func(node string, ports int32) v1alpha1.NodeBridge {
+		b := bridge(node, 3, "True", "Programmed", "all")
+		b.Status.Ports = ports
+		return b
+	}
+	for _, c := range []struct {
+		bridges []v1alpha1.NodeBridge
+		want    string
+	}{
+		{[]v1alpha1.NodeBridge{full("w1", 0), full("w2", 0)}, "on all 2 nodes"},
+		{[]v1alpha1.NodeBridge{full("w1", 0), full("w2", 910)}, "on all 2 nodes; on w2 900 or more of the 1,023 ports that a bridge takes are used: plan a second network"},
+		{[]v1alpha1.NodeBridge{full("w1", 911), full("w2", 924)}, "on all 2 nodes; on w2 900 or more of the 1,023 ports that a bridge takes are used, and many on 1 more: plan a second network"},
+		{[]v1alpha1.NodeBridge{full("w1", 1023), full("w2", 1023), full("w3", 1000)}, "on all 2 nodes; on w1 1000 or more of the 1,023 ports that a bridge takes are used, and many on 1 more: plan a second network"},
+	} {
+		if got := rollUp(3, []string{"w1", "w2"}, c.bridges).ready.Message; got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}

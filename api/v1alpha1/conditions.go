@@ -58,6 +58,7 @@ const (
 	ReasonAddressConflict      = "AddressConflict"
 	ReasonAddressPoolExhausted = "AddressPoolExhausted"
 	ReasonMACConflict          = "MACConflict"
+	ReasonBridgeFull           = "BridgeFull"
 	ReasonInterfaceConflict    = "InterfaceConflict"
 	ReasonHostPortConflict     = "HostPortConflict"
 	ReasonHairpinUnavailable   = "HairpinUnavailable"
@@ -104,6 +105,7 @@ var Reasons = []Reason{
 	{ReasonAddressConflict, "Accepted, Ready", "controller, agent", "Choose an address of the network's subnets that nobody else holds, or leave spec.addresses out to be given one."},
 	{ReasonAddressPoolExhausted, ConditionReady, "agent", "Delete attachments or selected pods on that node, shrink the network's spec.ipam.exclude, or make a larger network."},
 	{ReasonMACConflict, ConditionReady, "agent", "Choose another spec.macAddress, or leave it out."},
+	{ReasonBridgeFull, ConditionReady, "agent", "Use a second network, or another node: a Linux bridge takes 1,023 ports, those of others among them. The attachment gets a port as soon as one is free."},
 	{ReasonInterfaceConflict, ConditionReady, "agent", "Choose another interface name (in a pod leave it out: a free one is found), or remove what the message names; where that is a default route, set spec.defaultRoute."},
 	{ReasonHostPortConflict, "Accepted, Ready", "controller, agent", "Choose another hostPort, or end or delete the holder that the message names: another publish, a process, a Service's nodePort or a pod's hostPort. Beside Ready=True the port is published, and the process gets nothing."},
 	{ReasonHairpinUnavailable, ConditionReady, "agent", "Set net.bridge.bridge-nf-call-iptables to 0, or spec.isolation.ports to false."},

@@ -74,6 +74,10 @@ type NodeBridgeStatus struct {
 	// MTU of the bridge in bytes.
 	// +optional
 	MTU int32 `json:"mtu,omitempty"`
+	// Ports is how many ports of the bridge are used, those of others among them;
+	// absent below 900. A Linux bridge takes 1,023.
+	// +optional
+	Ports int32 `json:"ports,omitempty"`
 	// Repairs counts how often the agent put back what somebody else had changed or
 	// removed of the network on this node.
 	// +optional

@@ -123,6 +123,7 @@ func (k emptyKernel) Node() (netstate.Node, error)                  { return k.n
 func (emptyKernel) LinkIndex(netstate.End) (int, error)             { return 0, nil }
 func (emptyKernel) IPv6Off(string) bool                             { return false }
 func (emptyKernel) NetnsID(string) (netstate.NetnsID, bool)         { return netstate.NetnsID{}, false }
+func (emptyKernel) Listen(string) (bool, error)                     { return false, nil }
 func (emptyKernel) Announce([]plan.Step)                            {}
 func (emptyKernel) Watch(context.Context, func(kernel.Event)) error { return nil }
 

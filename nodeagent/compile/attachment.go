@@ -176,6 +176,7 @@ func (b *attachment) bridged() {
 	b.pair(host, b.mtu(v.MTU))
 	b.inside(b.view.Target, b.view.Addresses)
 	b.deaf(b.view.Host.Name)
+	b.r.claim(b.portClaim())
 	b.r.claim(Claim{Resource: "MAC address " + b.view.MAC.String() + " of network " + v.Name, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress", Proof: linkKey(b.view.Target)})
 	filtered := v.AntiSpoof && !b.c.NoAntiSpoof
 	for _, p := range b.view.Addresses {

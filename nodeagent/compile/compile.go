@@ -218,6 +218,8 @@ type Claim struct {
 	// Key is the one object that a loser goes without; with the zero Key the
 	// loser goes without everything.
 	Key netstate.Key
+	// Counted claims are had by as many owners as the resource has room for.
+	Counted bool
 	// Netns is set on claims of what a network namespace is, to the name that is used.
 	Netns string
 	// Soft claims are of defaults that nobody wrote: who loses one goes without
@@ -270,6 +272,24 @@ func NetnsClaim(id netstate.NetnsID, at netstate.End) Claim {
 		Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.target.netns", Proof: linkKey(at),
 	}
 }
+
+// Class names what a claim has in common with all that it may conflict with: only
+// the release of a claim of its class can end a conflict.
+func (c Claim) Class() string {
+	switch {
+	case c.Subnet.IsValid():
+		return "subnets"
+	case c.Ports != (HostPorts{}):
+		return c.Ports.Proto + " ports of " + c.Ports.Host.String()
+	case c.Address.IsValid():
+		_, network, _ := strings.Cut(c.Resource, " of network ")
+		return AddressClass(network)
+	}
+	return c.Resource
+}
+
+// AddressClass is that of the addresses of a network.
+func AddressClass(network string) string { return "addresses of network " + network }
 
 // SecondName says that a network namespace has a name already by which another
 // resource uses it.

@@ -110,7 +110,7 @@ func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip
 		if slices.ContainsFunc(kept, func(p netip.Prefix) bool { return pool.Subnet().Contains(p.Addr()) }) {
 			continue
 		}
-		if p := e.exhausted[pool]; p != nil && !e.claims.letGo {
+		if p := e.exhausted[pool]; p != nil && len(e.claims.letGo) == 0 {
 			return nil, p
 		}
 		if !pool.Started() {

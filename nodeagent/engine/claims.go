@@ -18,10 +18,14 @@ type claims struct {
 	of      map[netstate.Owner][]compile.Claim
 	// chosen are claims of what was picked for an owner that is being compiled:
 	// nobody else is given it, and unless the owner takes it, it was never held.
-	chosen  map[netstate.Owner][]compile.Claim
-	waiting map[netstate.Owner]bool
-	// letGo says that keep released something since the last take.
-	letGo bool
+	chosen map[netstate.Owner][]compile.Claim
+	// waiting are those who lost claims, by class; awaited are the classes of each.
+	waiting map[string]map[netstate.Owner]bool
+	awaited map[netstate.Owner][]string
+	// letGo are the classes of what keep released since the last take.
+	letGo []string
+	// rooms are the limits of counted resources.
+	rooms map[string]*room
 }
 
 func newClaims() claims {
@@ -31,7 +35,9 @@ func newClaims() claims {
 		subnets: map[netstate.Owner][]compile.Claim{},
 		of:      map[netstate.Owner][]compile.Claim{},
 		chosen:  map[netstate.Owner][]compile.Claim{},
-		waiting: map[netstate.Owner]bool{},
+		waiting: map[string]map[netstate.Owner]bool{},
+		awaited: map[netstate.Owner][]string{},
+		rooms:   map[string]*room{},
 	}
 }
 
@@ -39,6 +45,9 @@ func newClaims() claims {
 func (c *claims) holder(o netstate.Owner, want compile.Claim) (netstate.Owner, bool) {
 	if want.Ports != (compile.HostPorts{}) {
 		return c.ports.holder(o, want.Ports)
+	}
+	if want.Counted {
+		return netstate.Owner{}, c.full(o, want.Resource)
 	}
 	for h, have := range c.held[want.Resource] {
 		if h != o && want.Conflicts(have) {
@@ -85,29 +94,60 @@ func (c *claims) grant(o netstate.Owner, had compile.Claim) {
 func (c *claims) keep(o netstate.Owner, list []compile.Claim) {
 	kept := slices.DeleteFunc(slices.Clone(c.of[o]), func(have compile.Claim) bool { return !has(list, have) })
 	if len(kept) < len(c.of[o]) {
-		c.letGo = true
+		c.letGo = append(c.letGo, released(c.of[o], kept)...)
 		c.replace(o, c.of[o], kept)
 		c.of[o] = kept
 	}
 }
 
-// take gives an owner what it claims in place of what it had, and reports
-// whether anything it had was released.
-func (c *claims) take(o netstate.Owner, list []compile.Claim) (released bool) {
-	released = c.letGo || slices.ContainsFunc(c.of[o], func(had compile.Claim) bool { return !has(list, had) })
-	c.letGo = false
+// take gives an owner what it claims in place of what it had, and returns the
+// classes of what was released.
+func (c *claims) take(o netstate.Owner, list []compile.Claim) []string {
+	classes := append(c.letGo, released(c.of[o], list)...)
+	c.letGo = nil
 	c.replace(o, append(c.of[o], c.chosen[o]...), list)
 	delete(c.chosen, o)
 	delete(c.of, o)
 	if len(list) > 0 {
 		c.of[o] = list
 	}
-	return released
+	return classes
+}
+
+// released are the classes of the claims that a new list lacks.
+func released(had, list []compile.Claim) (classes []string) {
+	for _, h := range had {
+		if !has(list, h) {
+			classes = append(classes, h.Class())
+		}
+	}
+	return classes
+}
+
+// await notes that an owner waits for the release of a claim of a class.
+func (c *claims) await(o netstate.Owner, class string) {
+	if c.waiting[class] == nil {
+		c.waiting[class] = map[netstate.Owner]bool{}
+	}
+	c.waiting[class][o] = true
+	c.awaited[o] = append(c.awaited[o], class)
+}
+
+// awaitNothing ends all waiting of an owner.
+func (c *claims) awaitNothing(o netstate.Owner) {
+	for _, class := range c.awaited[o] {
+		delete(c.waiting[class], o)
+		if len(c.waiting[class]) == 0 {
+			delete(c.waiting, class)
+		}
+	}
+	delete(c.awaited, o)
 }
 
 func (c *claims) replace(o netstate.Owner, old, list []compile.Claim) {
 	for _, cl := range old {
 		delete(c.held[cl.Resource], o)
+		c.count(cl)
 		c.ports.remove(o, cl.Ports)
 		if len(c.held[cl.Resource]) == 0 {
 			delete(c.held, cl.Resource)
@@ -124,6 +164,7 @@ func (c *claims) add(o netstate.Owner, cl compile.Claim) {
 		c.held[cl.Resource] = map[netstate.Owner]compile.Claim{}
 	}
 	c.held[cl.Resource][o] = cl
+	c.count(cl)
 	c.ports.add(o, cl.Ports)
 	if cl.Subnet.IsValid() {
 		c.subnets[o] = append(c.subnets[o], cl)

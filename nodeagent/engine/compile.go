@@ -112,11 +112,10 @@ func (e *Engine) release(u *unit) {
 	clear(u.occupied)
 	if u.owner.Kind == netstate.OwnerNetwork {
 		delete(e.pools, u.owner.Name)
+		e.forgetPorts(u)
 	}
-	delete(e.claims.waiting, u.owner)
-	if e.claims.take(u.owner, nil) {
-		e.requeueWaiting()
-	}
+	e.claims.awaitNothing(u.owner)
+	e.wakeWaiting(e.claims.take(u.owner, nil)...)
 	if had && u.owner.Kind == netstate.OwnerNetwork {
 		e.requeue(e.dependents(u.owner))
 	}
@@ -160,6 +159,9 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 	u.adopted, u.joined = true, nil
 	if u.problem == nil {
 		u.joined = u.view.Addresses
+	}
+	if u.owner.Kind == netstate.OwnerNetwork {
+		e.limitPorts(u)
 	}
 	e.want(u, r.Objects)
 	for k := range r.Objects {
@@ -239,7 +241,7 @@ func waitsFor(what string, u *unit) *compile.Problem {
 // object, or without everything.
 func (e *Engine) claim(u *unit, r *compile.Result) {
 	u.partial = slices.Clone(r.Lacks)
-	delete(e.claims.waiting, u.owner)
+	e.claims.awaitNothing(u.owner)
 	var won []compile.Claim
 	for _, c := range r.Claims {
 		if u.problem != nil {
@@ -247,13 +249,15 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 		}
 		holder, taken := e.claims.holder(u.owner, c)
 		if !taken {
-			holder, taken = e.left(c)
+			if holder, taken = e.left(c); taken {
+				e.claims.await(u.owner, leaving)
+			}
 		}
 		if !taken {
 			won = append(won, c)
 			continue
 		}
-		e.claims.waiting[u.owner] = true
+		e.claims.await(u.owner, c.Class())
 		lost := e.takenBy(c, holder)
 		if c.Key == (netstate.Key{}) {
 			u.problem = lost
@@ -273,24 +277,32 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 		u.partial = append(u.partial, u.short)
 	}
 	if u.short != nil || u.problem != nil && u.problem.Reason == v1alpha1.ReasonAddressPoolExhausted {
-		e.claims.waiting[u.owner] = true
+		e.claims.await(u.owner, compile.AddressClass(u.in.Attachment.Spec.Network))
+		e.claims.await(u.owner, leaving)
 	}
-	if e.claims.take(u.owner, won) {
-		e.requeueWaiting()
-	}
+	e.wakeWaiting(e.claims.take(u.owner, won)...)
 }
 
 // takenBy says who has what an owner claims.
 func (e *Engine) takenBy(c compile.Claim, holder netstate.Owner) *compile.Problem {
+	if c.Counted {
+		return compile.BridgeFull(c)
+	}
 	if c.Netns != "" {
 		return compile.SecondName(c.Field, c.Netns, e.claims.held[c.Resource][holder].Netns, Title(holder))
 	}
 	return &compile.Problem{Reason: c.Reason, Message: fmt.Sprintf("%s: %s is taken by %s: choose another, or delete that one", c.Field, c.Resource, Title(holder))}
 }
 
-// requeueWaiting lets owners that lost a claim ask again.
-func (e *Engine) requeueWaiting() {
-	e.requeue(slices.Collect(maps.Keys(e.claims.waiting)))
+// leaving is the class of addresses that the kernel holds of owners that are not to
+// be built.
+const leaving = "leaving"
+
+// wakeWaiting lets owners ask again that wait for the release of a claim of these classes.
+func (e *Engine) wakeWaiting(classes ...string) {
+	for _, class := range classes {
+		e.requeue(slices.Collect(maps.Keys(e.claims.waiting[class])))
+	}
 }
 
 // dependents returns the attachments of a network, or the publishes of an

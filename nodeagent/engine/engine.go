@@ -32,6 +32,8 @@ type Kernel interface {
 	Node() (netstate.Node, error)
 	LinkIndex(netstate.End) (int, error)
 	IPv6Off(netns string) bool
+	// Listen has Watch hear a namespace and reports whether it did not before.
+	Listen(netns string) (news bool, err error)
 	// NetnsID reports false for a name that leads to no network namespace.
 	NetnsID(name string) (netstate.NetnsID, bool)
 	Announce([]plan.Step)
@@ -101,6 +103,8 @@ type Engine struct {
 	links    map[netstate.End]map[netstate.Key]bool
 	// blind are owners of whom it is not known what the firewall holds.
 	blind map[netstate.Owner]bool
+	// stuck are owners whose failures end by what the kernel tells; see stuck.go.
+	stuck map[netstate.Owner]bool
 	// leaving says who held what the current pass removes.
 	leaving map[netstate.Key]netstate.Owner
 	claims  claims
@@ -160,6 +164,7 @@ func New(o Options) *Engine {
 		wanted:  map[netstate.Key]map[netstate.Owner]bool{},
 		links:   map[netstate.End]map[netstate.Key]bool{},
 		refs:    map[ref]map[netstate.Owner]bool{},
+		stuck:   map[netstate.Owner]bool{},
 		claims:  newClaims(),
 		pools:   pools{},
 		own:     newOwnAddresses(),

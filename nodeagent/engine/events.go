@@ -68,6 +68,7 @@ func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 	if !ev.Gone {
 		return
 	}
+	e.freeRoute(ev.Key, batch)
 	dst, err := netip.ParsePrefix(ev.Key.Name)
 	e.recheck(e.on(place(ev.Key), func(k netstate.Key) bool {
 		p, bad := netip.ParsePrefix(k.Name)

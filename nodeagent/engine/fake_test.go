@@ -140,6 +140,7 @@ func (f *fake) NetnsID(name string) (netstate.NetnsID, bool) {
 	}
 	return id, ok
 }
+func (f *fake) Listen(string) (bool, error)                          { return false, nil }
 func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
 
 // fakeNAT believes to hold what a failed Apply was to bring, until it is read again.

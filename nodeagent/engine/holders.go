@@ -119,7 +119,5 @@ func (e *Engine) remember(in Input) {
 			}
 		}
 	}
-	if e.claims.take(u.owner, list) {
-		e.requeueWaiting()
-	}
+	e.wakeWaiting(e.claims.take(u.owner, list)...)
 }

@@ -210,7 +210,7 @@ func (e *Engine) settled() bool {
 	pending := len(e.inputs)+len(e.dirty) > 0 || e.lost || e.natLost
 	e.mu.Unlock()
 	for _, u := range e.units {
-		pending = pending || !u.retryAt.IsZero() && (u.in == nil || !u.in.Background) && !u.final()
+		pending = pending || len(u.errs) > 0 && (u.in == nil || !u.in.Background) && !u.final()
 	}
 	return !pending && !e.stale
 }

@@ -35,6 +35,7 @@ func (e *Engine) refer(u *unit) { e.setRefs(u, e.refsOf(u)) }
 func (e *Engine) forget(u *unit) {
 	e.setRefs(u, nil)
 	delete(e.units, u.owner)
+	delete(e.stuck, u.owner)
 }
 
 // setRefs replaces the refs of a unit. Twins that it leaves look again.

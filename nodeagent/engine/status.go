@@ -42,10 +42,8 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 		u.done = len(u.errs) == 0
 		if u.done {
 			u.complete = u.desired
-			u.calm()
-		} else {
-			u.backOff(now())
 		}
+		e.pause(u)
 		if recovered {
 			e.requeue(e.failing(e.dependents(o)))
 		}
@@ -55,22 +53,28 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 		switch {
 		case u.in != nil:
 			u.changed = u.changed && !u.done
-			s := e.status(u)
-			if u.ready != s.Ready {
-				e.Log.Info("status", "owner", o.String(), "ready", s.Ready.Status, "reason", s.Ready.Reason, "message", s.Ready.Message)
-			}
-			u.ready = s.Ready
-			e.Reporter.Report(s)
+			e.report(u)
 		case o.Kind != "" && u.done && len(u.held) == 0:
 			e.forget(u)
-			e.requeueWaiting()
+			e.wakeWaiting(leaving)
 			e.Reporter.Removed(o)
 		}
 		for k, err := range u.errs {
 			e.Log.Debug("not as wanted", "owner", ownerText(o), "object", k.String(), "err", err)
 		}
 	}
+	e.reportPorts(batch)
 	e.requeue(e.turned(turning))
+}
+
+// report tells what came of an owner.
+func (e *Engine) report(u *unit) {
+	s := e.status(u)
+	if u.ready != s.Ready {
+		e.Log.Info("status", "owner", u.owner.String(), "ready", s.Ready.Status, "reason", s.Ready.Reason, "message", s.Ready.Message)
+	}
+	u.ready = s.Ready
+	e.Reporter.Report(s)
 }
 
 // countRepairs counts for each owner of the batch that something of it was put
@@ -176,12 +180,20 @@ func (e *Engine) statuses() []Status {
 }
 
 func (e *Engine) status(u *unit) Status {
-	s := Status{Owner: u.owner, Input: *u.in, Ready: u.readyCondition(), Done: u.done}
+	notes := u.notes
+	ports := e.usedPorts(u)
+	if u.crowded = ports >= compile.ManyPorts; u.crowded {
+		notes = append(slices.Clone(notes), compile.PortsUsed(u.network.Bridge, ports))
+	}
+	s := Status{Owner: u.owner, Input: *u.in, Ready: u.readyCondition(notes), Done: u.done}
 	generation := u.in.Object().GetGeneration()
 	s.Ready.ObservedGeneration = generation
 	switch {
 	case u.in.Network != nil:
 		s.Bridge = &v1alpha1.NodeBridgeStatus{Repairs: u.repairs, ObservedGeneration: generation, Bridge: u.network.Bridge, MTU: int32(u.network.MTU), Addresses: u.addressesOn(u.network.Bridge)}
+		if u.crowded {
+			s.Bridge.Ports = int32(ports)
+		}
 	case u.in.Attachment != nil:
 		s.Attachment = e.attachmentStatus(u)
 		s.Attachment.ObservedGeneration = generation
@@ -192,8 +204,9 @@ func (e *Engine) status(u *unit) Status {
 	return s
 }
 
-// readyCondition says why, in the order of what has to be mended first.
-func (u *unit) readyCondition() metav1.Condition {
+// readyCondition says why, in the order of what has to be mended first; where nothing
+// has to be, with notes.
+func (u *unit) readyCondition(notes []*compile.Problem) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	switch {
 	case !u.accepted():
@@ -205,8 +218,8 @@ func (u *unit) readyCondition() metav1.Condition {
 		c.Reason, c.Message = all.Reason, all.Message
 	case len(u.errs) > 0:
 		c.Reason, c.Message = u.explain()
-	case len(u.notes) > 0:
-		all := compile.Joined(u.notes)
+	case len(notes) > 0:
+		all := compile.Joined(notes)
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, all.Reason, all.Message
 	default:
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonProgrammed
@@ -251,6 +264,8 @@ func reasonOf(err error) string {
 		return v1alpha1.ReasonMountsNotShared
 	case errors.Is(err, kernel.ErrNetnsNotFound), errors.Is(err, errMissing):
 		return v1alpha1.ReasonNetnsNotFound
+	case errors.Is(err, kernel.ErrBridgeFull):
+		return v1alpha1.ReasonBridgeFull
 	case errors.Is(err, kernel.ErrForeign), errors.Is(err, errTaken):
 		return v1alpha1.ReasonInterfaceConflict
 	case errors.Is(err, errObstructed):

@@ -47,6 +47,8 @@ type unit struct {
 	// addresses that an attachment got then.
 	adopted bool
 	joined  []netip.Prefix
+	// crowded says that a network was reported with nearly all ports used.
+	crowded bool
 	// kept says that the objects stay in spite of the problem.
 	kept bool
 	// refs are those under which it is found.

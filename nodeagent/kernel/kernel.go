@@ -27,6 +27,8 @@ import (
 var (
 	// ErrForeign means that the object exists and is not Patchbay's.
 	ErrForeign = errors.New("it was not made by Patchbay and is left alone; remove it or choose another name")
+	// ErrBridgeFull means that a bridge takes no further port.
+	ErrBridgeFull = errors.New("the bridge has all of the 1,023 ports that a Linux bridge takes: use a second network or another node")
 	// ErrExists means that something was made in the meantime: observe again.
 	ErrExists = errors.New("it exists already")
 	// ErrNetnsNotFound means that no network namespace has that name.

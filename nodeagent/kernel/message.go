@@ -53,6 +53,9 @@ func (c *conn) change(kind, flags int, body nl.NetlinkRequestData, attrs ...*nl.
 	}
 	_, err := c.request(kind, flags|unix.NLM_F_ACK, body, attrs).Execute(unix.NETLINK_ROUTE, 0)
 	c.k.changed()
+	if errors.Is(err, unix.EXFULL) {
+		return ErrBridgeFull
+	}
 	return err
 }
 

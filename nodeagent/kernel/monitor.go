@@ -49,7 +49,9 @@ func (k *Kernel) Watch(ctx context.Context, fn func(Event)) error {
 		return fmt.Errorf("watch %s: %w", k.netnsDir(), err)
 	}
 	m := newMonitor(k, fn)
-	m.prime()
+	for _, name := range m.prime() {
+		go folder.awaitMount(ctx, name)
+	}
 	datagrams := make(chan datagram)
 	context.AfterFunc(ctx, func() { socket.Close() })
 	go receive(ctx, socket, datagrams)

@@ -12,12 +12,9 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/limit"
 )
 
-// How long a new file in the folder of namespaces may take to become one, and
-// how often to look whether the watch has ended meanwhile.
-const (
-	mountPatience = 30 * time.Second
-	mountTick     = time.Second
-)
+// mountTick is how often it is looked, while a file in the folder of namespaces is
+// none yet, whether the watch has ended.
+const mountTick = time.Second
 
 // netnsWatch watches the folder of namespaces, or the one above until it
 // exists.
@@ -67,15 +64,15 @@ func (w *netnsWatch) look(e fsnotify.Event) (name string, found []string) {
 	return name, found
 }
 
-// awaitMount waits for a namespace to be mounted on its new file. The kernel
-// wakes who polls mountinfo at every change of the mounts.
+// awaitMount waits for a namespace to be mounted on its file, as long as there is that
+// file. The kernel wakes who polls mountinfo at every change of the mounts.
 func (w *netnsWatch) awaitMount(ctx context.Context, name string) {
 	// Without a descriptor, -1, poll only waits for its time to be over.
 	mounts, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
 		defer unix.Close(mounts)
 	}
-	for end := time.Now().Add(mountPatience); time.Now().Before(end) && ctx.Err() == nil; {
+	for ctx.Err() == nil {
 		p, err := w.k.open(name)
 		other := insteadError{}
 		if err != nil && !errors.As(err, &other) {

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"errors"
 	"maps"
 	"net/netip"
 
@@ -72,14 +73,18 @@ func (m *monitor) reset() {
 }
 
 // prime learns the names of what there is, so that a renamed link is missed
-// under its old name. What cannot be read now is asked for when needed.
-func (m *monitor) prime() {
+// under its old name. What cannot be read now is asked for when needed. It returns the
+// files that are no namespaces, on which some may be mounted yet.
+func (m *monitor) prime() (unmounted []string) {
 	s := m.k.session()
 	defer s.close()
 	names, _ := m.k.netnsNames()
 	for _, name := range append([]string{""}, names...) {
 		p, err := s.place(name)
 		if err != nil {
+			if errors.Is(err, ErrNetnsNotFound) {
+				unmounted = append(unmounted, name)
+			}
 			continue
 		}
 		links, _ := p.allLinks()
@@ -100,6 +105,7 @@ func (m *monitor) prime() {
 		}
 		s.leave(name)
 	}
+	return unmounted
 }
 
 func (m *monitor) learn(netns string, l *link, fresh bool) {
@@ -252,6 +258,10 @@ func (m *monitor) address(netns string, gone bool, a address) {
 func (m *monitor) route(netns string, gone, replaced bool, r route) {
 	name, ok := m.linkName(netns, r.index)
 	if !ok {
+		if r.index == 0 && !r.ours() {
+			// One without an interface, such as unreachable, or with several.
+			m.fn(Event{Key: netstate.Route{Netns: netns, Dst: r.dst}.Key(), Gone: gone})
+		}
 		return
 	}
 	o, key := r.object(netns, name), routeKey{netns, r.dst}

@@ -108,6 +108,22 @@ func (s *session) number(p *place) error {
 	return nil
 }
 
+// Listen has the monitor hear a namespace, and reports whether it did not before: then
+// what is known of it may be out of date.
+func (k *Kernel) Listen(netns string) (news bool, err error) {
+	s := k.session()
+	defer s.close()
+	p, err := s.place(netns)
+	if err != nil {
+		return false, err
+	}
+	host, err := s.place("")
+	if err != nil || host.numberOf(p) != ownNetns {
+		return false, err
+	}
+	return true, s.number(p)
+}
+
 // rtgenmsg is struct rtgenmsg, padded.
 type rtgenmsg [4]byte
 

@@ -1,0 +1,67 @@
+package engine
+
+import (
+	"errors"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// Failures that only others can end are not tried again by the clock: the kernel tells
+// when a name, a route or a port becomes free, or a namespace appears.
+
+// othersEnd are the errors of such failures.
+var othersEnd = []error{errTaken, errMissing, errWaits, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
+
+func endsByOthers(err error) bool {
+	for _, kind := range othersEnd {
+		if errors.Is(err, kind) {
+			return true
+		}
+	}
+	return false
+}
+
+// pause sets when an owner is looked at again after a pass.
+func (e *Engine) pause(u *unit) {
+	delete(e.stuck, u.owner)
+	switch {
+	case u.done:
+		u.calm()
+	case e.isStuck(u):
+		u.calm()
+		e.stuck[u.owner] = true
+	default:
+		u.backOff(now())
+	}
+}
+
+// isStuck reports whether all failures of an owner end by what the kernel will tell. A
+// namespace that was not listened to before is looked at once more.
+func (e *Engine) isStuck(u *unit) bool {
+	for k, err := range u.errs {
+		if u.in == nil || !endsByOthers(err) {
+			return false
+		}
+		if k.Netns == "" || k.Kind == netstate.KindNetns {
+			continue
+		}
+		news, failure := e.Kernel.Listen(k.Netns)
+		if news || failure != nil && !endsByOthers(failure) {
+			return false
+		}
+	}
+	return true
+}
+
+// freeRoute adds the stuck owners of routes for which another one was in the way, on
+// whatever interface.
+func (e *Engine) freeRoute(gone netstate.Key, batch map[netstate.Owner]bool) {
+	for o := range e.stuck {
+		for k := range e.units[o].errs {
+			if k.Kind == gone.Kind && k.Netns == gone.Netns && k.Name == gone.Name {
+				batch[o] = true
+			}
+		}
+	}
+}
