@@ -339,7 +339,7 @@ func (b *attachment) veth(one, other netstate.Link, mtu int) {
 	for _, l := range []*netstate.Link{&one, &other} {
 		l.Type, l.MTU, l.Mark, l.Attributes, l.Up = netstate.Veth, mtu, b.mark, netstate.LinkAttributes, true
 		if l.Master != "" {
-			l.Attributes = l.Attributes.And(netstate.PortAttributes)
+			l.Attributes = l.Attributes.And(netstate.PortAttributes).With(netstate.MulticastGroups, portGroups)
 		}
 		b.r.add(*l)
 	}

@@ -40,15 +40,16 @@ var (
 		nl.IFLA_BR_NF_CALL_IP6TABLES: {netstate.CallIP6Tables, 1},
 	}
 	portNumbers = map[uint16]numbered{
-		nl.IFLA_BRPORT_STATE:          {netstate.PortState, 1},
-		nl.IFLA_BRPORT_LEARNING:       {netstate.Learning, 1},
-		nl.IFLA_BRPORT_UNICAST_FLOOD:  {netstate.Flood, 1},
-		nl.IFLA_BRPORT_MCAST_FLOOD:    {netstate.MulticastFlood, 1},
-		nl.IFLA_BRPORT_BCAST_FLOOD:    {netstate.BroadcastFlood, 1},
-		nl.IFLA_BRPORT_LOCKED:         {netstate.Locked, 1},
-		nl.IFLA_BRPORT_NEIGH_SUPPRESS: {netstate.NeighSuppress, 1},
-		nl.IFLA_BRPORT_PROXYARP:       {netstate.ProxyARP, 1},
-		nl.IFLA_BRPORT_PROXYARP_WIFI:  {netstate.ProxyARPWiFi, 1},
+		nl.IFLA_BRPORT_STATE:            {netstate.PortState, 1},
+		nl.IFLA_BRPORT_LEARNING:         {netstate.Learning, 1},
+		nl.IFLA_BRPORT_UNICAST_FLOOD:    {netstate.Flood, 1},
+		nl.IFLA_BRPORT_MCAST_FLOOD:      {netstate.MulticastFlood, 1},
+		nl.IFLA_BRPORT_BCAST_FLOOD:      {netstate.BroadcastFlood, 1},
+		nl.IFLA_BRPORT_LOCKED:           {netstate.Locked, 1},
+		nl.IFLA_BRPORT_NEIGH_SUPPRESS:   {netstate.NeighSuppress, 1},
+		nl.IFLA_BRPORT_PROXYARP:         {netstate.ProxyARP, 1},
+		nl.IFLA_BRPORT_PROXYARP_WIFI:    {netstate.ProxyARPWiFi, 1},
+		nl.IFLA_BRPORT_MCAST_MAX_GROUPS: {netstate.MulticastGroups, 4},
 	}
 )
 

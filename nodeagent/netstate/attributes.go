@@ -36,6 +36,8 @@ const (
 	NeighSuppress
 	ProxyARP
 	ProxyARPWiFi
+	// MulticastGroups is how many a port may join.
+	MulticastGroups
 
 	ARP
 	Multicast
@@ -48,7 +50,7 @@ const (
 var attributeNames = [attributeCount]string{
 	"no_linklocal_learn", "mcast_snooping", "mcast_hash_max", "fdb_max_learned",
 	"stp_state", "forward_delay", "ageing_time", "vlan_filtering", "group_fwd_mask", "nf_call_iptables", "nf_call_ip6tables", "own_mac",
-	"state", "learning", "flood", "mcast_flood", "bcast_flood", "locked", "neigh_suppress", "proxy_arp", "proxy_arp_wifi",
+	"state", "learning", "flood", "mcast_flood", "bcast_flood", "locked", "neigh_suppress", "proxy_arp", "proxy_arp_wifi", "mcast_max_groups",
 	"arp", "multicast", "127.0.0.1", "::1",
 }
 
