@@ -56,10 +56,16 @@ func (a address) object(netns, link string) netstate.Address {
 	switch {
 	case a.flags&unix.IFA_F_DADFAILED != 0:
 		o.Astray = "dadfailed"
-	case a.flags&unix.IFA_F_DEPRECATED != 0:
-		o.Astray = "deprecated"
+	case a.mortal():
+		o.Astray = "with a lifetime"
 	}
 	return o
+}
+
+// mortal reports whether the address ends by itself, or is no longer used for new
+// connections (deprecated).
+func (a address) mortal() bool {
+	return a.flags&unix.IFA_F_PERMANENT == 0 || a.flags&unix.IFA_F_DEPRECATED != 0
 }
 
 func (s *session) observeAddress(key netstate.Key) (netstate.Object, error) {
@@ -210,23 +216,25 @@ func (s *session) applyAddress(op plan.Op, a netstate.Address) error {
 	return nil
 }
 
-// updateAddress gives an address back what it lacks. The flags of an IPv4 address
-// cannot be changed, and an IPv6 one has its routes only with the address; but an
-// IPv4 address stays where only its routes are missing: addresses of others on the
-// link may go with it.
+// updateAddress gives an address back what it lacks. It goes only where nothing else
+// helps, since addresses of others on the link may go with it: an IPv4 address whose
+// flags differ, and an IPv6 one, which has its routes only with itself.
 func (s *session) updateAddress(end netstate.End, want netstate.Address) error {
 	p, l, err := s.link(end)
 	if err != nil {
 		return err
 	}
-	if want.Prefix.Addr().Is4() {
-		addresses, err := p.addresses(unix.AF_INET, l.index)
-		if err != nil {
-			return err
-		}
-		if have, found := pick(addresses, want.Prefix); found && have.object(end.Netns, end.Name) == want {
-			return p.addKernelRoutes(l, want)
-		}
+	addresses, err := p.addresses(familyOf(want.Prefix.Addr()), l.index)
+	if err != nil {
+		return err
+	}
+	have, found := pick(addresses, want.Prefix)
+	asMade := found && (have.flags&unix.IFA_F_NOPREFIXROUTE != 0) == want.NoPrefixRoute
+	switch {
+	case asMade && have.mortal():
+		return p.setAddress(l, want, unix.NLM_F_REPLACE)
+	case asMade && want.Prefix.Addr().Is4():
+		return p.addKernelRoutes(l, want)
 	}
 	if err := s.removeAddress(end, want.Prefix); err != nil {
 		return err
@@ -239,15 +247,19 @@ func (s *session) addAddress(end netstate.End, a netstate.Address) error {
 	if err != nil {
 		return err
 	}
-	c, err := p.conn()
-	if err != nil {
-		return err
-	}
-	err = c.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, addressBody(l, a.Prefix), addressAttributes(a)...)
+	err = p.setAddress(l, a, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	if errors.Is(err, unix.EEXIST) {
 		return ErrExists
 	}
 	return err
+}
+
+func (p *place) setAddress(l *link, a netstate.Address, flags int) error {
+	c, err := p.conn()
+	if err != nil {
+		return err
+	}
+	return c.change(unix.RTM_NEWADDR, flags, addressBody(l, a.Prefix), addressAttributes(a)...)
 }
 
 func addressBody(l *link, prefix netip.Prefix) *nl.IfAddrmsg {

@@ -45,7 +45,12 @@ func TestAddressHasItsRoutes(t *testing.T) {
 		repaired(t, k, a4, "ip route del table local local 10.68.0.1 dev "+l.Name, seen, gone("10.68.0.1/32"))
 		repaired(t, k, a6, "ip -6 route del fd00:68::/64 dev "+l.Name, seen, gone("fd00:68::/64"))
 		repaired(t, k, a6, "ip -6 route del table local fd00:68::1 dev "+l.Name, seen, gone("fd00:68::1/128"))
-		repaired(t, k, a6, "ip address change fd00:68::1/64 preferred_lft 0 dev "+l.Name, seen, func(e Event) bool { return e.Object != nil && e.Key == a6.Key() && !plan.Same(a6, e.Object) })
+		mortal := func(a netstate.Address) func(Event) bool {
+			return func(e Event) bool { return e.Object != nil && e.Key == a.Key() && !plan.Same(a, e.Object) }
+		}
+		repaired(t, k, a6, "ip address change fd00:68::1/64 preferred_lft 0 dev "+l.Name, seen, mortal(a6))
+		repaired(t, k, a6, "ip address change fd00:68::1/64 valid_lft 3600 preferred_lft 3600 dev "+l.Name, seen, mortal(a6))
+		repaired(t, k, a4, "ip address change 10.68.0.1/24 valid_lft 3600 preferred_lft 3600 dev "+l.Name, seen, mortal(a4))
 		if got := sh(t, "ip -o -4 address show dev %s", l.Name); !strings.Contains(got, "10.68.0.9/24") {
 			t.Errorf("an address of others went with the repair:\n%s", got)
 		}

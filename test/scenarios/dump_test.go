@@ -127,7 +127,7 @@ func (d *dumper) addresses() error {
 	}
 	for _, a := range addrs {
 		d.addf("address %s %s scope=%d label=%s flags=%#x", d.names[a.LinkIndex], a.IPNet, a.Scope, a.Label,
-			a.Flags&(unix.IFA_F_NOPREFIXROUTE|unix.IFA_F_SECONDARY|unix.IFA_F_DEPRECATED))
+			a.Flags&(unix.IFA_F_NOPREFIXROUTE|unix.IFA_F_SECONDARY|unix.IFA_F_DEPRECATED|unix.IFA_F_PERMANENT))
 	}
 	return nil
 }
