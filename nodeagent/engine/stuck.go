@@ -11,7 +11,7 @@ import (
 // when a name, a route or a port becomes free, or a namespace appears.
 
 // othersEnd are the errors of such failures.
-var othersEnd = []error{errTaken, errMissing, errWaits, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
+var othersEnd = []error{errTaken, errMissing, errWaits, errObstructed, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
 
 func endsByOthers(err error) bool {
 	for _, kind := range othersEnd {
