@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 
@@ -145,25 +146,13 @@ func (p *place) changeAttributes(l *link, s netstate.Attributes) error {
 			return err
 		}
 	}
-	body := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	for _, f := range linkFlags {
-		if value, ok := s.Get(f.attribute); ok {
-			body.Change |= f.flag
-			if (value == 0) == f.inverse {
-				body.Flags |= f.flag
-			}
-		}
-	}
-	info := bridgeInfo(s)
-	if info == nil {
-		info = portInfo(s)
-	}
-	if info == nil && body.Change == 0 {
-		return nil
-	}
+	body := flagsOf(s)
 	var attrs []*nl.RtAttr
-	if info != nil {
+	if info := cmp.Or(bridgeInfo(s), portInfo(s)); info != nil {
 		attrs = append(attrs, info)
+	}
+	if attrs == nil && body.Change == 0 {
+		return nil
 	}
 	err := p.setLink(l, unix.RTM_NEWLINK, body, attrs...)
 	if _, arp := s.Get(netstate.ARP); arp && err == nil {
@@ -176,6 +165,20 @@ func (p *place) changeAttributes(l *link, s netstate.Attributes) error {
 		return nil
 	}
 	return err
+}
+
+// flagsOf is a message that changes the attributes that are flags.
+func flagsOf(s netstate.Attributes) *nl.IfInfomsg {
+	body := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	for _, f := range linkFlags {
+		if value, ok := s.Get(f.attribute); ok {
+			body.Change |= f.flag
+			if (value == 0) == f.inverse {
+				body.Flags |= f.flag
+			}
+		}
+	}
+	return body
 }
 
 // linkFlags are attributes that are flags of a link, or of which the flag says the
