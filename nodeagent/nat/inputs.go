@@ -3,15 +3,13 @@ package nat
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// Input is what a program reads to change the firewall: nft, iptables-restore and
-// ip6tables-restore their standard input; iptables-nft and ip6tables-nft, which
-// take no input, the arguments of one run a line.
+// Input is what a program reads to change the firewall on its standard input: nft,
+// iptables-restore, iptables-nft-restore and those of ip6tables, all with --noflush.
 type Input struct {
 	Program string
 	Text    string
@@ -56,29 +54,15 @@ func nftablesInputs(source netstate.Source, steps []plan.Step) ([]Input, error) 
 	return append(out, openingInputs(source, opened)...), nil
 }
 
-// openingInputs are the calls for openings of each family where there is no chain
+// openingInputs are what makes the openings of each family where there is no chain
 // for them yet, and none of Docker's.
 func openingInputs(source netstate.Source, steps []plan.Step) []Input {
-	o := openings{source: source}
+	o := newOpenings(source)
 	var out []Input
 	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
-		calls := [][]string{{"-N", chainOpening}}
-		for _, s := range steps {
-			if is := opening(s.Key); is.Family == f {
-				for _, rule := range o.rulesOf(is) {
-					calls = append(calls, append([]string{"-A", chainOpening}, rule...))
-				}
-			}
+		if of := ofOpenings(steps, f); len(of) > 0 {
+			out = append(out, Input{variantNFT.program(f == netstate.IPv6, "-restore"), restoreOf(filterTable, o.commands(f, of, nil))})
 		}
-		if len(calls) == 1 {
-			continue
-		}
-		calls = append(calls, append([]string{"-I", entrance(false), "1"}, jump...))
-		var text strings.Builder
-		for _, c := range calls {
-			fmt.Fprintf(&text, "-t %s %s\n", filterTable, strings.Join(c, " "))
-		}
-		out = append(out, Input{variantNFT.program(f == netstate.IPv6, ""), text.String()})
 	}
 	return out
 }

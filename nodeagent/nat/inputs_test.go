@@ -58,13 +58,9 @@ func feed(t *testing.T, inputs []Input) {
 		switch in.Program {
 		case "nft":
 			pipe(t, in.Text, in.Program, "-f", "-")
-		case "iptables-restore", "ip6tables-restore":
+		default:
 			for _, text := range inTransactions(in.Text) {
 				pipe(t, text, in.Program, "--noflush")
-			}
-		default:
-			for line := range strings.Lines(in.Text) {
-				run(t, in.Program+" "+line)
 			}
 		}
 	}

@@ -42,10 +42,10 @@ type iptables struct {
 	variant
 	// legacy says that rules are not nftables', which has events.
 	legacy bool
-	// single makes single changes; there is one for each family.
-	single map[bool]ipProgram
-	gens   generations
-	count  atomic.Uint64
+	// families are those that the node has; true is IPv6.
+	families []bool
+	gens     generations
+	count    atomic.Uint64
 
 	mu sync.Mutex
 	// stale memory must be loaded before anything is written: at the start and
@@ -66,7 +66,7 @@ type iptables struct {
 // newIPTables fails where iptables does not run or the kernel has no tables for
 // it.
 func newIPTables(v variant, opts Options) (*iptables, error) {
-	b := &iptables{opts: opts, variant: v, single: map[bool]ipProgram{}, stale: true, memory: newIPMemory(opts.Source)}
+	b := &iptables{opts: opts, variant: v, stale: true, memory: newIPMemory(opts.Source)}
 	for _, six := range []bool{false, true} {
 		if _, err := os.Stat("/proc/sys/net/ipv6"); six && err != nil {
 			continue
@@ -76,7 +76,7 @@ func newIPTables(v variant, opts Options) (*iptables, error) {
 				return nil, fmt.Errorf("find %s: %w: install the package iptables", v.program(six, suffix), err)
 			}
 		}
-		b.single[six] = ipProgram(v.program(six, ""))
+		b.families = append(b.families, six)
 	}
 	version, err := output(context.Background(), "", v.program(false, ""), "--version")
 	if err != nil {
@@ -92,9 +92,9 @@ const lockPatience = 10
 
 // usable fails where the kernel has no table for iptables.
 func (b *iptables) usable() error {
-	for six, one := range b.single {
+	for _, six := range b.families {
 		for _, table := range []string{"filter", "nat"} {
-			if _, err := one.run(table, "-S"); err != nil {
+			if _, err := output(context.Background(), "", b.program(six, ""), "-w", fmt.Sprint(lockPatience), "-t", table, "-S"); err != nil {
 				return fmt.Errorf("list table %s: %w", area{six, table}, err)
 			}
 		}
@@ -108,14 +108,6 @@ func (b *iptables) AntiSpoof() bool { return false }
 
 func (b *iptables) Transactions() uint64 { return b.count.Load() }
 
-// families are those that the node has.
-func (b *iptables) families() []bool {
-	if b.single[true] == "" {
-		return []bool{false}
-	}
-	return []bool{false, true}
-}
-
 func (b *iptables) Load(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -127,7 +119,7 @@ func (b *iptables) load(ctx context.Context) error {
 	m := newIPMemory(b.opts.Source)
 	var all []saved
 	var blockers []netstate.Blocker
-	for _, six := range b.families() {
+	for _, six := range b.families {
 		text, err := b.save(ctx, six)
 		if err != nil {
 			return err
@@ -216,10 +208,10 @@ func (b *iptables) change(ctx context.Context, steps []plan.Step) (flows, error)
 	}
 	changes, contradicted, err := b.memory.apply(steps)
 	if err == nil {
-		err = b.mendHooks()
+		err = b.mendHooks(ctx)
 	}
 	if err == nil {
-		err = b.write(ctx, b.memory.restores(changes, b.families(), maxRestore()))
+		err = b.write(ctx, b.memory.restores(changes, b.families, maxRestore()))
 	}
 	if err != nil {
 		b.stale = true
@@ -273,7 +265,7 @@ func (b *iptables) empty(ctx context.Context, goes func(ipKey) bool) error {
 		}
 	}
 	b.stale = true
-	if err := b.write(ctx, b.memory.restores(c, b.families(), maxRestore())); err != nil {
+	if err := b.write(ctx, b.memory.restores(c, b.families, maxRestore())); err != nil {
 		return fmt.Errorf("remove chains %s*: %w", chainPrefix, err)
 	}
 	b.memory.committed()
@@ -284,7 +276,7 @@ func (b *iptables) empty(ctx context.Context, goes func(ipKey) bool) error {
 // write runs restores. Each is a transaction for every table.
 func (b *iptables) write(ctx context.Context, restores []restore) error {
 	for _, r := range restores {
-		if err := b.own(r.commits, func() error { return b.restore(ctx, r) }); err != nil {
+		if err := b.own(r.commits, func() error { return r.run(ctx, b.variant) }); err != nil {
 			return err
 		}
 		b.count.Add(1)
@@ -313,8 +305,9 @@ func (b *iptables) own(commits int, run func() error) error {
 	return err
 }
 
-func (b *iptables) restore(ctx context.Context, r restore) error {
-	name := b.program(r.six, "-restore")
+// run has a restore carried out, all of it or none.
+func (r restore) run(ctx context.Context, v variant) error {
+	name := v.program(r.six, "-restore")
 	if _, err := output(ctx, r.text, name, "--noflush", "-w", fmt.Sprint(lockPatience)); err != nil {
 		return fmt.Errorf("run %s: %w", name, err)
 	}

@@ -1,84 +1,80 @@
 package nat
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // mendHooks puts jumps right where they alone are wrong: the chains that they
 // lead to stay as they are, and at no moment is there no jump that was there.
-func (b *iptables) mendHooks() error {
+func (b *iptables) mendHooks(ctx context.Context) error {
 	used := b.memory.used()
 	for a, st := range b.memory.areas {
 		if st.sound || !st.framed || used[a] == 0 {
 			continue
 		}
-		for _, h := range hooks[a.table] {
-			if err := b.own(0, func() error { return mendHook(b.single[a.six], a.table, h) }); err != nil {
-				return fmt.Errorf("mend %s of %s: %w", h.chain, a, err)
-			}
-		}
-		for _, j := range st.jumps {
-			if !hooked(a.table, j.chain) {
-				if err := b.single[a.six].DeleteIfExists(a.table, j.chain, words(j.spec)...); err != nil {
-					return fmt.Errorf("delete the jump from %s of %s: %w", j.chain, a, err)
-				}
-			}
+		if err := b.mend(ctx, a); err != nil {
+			return fmt.Errorf("mend the jumps of %s: %w", a, err)
 		}
 		st.sound = true
-		b.count.Add(1)
-		b.opts.Step()
 	}
 	return nil
+}
+
+// mend replaces the jumps of an area by one transaction that names each rule by its
+// text: a number may stand for a rule of others by the time it is used. Where a jump
+// has gone since it was listed, the transaction fails whole and is tried anew.
+func (b *iptables) mend(ctx context.Context, a area) error {
+	jumps := b.memory.areas[a].jumps
+	var failed error
+	for range maxListings {
+		failed = b.write(ctx, []restore{{a.six, restoreOf(a.table, replaceJumps(a, jumps)), 1}})
+		if failed == nil {
+			return nil
+		}
+		text, err := b.save(ctx, a.six)
+		if err != nil {
+			return err
+		}
+		listed := parseSave(a.six, text).areas[a]
+		if listed == nil || slices.Equal(listed.jumps, jumps) {
+			break
+		}
+		jumps = listed.jumps
+	}
+	return failed
+}
+
+// replaceJumps are the commands that remove jumps to chains of ours and add each
+// hook's where it belongs.
+func replaceJumps(a area, jumps []ipRule) []string {
+	out := deletions(jumps)
+	for _, h := range hooks[a.table] {
+		if h.front() {
+			out = append(out, "-I "+h.chain+" "+h.spec)
+		} else {
+			out = append(out, "-A "+h.chain+" "+h.spec)
+		}
+	}
+	return out
+}
+
+// deletions remove rules, each by its whole text.
+func deletions(rules []ipRule) []string {
+	var out []string
+	for _, r := range rules {
+		out = append(out, "-D "+r.chain+" "+r.spec)
+	}
+	return out
+}
+
+// restoreOf is the text that has iptables-restore carry out commands in a table.
+func restoreOf(table string, commands []string) string {
+	return fmt.Sprintf("*%s\n%s\nCOMMIT\n", table, strings.Join(commands, "\n"))
 }
 
 func hooked(table, chain string) bool {
-	for _, h := range hooks[table] {
-		if h.chain == chain {
-			return true
-		}
-	}
-	return false
-}
-
-// mendHook adds a hook's jump where it belongs and then removes all others to
-// chains of ours.
-func mendHook(one ipProgram, table string, h hook) error {
-	var err error
-	if h.front() {
-		err = one.Insert(table, h.chain, 1, words(h.spec)...)
-	} else {
-		err = one.Append(table, h.chain, words(h.spec)...)
-	}
-	if err != nil {
-		return err
-	}
-	rules, err := one.List(table, h.chain)
-	if err != nil {
-		return err
-	}
-	var jumps []int
-	n := 0
-	for _, r := range rules {
-		spec, isRule := strings.CutPrefix(r, "-A "+h.chain+" ")
-		if !isRule {
-			continue
-		}
-		if n++; strings.HasPrefix(target(spec), chainPrefix) {
-			jumps = append(jumps, n)
-		}
-	}
-	keep := len(jumps) - 1
-	if h.front() {
-		keep = 0
-	}
-	for i := len(jumps) - 1; i >= 0; i-- {
-		if i == keep {
-			continue
-		}
-		if err := one.DeleteById(table, h.chain, jumps[i]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return slices.ContainsFunc(hooks[table], func(h hook) bool { return h.chain == chain })
 }

@@ -50,7 +50,7 @@ func (m *ipMemory) restores(c ipChanges, families []bool, limit int) []restore {
 					out = append(out, restore{six, text.String(), commits})
 					text, commits, commands = &strings.Builder{}, 0, 0
 				}
-				fmt.Fprintf(text, "*%s\n%s\nCOMMIT\n", table, strings.Join(part, "\n"))
+				text.WriteString(restoreOf(table, part))
 				commits++
 				commands += len(part)
 			}
@@ -94,10 +94,7 @@ func chunks(units [][]string, limit int) [][]string {
 
 // removal takes away all that is ours.
 func (st *areaState) removal() []string {
-	var out []string
-	for _, j := range st.jumps {
-		out = append(out, "-D "+j.chain+" "+j.spec)
-	}
+	out := deletions(st.jumps)
 	chains := sortedKeys(st.chains)
 	for _, c := range chains {
 		out = append(out, "-F "+c)
@@ -142,18 +139,8 @@ func (st *areaState) frames(a area, lines []ipRule, others []spot) []string {
 		}
 	}
 	out = append(out, rules...)
-	for _, j := range st.jumps {
-		out = append(out, "-D "+j.chain+" "+j.spec)
-	}
-	out = append(out, gone...)
-	for _, h := range hooks[a.table] {
-		if h.front() {
-			out = append(out, "-I "+h.chain+" 1 "+h.spec)
-		} else {
-			out = append(out, "-A "+h.chain+" "+h.spec)
-		}
-	}
-	return out
+	out = append(out, replaceJumps(a, st.jumps)...)
+	return append(out, gone...)
 }
 
 // commands are the changes of an area as units that stay together: what an

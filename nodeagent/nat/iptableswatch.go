@@ -97,7 +97,7 @@ func (b *iptables) peek(ctx context.Context) (bool, error) {
 // our own compare before and after, so that what differs before them is told of.
 func (b *iptables) compare(ctx context.Context) (bool, error) {
 	var all []byte
-	for _, six := range b.families() {
+	for _, six := range b.families {
 		text, err := b.save(ctx, six)
 		if err != nil {
 			return false, err

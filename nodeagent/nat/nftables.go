@@ -48,7 +48,7 @@ func newNFTables(opts Options) (Backend, error) {
 	if err := tryNFT(context.Background(), path); err != nil {
 		return nil, fmt.Errorf("make NAT backend %s: %w", KindNFTables, err)
 	}
-	return &nftables{opts: opts, path: path, commit: commit, stale: true, memory: newMemory(opts.Source), openings: openings{source: opts.Source}}, nil
+	return &nftables{opts: opts, path: path, commit: commit, stale: true, memory: newMemory(opts.Source), openings: newOpenings(opts.Source)}, nil
 }
 
 func (b *nftables) Name() string { return KindNFTables }
@@ -176,7 +176,9 @@ func (b *nftables) Held() netstate.Set {
 		set.Add(e.object)
 	}
 	for k := range b.openings.rules {
-		set.Add(opening(k))
+		if o, ok := openingNamed(k.String()); ok {
+			set.Add(o)
+		}
 	}
 	return set
 }
@@ -204,7 +206,7 @@ func (b *nftables) Apply(ctx context.Context, steps []plan.Step) error {
 		err = b.write(ctx, b.memory.script(changes))
 	}
 	if err == nil {
-		err = b.open(opened)
+		err = b.open(ctx, opened)
 	}
 	if err != nil {
 		b.stale = true
@@ -252,7 +254,7 @@ func (b *nftables) Clean(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := b.closeAll(); err != nil {
+	if err := b.closeAll(ctx); err != nil {
 		b.stale = true
 		return err
 	}
@@ -284,7 +286,7 @@ func (b *nftables) retire(ctx context.Context) error {
 	if err := b.load(ctx); err != nil {
 		return err
 	}
-	if err := b.closeOwn(); err != nil {
+	if err := b.closeOwn(ctx); err != nil {
 		b.stale = true
 		return err
 	}
