@@ -71,6 +71,9 @@ func nodeOf(s scenario, one shown) netstate.Node {
 				n.Addresses = append(n.Addresses, netstate.NodeAddress{Link: m[1], Prefix: p})
 			}
 		}
+		if m[2] != "-" {
+			n.Gateways = append(n.Gateways, m[1])
+		}
 	}
 	if bridge := one.facts["bridge"]; bridge != "" {
 		n.Links[bridge] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500}

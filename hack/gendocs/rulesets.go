@@ -220,7 +220,7 @@ func (p *page) own(inputs []nat.Input) ([]string, error) {
 			}
 			restores[in.Program] = own
 		default:
-			out = append(out, titled("runs of "+in.Program, lines)...)
+			out = append(out, titled(in.Program, lines)...)
 		}
 	}
 	return append(out, common(restores)...), nil

@@ -312,7 +312,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 			netstate.Masquerade{Link: link, Subnet: host(p.Addr()), Egress: egress})
 		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Subnet: host(p.Addr()), Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses", Proof: route.Key()})
 		if egress {
-			b.r.forwarded(b.c, link, netstate.FamilyOf(p.Addr()))
+			b.r.forwarded(b.c, link, netstate.FamilyOf(p.Addr()), openings(b.c.Node, link, netstate.FamilyOf(p.Addr()))...)
 			b.r.add(linkSysctl("", link, "ipv4", "forwarding", "1"))
 			b.r.add(forwarding(b.c, netstate.FamilyOf(p.Addr()))...)
 		}

@@ -50,25 +50,28 @@ type Result struct {
 	Lacks []*Problem
 }
 
-// forwarded has the firewalls of others let an interface's packets through where
-// they can be opened, and says which cannot.
-func (r *Result) forwarded(c Context, link string, families ...netstate.Family) {
+// forwarded has the firewalls of others let an interface's packets of a family through
+// where they can be opened, as far as openings say, and says which cannot.
+func (r *Result) forwarded(c Context, link string, f netstate.Family, openings ...netstate.Opening) {
 	var drops []string
 	for _, b := range c.Blockers {
 		if b.Hook != "" {
 			continue
 		}
-		for _, f := range families {
-			text := b.Name + " drops forwarded packets " + b.Cause
-			switch {
-			case !b.Blocks(f, link) || slices.Contains(drops, text):
-			case b.Unknown:
-				r.note(problem(v1alpha1.ReasonProgrammed, "built, but whether %s drops what is forwarded is unknown: not all of its rules can be read", b.Name))
-			case b.Openable:
-				r.add(netstate.Opening{Family: f, Link: link})
-			default:
-				drops = append(drops, text)
+		text := b.Name + " drops forwarded packets " + b.Cause
+		switch {
+		case !b.Blocks(f, link) || slices.Contains(drops, text):
+		case b.Unknown:
+			r.note(problem(v1alpha1.ReasonProgrammed, "built, but whether %s drops what is forwarded is unknown: not all of its rules can be read", b.Name))
+		case b.Openable:
+			for _, o := range openings {
+				// Rules about an interface that is not the node's own way out go before.
+				if o.Out == "" || slices.Contains(c.Node.WaysOut, o.Out) || !b.Speaks(o.Out) {
+					r.add(o)
+				}
 			}
+		default:
+			drops = append(drops, text)
 		}
 	}
 	if len(drops) > 0 {
@@ -128,6 +131,18 @@ func packetsAt(b netstate.Blocker) string {
 		return kind + " between ports"
 	}
 	return kind + " that arrive"
+}
+
+// openings are for all that an interface of ours may do in another's FORWARD: what goes
+// to it, and what leaves it by the node's ways out.
+func openings(node netstate.Node, link string, f netstate.Family) []netstate.Opening {
+	out := []netstate.Opening{{Family: f, Link: link}}
+	for _, way := range slices.Concat(node.WaysOut, node.Gateways) {
+		if netstate.LinkName.MatchString(way) {
+			out = append(out, netstate.Opening{Family: f, Link: link, Out: way})
+		}
+	}
+	return out
 }
 
 // lack notes what cannot be had, once.

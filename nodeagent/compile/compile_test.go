@@ -248,3 +248,45 @@ func TestJoinedNotes(t *testing.T) {
 		t.Errorf("noted twice: %v", r.Notes)
 	}
 }
+
+// TestForwardOpening has FORWARD of iptables opened for what goes to a network and what
+// leaves it by the node's ways out; for what a publish of one's own interface needs; and
+// on a bridge of others for what is published there.
+func TestForwardOpening(t *testing.T) {
+	four := func(o netstate.Opening) netstate.Object { o.Family = netstate.IPv4; return o }
+	c := on(netstate.Node{WaysOut: []string{"eth0", "odd+"}, Gateways: []string{"tap1", "wg0"}, Addresses: []netstate.NodeAddress{{Link: "br0", Prefix: netip.MustParsePrefix("10.0.0.1/24")}}})
+	c.Blockers = []netstate.Blocker{{Name: "chain FORWARD", Families: []netstate.Family{netstate.IPv4}, Openable: true, Names: []string{"eth0", "tap*"}}}
+	view := NetworkView{Bridge: "br-red", Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
+		Subnets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("fd00::/64")}}
+	r := Result{Objects: netstate.Set{}}
+	addGateway(&r, view, c)
+	opened(t, "a network", r, four(netstate.Opening{Link: "br-red"}), four(netstate.Opening{Link: "br-red", Out: "eth0"}), four(netstate.Opening{Link: "br-red", Out: "wg0"}))
+
+	p := publishOf()
+	p.Spec.Ports = []v1alpha1.PublishedPort{{Protocol: "TCP", HostPort: 8080, TargetPort: 80}, {Protocol: "UDP", HostPort: 9000, HostPortEnd: 9009, TargetPort: 7000}}
+	target := AttachmentView{Reachable: true, Way: "br-red", Reached: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/24")}, Gateways: view.Gateways}
+	r, _ = Publish(p, []AttachmentView{target}, c)
+	opened(t, "a publish", r, four(netstate.Opening{Link: "br-red"}))
+	target.Way, target.External = "br0", true
+	r, _ = Publish(p, []AttachmentView{target}, c)
+	opened(t, "a publish on a bridge of others", r,
+		four(netstate.Opening{Link: "br0", To: netip.MustParseAddrPort("10.0.0.5:80"), Proto: "tcp"}),
+		four(netstate.Opening{Link: "br0", To: netip.MustParseAddrPort("10.0.0.5:7000"), End: 7009, Proto: "udp"}))
+
+	c.Blockers[0].Openable = false
+	r, _ = Publish(p, []AttachmentView{target}, c)
+	opened(t, "what cannot be opened", r)
+}
+
+func opened(t *testing.T, name string, r Result, want ...netstate.Object) {
+	t.Helper()
+	got := netstate.Set{}
+	for _, o := range r.Objects {
+		if o.Key().Kind == netstate.KindOpening {
+			got.Add(o)
+		}
+	}
+	if !maps.Equal(got, netstate.Set{}.Add(want...)) {
+		t.Errorf("%s: opened %v, want %v", name, slices.Collect(maps.Values(got)), want)
+	}
+}

@@ -248,7 +248,7 @@ func addGateway(r *Result, v NetworkView, c Context) {
 			}
 			address := netstate.Address{Link: v.Bridge, Prefix: netip.PrefixFrom(gw, s.Bits())}
 			r.add(address)
-			r.forwarded(c, v.Bridge, netstate.FamilyOf(gw))
+			r.forwarded(c, v.Bridge, netstate.FamilyOf(gw), openings(c.Node, v.Bridge, netstate.FamilyOf(gw))...)
 			r.passed(c, v.Bridge, netstate.FamilyOf(gw))
 			r.add(forwarding(c, netstate.FamilyOf(gw))...)
 			r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets", Proof: address.Key()})

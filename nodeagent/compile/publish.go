@@ -90,6 +90,8 @@ func (b *publish) unreached(targets []AttachmentView) *Problem {
 
 // target adds the addresses of a target and what has to be there for them.
 func (b *publish) target(t AttachmentView) {
+	c := b.c
+	c.Blockers = slices.DeleteFunc(slices.Clone(c.Blockers), func(b netstate.Blocker) bool { return b.Translated })
 	for _, a := range oneOfEachFamily(t.Reached) {
 		gateway, routed := ofFamily(t.Gateways, ident, a)
 		if routed && t.External && !nodeHas(b.c.Node, gateway) {
@@ -97,10 +99,28 @@ func (b *publish) target(t AttachmentView) {
 		}
 		b.targets, b.back[a] = append(b.targets, a), !routed
 		b.r.add(forwarding(b.c, netstate.FamilyOf(a))...)
-		b.r.forwarded(b.c, t.Way, netstate.FamilyOf(a))
+		b.r.forwarded(c, t.Way, netstate.FamilyOf(a), b.openings(t, a)...)
 		b.r.passed(b.c, t.Way, netstate.FamilyOf(a))
 		addHairpin(&b.r, t, netstate.FamilyOf(a), b.c.Node)
 	}
+}
+
+// openings let clients come to an address of a target. On a bridge of others what is
+// published passes alone: all else there is theirs to let through.
+func (b *publish) openings(t AttachmentView, a netip.Addr) []netstate.Opening {
+	if !t.External {
+		return []netstate.Opening{{Family: netstate.FamilyOf(a), Link: t.Way}}
+	}
+	var out []netstate.Opening
+	for _, port := range b.p.Spec.Ports {
+		first := uint16(cmp.Or(port.TargetPort, port.HostPort))
+		o := netstate.Opening{Family: netstate.FamilyOf(a), Link: t.Way, To: netip.AddrPortFrom(a, first), Proto: strings.ToLower(string(port.Protocol))}
+		if port.HostPortEnd > port.HostPort {
+			o.End = first + uint16(port.HostPortEnd-port.HostPort)
+		}
+		out = append(out, o)
+	}
+	return out
 }
 
 var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})

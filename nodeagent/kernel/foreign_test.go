@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -258,5 +259,39 @@ func TestNode(t *testing.T) {
 	}
 	if again.Forwarding[netstate.IPv6] || len(again.RALinks) != 1 {
 		t.Errorf("once we switched it on: forwarding %v, RA links %v", again.Forwarding, again.RALinks)
+	}
+}
+
+// TestWaysOut has interfaces of others lead out of the node, or to guests.
+func TestWaysOut(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	sh(t, `nic() { ip link add $1 type veth peer name peer$1; ip link set peer$1 up; ip link set $1 up; ip address add $2 dev $1; }
+		bridge() { ip link add $1 type bridge; ip link set $1 up; ip address add $2 dev $1; }
+		nic lan0 192.0.2.2/24; nic lan1 198.51.100.2/24; nic lan2 203.0.113.2/32; bridge virbr0 10.9.0.1/24; bridge br0 10.8.0.1/24
+		ip address add fd00:1::2/64 dev lan1 nodad
+		ip tuntap add tun0 mode tun; ip link set tun0 up; ip address add 10.7.0.1/24 dev tun0`)
+	for _, c := range []struct{ change, want string }{
+		{"true", "[] [lan0 lan1]"},
+		{"ip route add default via 192.0.2.1", "[lan0] []"},
+		{"ip route add default via 10.9.0.2 table 100; ip route add 10.20.0.0/16 via 10.9.0.2", "[lan0] []"},
+		{"ip route add default via 10.8.0.2 metric 9", "[br0 lan0] []"},
+		{"ip route add default dev tun0 table 100 metric 9", "[br0 lan0] [tun0]"},
+		{"ip route del default dev tun0 table 100; ip route add 10.21.0.0/16 dev tun0", "[br0 lan0] []"},
+		{"ip route add 0.0.0.0/1 dev tun0", "[br0 lan0] [tun0]"},
+		{"ip route del 0.0.0.0/1; ip route add unreachable 10.22.0.0/16; ip route add default via fd00:1::1 metric 9", "[br0 lan0 lan1] []"},
+		{"ip route del default via fd00:1::1; ip route add 10.23.0.0/16 nexthop via 198.51.100.1 nexthop via 192.0.2.1", "[br0 lan0] [lan1]"},
+		{"ip route del 10.23.0.0/16; ip route del default metric 9; ip route del default", "[] [lan0 lan1]"},
+	} {
+		sh(t, "%s", c.change)
+		n, err := k.Node()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(n.WaysOut, n.Gateways); got != c.want {
+			t.Errorf("after %s: %s, want %s", c.change, got, c.want)
+		}
 	}
 }

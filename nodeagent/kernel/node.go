@@ -40,6 +40,9 @@ func (s *session) node() (netstate.Node, error) {
 	if err != nil {
 		return n, fmt.Errorf("list routes: %w", err)
 	}
+	if len(n.WaysOut)+len(n.Gateways) == 0 {
+		addNetworks(&n, links)
+	}
 	_, err = readSysctl("net/ipv6/conf/all/forwarding")
 	n.NoIPv6 = errors.Is(err, os.ErrNotExist)
 	n.Forwarding, n.RALinks = s.k.forwarding(), s.k.raLinks(links, announced)
@@ -77,10 +80,12 @@ func addNodeRoutes(n *netstate.Node, p *place, links []*link) (map[int32]bool, e
 	foreign := foreignLinks(links)
 	announced := map[int32]bool{}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := p.routes(family, 0, 0)
+		routes, err := p.listRoutes(unix.RtMsg{Family: uint8(family), Type: unix.RTN_UNICAST})
 		if err != nil {
 			return nil, err
 		}
+		addWaysOut(n, routes, foreign)
+		routes = slices.DeleteFunc(routes, func(r route) bool { return !r.main() })
 		if n.DefaultLink == "" {
 			n.DefaultLink = defaultLink(routes, links)
 		}
@@ -97,6 +102,47 @@ func addNodeRoutes(n *netstate.Node, p *place, links []*link) (map[int32]bool, e
 		}
 	}
 	return announced, nil
+}
+
+// addWaysOut adds the links of others that lead to a gateway.
+func addWaysOut(n *netstate.Node, routes []route, foreign map[int32]*link) {
+	for _, r := range routes {
+		if !r.leadsOut() {
+			continue
+		}
+		for _, index := range r.links {
+			switch l := foreign[index]; {
+			case l == nil || l.loopback():
+			case r.main() && r.dst.Bits() == 0:
+				n.WaysOut = append(n.WaysOut, l.name)
+			case l.typ() != netstate.Bridge:
+				n.Gateways = append(n.Gateways, l.name)
+			}
+		}
+	}
+	n.WaysOut, n.Gateways = inOrder(n.WaysOut), inOrder(n.Gateways)
+	n.Gateways = slices.DeleteFunc(n.Gateways, func(name string) bool { return slices.Contains(n.WaysOut, name) })
+}
+
+func inOrder(names []string) []string {
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// addNetworks adds what leads out of a node without any gateway: the links of others by
+// which it is in a network, but for bridges and tunnels.
+func addNetworks(n *netstate.Node, links []*link) {
+	for _, l := range foreignLinks(links) {
+		if l.loopback() || l.flags&unix.IFF_POINTOPOINT != 0 || l.typ() == netstate.Bridge {
+			continue
+		}
+		if slices.ContainsFunc(n.Addresses, func(a netstate.NodeAddress) bool {
+			return a.Link == l.name && !a.Prefix.IsSingleIP() && !a.Prefix.Addr().IsLinkLocalUnicast()
+		}) {
+			n.Gateways = append(n.Gateways, l.name)
+		}
+	}
+	slices.Sort(n.Gateways)
 }
 
 func foreignLinks(links []*link) map[int32]*link {

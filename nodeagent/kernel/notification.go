@@ -161,8 +161,12 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 			m.address(netns, kind == unix.RTM_DELADDR, a)
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		if r, ok := parseRoute(body); ok && (r.main() || kind == unix.RTM_DELROUTE && r.kernels()) {
+		r, ok := parseRoute(body)
+		switch {
+		case ok && (r.main() || kind == unix.RTM_DELROUTE && r.kernels()):
 			m.route(netns, kind == unix.RTM_DELROUTE, flags&unix.NLM_F_REPLACE != 0, r)
+		case ok && netns == "" && r.leadsOut():
+			m.wayOut(r)
 		}
 	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC:
 		if q, ok := parseQdisc(body); ok {
@@ -280,6 +284,14 @@ func (m *monitor) route(netns string, gone, replaced bool, r route) {
 	default:
 		m.routes[key] = name
 		m.fn(Event{Key: o.Key(), Object: o})
+	}
+}
+
+// wayOut says that the routes of others through a link have changed, in whatever
+// table.
+func (m *monitor) wayOut(r route) {
+	if name, ok := m.linkName("", r.index); ok {
+		m.fn(Event{Key: r.object("", name).Key()})
 	}
 }
 

@@ -27,6 +27,8 @@ type route struct {
 	// links are the interfaces of all next hops.
 	links  []int32
 	metric uint32
+	// gated says that a next hop is a gateway.
+	gated bool
 }
 
 // parseRoute reads RTM_NEWROUTE and RTM_DELROUTE of IPv4 and IPv6; it returns
@@ -46,6 +48,9 @@ func parseRoute(b []byte) (route, bool) {
 			dst, _ = netip.AddrFromSlice(value)
 		case unix.RTA_GATEWAY:
 			r.via, _ = netip.AddrFromSlice(value)
+			r.gated = true
+		case unix.RTA_VIA:
+			r.gated = true
 		case unix.RTA_PREFSRC:
 			r.src, _ = netip.AddrFromSlice(value)
 		case unix.RTA_TABLE:
@@ -56,25 +61,38 @@ func parseRoute(b []byte) (route, bool) {
 			r.index = int32(uint32At(value))
 			r.links = append(r.links, r.index)
 		case unix.RTA_MULTIPATH:
-			r.links = append(r.links, nexthops(value)...)
+			links, gated := nexthops(value)
+			r.links, r.gated = append(r.links, links...), r.gated || gated
 		}
+	}
+	if r.index == 0 && len(r.links) > 0 {
+		r.index = r.links[0]
 	}
 	r.dst = netip.PrefixFrom(dst, int(b[1]))
 	return r, r.dst.IsValid()
 }
 
-// nexthops reads the interfaces of a multipath route.
-func nexthops(b []byte) []int32 {
-	var links []int32
+// nexthops reads the interfaces of a multipath route, and whether a gateway is among
+// its next hops.
+func nexthops(b []byte) (links []int32, gated bool) {
 	for len(b) >= unix.SizeofRtNexthop {
 		length := int(binary.NativeEndian.Uint16(b))
 		if length < unix.SizeofRtNexthop || length > len(b) {
 			break
 		}
 		links = append(links, int32(uint32At(b[4:])))
+		for kind := range attributes(b[unix.SizeofRtNexthop:length]) {
+			gated = gated || kind == unix.RTA_GATEWAY || kind == unix.RTA_VIA
+		}
 		b = b[min(align(length), len(b)):]
 	}
-	return links
+	return links, gated
+}
+
+// leadsOut reports whether it is a unicast route to what is beyond a link: through a
+// gateway, or to everything or half of it, as routes into tunnels are.
+func (r route) leadsOut() bool {
+	return r.kind == unix.RTN_UNICAST && !r.cloned && (r.gated || r.dst.Bits() <= 1)
 }
 
 // main reports whether it is a unicast route of the main table.

@@ -127,7 +127,7 @@ func validate(o netstate.Object) error {
 	case netstate.ForeignBridge:
 		err = checkLink(o.Link)
 	case netstate.Opening:
-		err = errors.Join(checkLink(o.Link), checkKnown(o.Family))
+		err = errors.Join(checkLink(o.Link), checkKnown(o.Family), checkBeyond(o))
 	case netstate.LoopbackGuard:
 		err = checkLink(o.Link)
 	case netstate.PortAddress:
@@ -148,6 +148,19 @@ func validate(o netstate.Object) error {
 		err = fmt.Errorf("%T is not a firewall object", o)
 	}
 	return err
+}
+
+// checkBeyond refuses an opening that names more than one thing beside its link.
+func checkBeyond(o netstate.Opening) error {
+	switch {
+	case o == netstate.Opening{Family: o.Family, Link: o.Link}:
+		return nil
+	case o == netstate.Opening{Family: o.Family, Link: o.Link, Out: o.Out}:
+		return checkLink(o.Out)
+	case o.Out != "" || protoNumbers[o.Proto] == 0 || netstate.FamilyOf(o.To.Addr()) != o.Family || o.End != 0 && o.End <= o.To.Port():
+		return fmt.Errorf("opening to %s-%d/%s of %s must be ports of a known protocol in its family", o.To, o.End, o.Proto, o.Family)
+	}
+	return checkAddr(o.To.Addr())
 }
 
 func checkKnown(f netstate.Family) error {

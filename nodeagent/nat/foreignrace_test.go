@@ -16,7 +16,7 @@ import (
 const (
 	// raceRounds are how many rounds the other program makes in each family; a round is
 	// two transactions of its own.
-	raceRounds = 1000
+	raceRounds = 500
 	// raceBatch are the rounds of one run of iptables-restore, which takes a lock for
 	// each.
 	raceBatch = 50
@@ -35,7 +35,7 @@ func TestForeignRulesStayInRace(t *testing.T) {
 			v = variantLegacy
 		}
 		b := k.open(t, netstate.SourceLocal)
-		openings := []netstate.Object{netstate.Opening{Family: netstate.IPv4, Link: "br-red"}, netstate.Opening{Family: netstate.IPv6, Link: "br-red"}}
+		openings := openingsOf("br-red")
 		want := worldObjects().Add(openings...)
 		run(t, variantsOf(v, `for f in iptables ip6tables; do
 			$f -N DOCKER-USER; $f -A FORWARD -j DOCKER-USER; $f -P FORWARD DROP

@@ -256,3 +256,28 @@ func TestForwardWatch(t *testing.T) {
 		}
 	})
 }
+
+// TestForwardNames reads both ways which interfaces rules of iptables speak of, on the
+// way of forwarded packets.
+func TestForwardNames(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	run(t, `iptables -P FORWARD DROP; iptables -N SITE; iptables -A SITE -o guest+ -d 192.0.2.1 -j ACCEPT; iptables -A SITE -j SITE2 2>/dev/null || true
+		iptables -A FORWARD -p tcp -j SITE; iptables -A FORWARD -i virbr0 ! -o eth9 -j DROP; iptables -A INPUT -i eth8 -j ACCEPT; iptables -A FORWARD -j LOG
+		iptables -N PATCHBAY_OPENINGS; iptables -A PATCHBAY_OPENINGS -i br-red -j ACCEPT; iptables -A FORWARD -j PATCHBAY_OPENINGS`)
+	want := []string{"guest*", "virbr0"}
+	for _, b := range blockersNow(t) {
+		if len(b.Families) != 1 || b.Families[0] != netstate.IPv4 {
+			continue
+		}
+		same(t, "as nft tells", want, b.Names)
+		want = nil
+	}
+	same(t, "blockers without names", []string(nil), want)
+	out, err := exec.Command("iptables-save").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "as iptables-save tells", []string{"guest*", "virbr0"}, parseLegacy(false, out)[0].Names)
+}

@@ -61,6 +61,10 @@ func (r *forwardReader) all(chains []otherChain) forwarding {
 				return rules
 			})
 			b, blocks := w.blocker(c.String(), c.Name, c.Policy == "drop")
+			// In a table that is not read whole, each chain is a run of nft.
+			if c.iptables() && r.chains[watchedChain{c.Family, c.Table, ""}] <= wholeTable {
+				b.Names = w.names(c.Name, map[string]bool{})
+			}
 			if b.Unknown = unknown; blocks || unknown {
 				is.blockers, is.at = append(is.blockers, b), append(is.at, c)
 			}

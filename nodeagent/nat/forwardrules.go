@@ -171,6 +171,22 @@ func (w *walk) lets(chain string) bool {
 	return w.asked[chain]
 }
 
+// names are the interfaces that rules of a chain speak of, and of those it leads to.
+func (w *walk) names(chain string, seen map[string]bool) []string {
+	if seen[chain] {
+		return nil
+	}
+	seen[chain] = true
+	var out []string
+	for _, r := range w.of(chain) {
+		out = append(out, r.links...)
+		if r.to != "" {
+			out = append(out, w.names(r.to, seen)...)
+		}
+	}
+	return out
+}
+
 // blocker is the base chain as what it does to packets of the family, if it drops
 // some that no rule of it lets through.
 func (w *walk) blocker(name, base string, policyDrops bool) (netstate.Blocker, bool) {

@@ -17,14 +17,13 @@ func TestInputs(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	openings := []netstate.Object{netstate.Opening{Family: netstate.IPv4, Link: "br-red"}, netstate.Opening{Family: netstate.IPv6, Link: "br-red"}}
 	cases := []struct {
 		kind    string
 		make    func(testing.TB) Backend
 		objects []netstate.Object
 		list    func(testing.TB) string
 	}{
-		{KindNFTables, func(t testing.TB) Backend { return backend(t, netstate.SourceLocal) }, append(list(rich()), openings...), ruleset},
+		{KindNFTables, func(t testing.TB) Backend { return backend(t, netstate.SourceLocal) }, append(list(rich()), openingsOf("br-red")...), ruleset},
 		{KindIPTables, func(t testing.TB) Backend { return ipBackend(t, "", Options{Source: netstate.SourceLocal}) }, list(richIP()), ipRulesets},
 	}
 	for _, c := range cases {

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -22,9 +23,40 @@ func richIP() netstate.Set {
 		from(balance("2001:db8::1", "tcp", 8005, "[fd00:68::101]:80", "[fd00:68::102]:80"), "2001:db8::/32"),
 		back(publish("127.0.0.1", "tcp", 8003, "10.68.0.103:80")),
 		publish("169.254.20.10", "udp", 53, "10.68.0.101:53"),
-		netstate.Opening{Family: netstate.IPv4, Link: "br-red"},
-		netstate.Opening{Family: netstate.IPv6, Link: "br-red"},
-	)
+	).Add(openingsOf("br-red")...)
+}
+
+// openingsOf has openings of every sort.
+func openingsOf(link string) []netstate.Object {
+	return []netstate.Object{
+		netstate.Opening{Family: netstate.IPv4, Link: link},
+		netstate.Opening{Family: netstate.IPv4, Link: link, Out: "eth0.100"},
+		netstate.Opening{Family: netstate.IPv4, Link: "br-lan", To: netip.MustParseAddrPort("10.68.0.101:80"), Proto: "tcp"},
+		netstate.Opening{Family: netstate.IPv6, Link: link},
+		netstate.Opening{Family: netstate.IPv6, Link: link, Out: "wan0"},
+		netstate.Opening{Family: netstate.IPv6, Link: "br-lan", To: netip.MustParseAddrPort("[fd00:68::101]:80"), End: 90, Proto: "udp"},
+		netstate.Opening{Family: netstate.IPv6, Link: "br-lan", To: netip.MustParseAddrPort("[fd00:68::101]:80"), Proto: "sctp"},
+	}
+}
+
+// TestOpeningsRefused has openings that name what no rule can be made of.
+func TestOpeningsRefused(t *testing.T) {
+	to := netip.MustParseAddrPort("10.68.0.101:80")
+	for _, o := range []netstate.Opening{
+		{Family: "ipx", Link: "br-red"},
+		{Family: netstate.IPv4, Link: "br red"},
+		{Family: netstate.IPv4, Link: "br-red", Out: "eth+"},
+		{Family: netstate.IPv4, Link: "br-red", Out: "eth0", To: to, Proto: "tcp"},
+		{Family: netstate.IPv4, Link: "br-red", To: to},
+		{Family: netstate.IPv4, Link: "br-red", To: to, Proto: "icmp"},
+		{Family: netstate.IPv4, Link: "br-red", To: to, End: 79, Proto: "tcp"},
+		{Family: netstate.IPv6, Link: "br-red", To: to, Proto: "tcp"},
+		{Family: netstate.IPv4, Link: "br-red", Proto: "tcp"},
+	} {
+		if validate(o) == nil {
+			t.Errorf("%+v is not refused", o)
+		}
+	}
 }
 
 func eachVariant(t *testing.T, test func(*testing.T, kind, variant)) {

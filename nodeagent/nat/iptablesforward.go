@@ -35,7 +35,9 @@ func (s saved) blocker(a area) (netstate.Blocker, bool) {
 		}
 		return read[chain]
 	})
-	return w.blocker(c.String(), c.Name, s.policies[a] == "DROP")
+	b, blocks := w.blocker(c.String(), c.Name, s.policies[a] == "DROP")
+	b.Names = w.names(c.Name, map[string]bool{})
+	return b, blocks
 }
 
 func specRules(specs []string) []forwardRule {

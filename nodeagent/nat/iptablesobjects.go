@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -25,7 +26,7 @@ func objectFrom(name string, lines []ipRule) netstate.Object {
 	case netstate.KindLoopbackGuard.String():
 		o = netstate.LoopbackGuard{Link: rest}
 	case netstate.KindOpening.String():
-		o = netstate.Opening{Family: netstate.Family(more), Link: link}
+		o = openingFrom(link, more)
 	case netstate.KindMasquerade.String():
 		o = masqueradeFrom(link, more, lines)
 	case netstate.KindNoMasquerade.String():
@@ -36,6 +37,25 @@ func objectFrom(name string, lines []ipRule) netstate.Object {
 	}
 	if o == nil || o.Key().String() != name || checkIPTables(o) != nil {
 		return nil
+	}
+	return o
+}
+
+// openingFrom reads an opening's name, such as "ipv4 out eth0" or "ipv4 to
+// 10.0.0.2:80-82/tcp".
+func openingFrom(link, name string) netstate.Object {
+	family, rest, _ := strings.Cut(name, " ")
+	o := netstate.Opening{Family: netstate.Family(family), Link: link}
+	switch way, what, _ := strings.Cut(rest, " "); way {
+	case "out":
+		o.Out = what
+	case "to":
+		what, o.Proto, _ = strings.Cut(what, "/")
+		colon := strings.LastIndex(what, ":")
+		ports := fields{what[colon+1:]}
+		first, last := ports.ports(0)
+		o.To, _ = netip.ParseAddrPort(fmt.Sprintf("%s:%d", what[:max(colon, 0)], first))
+		o.End = last
 	}
 	return o
 }

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -190,8 +191,7 @@ func rulesOf(s netstate.Source, o netstate.Object) []ipRule {
 		b.add(false, "raw", ipRaw, "-d 127.0.0.0/8 -i "+o.Link, "-j DROP")
 		b.add(false, "raw", ipRaw, "-s 127.0.0.0/8 -i "+o.Link, "-j DROP")
 	case netstate.Opening:
-		b.add(o.Family == netstate.IPv6, "filter", ipOpen, "-i "+o.Link, "-j ACCEPT")
-		b.add(o.Family == netstate.IPv6, "filter", ipOpen, "-o "+o.Link, "-j ACCEPT")
+		b.opening(o)
 	case netstate.Masquerade:
 		b.masquerade(o)
 	case netstate.NoMasquerade:
@@ -228,6 +228,30 @@ func (b *builder) realm(r netstate.Realm) {
 		b.both("filter", ipRealm, in+" "+out, "-g "+ipInto)
 	}
 	b.both("nat", ipEgress, out, "-j RETURN")
+}
+
+// answering packets are of connections that others opened to where these come from.
+const answering = " -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY"
+
+// opening accepts nothing by where it comes from alone: what it is let through to may
+// be a guest of others, kept from strangers by what drops after this.
+func (b *builder) opening(o netstate.Opening) {
+	six := o.Family == netstate.IPv6
+	switch {
+	case o.Out != "":
+		b.add(six, "filter", ipOpen, "-i "+o.Link+" -o "+o.Out, "-j ACCEPT")
+	case o.To.IsValid():
+		ports := fmt.Sprint(o.To.Port())
+		if o.End != 0 {
+			ports += fmt.Sprintf(":%d", o.End)
+		}
+		host, by := netip.PrefixFrom(o.To.Addr(), o.To.Addr().BitLen()).String(), " -p "+o.Proto
+		b.add(six, "filter", ipOpen, "-d "+host+" -o "+o.Link+by+" --dport "+ports+" -m conntrack --ctstate DNAT", "-j ACCEPT")
+		b.add(six, "filter", ipOpen, "-s "+host+" -i "+o.Link+by+" --sport "+ports+" -m conntrack --ctstate DNAT --ctdir REPLY", "-j ACCEPT")
+	default:
+		b.add(six, "filter", ipOpen, "-o "+o.Link, "-j ACCEPT")
+		b.add(six, "filter", ipOpen, "-i "+o.Link+answering, "-j ACCEPT")
+	}
 }
 
 func (b *builder) masquerade(m netstate.Masquerade) {

@@ -186,10 +186,12 @@ func (b *nftables) open(ctx context.Context, steps []plan.Step) error {
 }
 
 func ofOpenings(steps []plan.Step, f netstate.Family) []plan.Step {
-	return slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool {
+	of := slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool {
 		is, ok := openingNamed(s.Key.String())
 		return !ok || is.Family != f
 	})
+	slices.SortFunc(of, func(a, b plan.Step) int { return a.Key.Compare(b.Key) })
+	return of
 }
 
 func (b *nftables) openIn(ctx context.Context, f netstate.Family, steps []plan.Step) error {

@@ -33,7 +33,7 @@ func TestSwitch(t *testing.T) {
 
 func switched(t *testing.T, from, to kind, foreign netstate.Publish) {
 	before, other := from.open(t, netstate.SourceLocal), from.open(t, netstate.SourceCluster)
-	all := worldObjects().Add(netstate.LoopbackGuard{Link: "br-red"}, netstate.Opening{Family: netstate.IPv4, Link: "br-red"}, netstate.Opening{Family: netstate.IPv6, Link: "br-red"})
+	all := worldObjects().Add(netstate.LoopbackGuard{Link: "br-red"}).Add(openingsOf("br-red")...)
 	apply(t, before, creates(able(before, all)...))
 	apply(t, other, creates(foreign))
 	stream, sender := connect(t, "tcp", net.JoinHostPort(node4, "8001")), connect(t, "udp", net.JoinHostPort(node4, "8001"))

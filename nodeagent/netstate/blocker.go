@@ -1,6 +1,8 @@
 package netstate
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -30,7 +32,13 @@ type Blocker struct {
 	// Accepts are the interfaces that rules ahead of that let through, as far as
 	// they name any; one that ends in * is a prefix, and * alone is every interface.
 	Accepts []string
-	// Openable chains are iptables' own, where an Opening can let our interfaces
+	// Names are the interfaces that its rules and those it leads to speak of, as Accepts
+	// has them.
+	Names []string
+	// Translated says that it lets through what was translated to its target, as to
+	// published ports.
+	Translated bool
+	// Openable chains are iptables' own, where an Opening can let packets of ours
 	// through.
 	Openable bool
 	// Unknown says that not all of its rules can be read: it may drop packets, or let
@@ -44,22 +52,50 @@ func (b Blocker) Blocks(f Family, link string) bool {
 	for _, family := range b.Families {
 		sees = sees || family == f
 	}
-	for _, a := range b.Accepts {
-		prefix, wildcard := strings.CutSuffix(a, "*")
-		if a == link || wildcard && strings.HasPrefix(link, prefix) {
-			return false
-		}
-	}
-	return sees && (len(b.Links) == 0 || slices.Contains(b.Links, link))
+	return sees && !among(b.Accepts, link) && (len(b.Links) == 0 || slices.Contains(b.Links, link))
 }
 
-// Opening lets what is forwarded from and to an interface of ours through the
-// FORWARD chain of iptables, which drops the rest. What may pass at all
-// is decided by our own chains all the same.
+// Speaks reports whether rules of the chain are about an interface.
+func (b Blocker) Speaks(link string) bool { return among(b.Names, link) }
+
+func among(names []string, link string) bool {
+	return slices.ContainsFunc(names, func(n string) bool {
+		prefix, wildcard := strings.CutSuffix(n, "*")
+		return n == link || wildcard && strings.HasPrefix(link, prefix)
+	})
+}
+
+// Opening lets packets of ours through the FORWARD chain of iptables, which drops
+// them otherwise. Without Out and To it is for what goes to the interface Link, of ours,
+// and for the answers to it: our own chains have decided by then what may. What leaves
+// Link passes to an interface that leads out of the node alone, one Opening for each:
+// all else is for the rules of others, whose guests may be there.
 type Opening struct {
 	Family Family
 	Link   string
+	// Out is an interface by which what comes from Link may leave the node.
+	Out string
+	// To, up to port End where that is not zero, and Proto are a target of a publish,
+	// where Link is a bridge of others: connections that were translated to it pass, and
+	// nothing else.
+	To    netip.AddrPort
+	End   uint16
+	Proto string
 }
 
-func (o Opening) Key() Key       { return Key{Kind: KindOpening, Link: o.Link, Name: string(o.Family)} }
+func (o Opening) Key() Key {
+	name := string(o.Family)
+	switch {
+	case o.Out != "":
+		name += " out " + o.Out
+	case o.To.IsValid():
+		name += " to " + o.To.String()
+		if o.End != 0 {
+			name += fmt.Sprintf("-%d", o.End)
+		}
+		name += "/" + o.Proto
+	}
+	return Key{Kind: KindOpening, Link: o.Link, Name: name}
+}
+
 func (o Opening) String() string { return "in FORWARD of iptables" }

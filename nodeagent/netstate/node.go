@@ -12,6 +12,12 @@ type Node struct {
 	DefaultLink string
 	// DefaultLinks are the interfaces of all default routes.
 	DefaultLinks []string
+	// WaysOut are the interfaces, not Patchbay's, of the main table's default routes, and
+	// Gateways others that lead to a gateway, of whichever family: by another table's
+	// default route, or by a route to less. No bridge is among Gateways: what is on one
+	// may be a guest. Where there are none of either, Gateways are the interfaces by
+	// which the node is in a network, but for bridges and tunnels.
+	WaysOut, Gateways []string
 	// Links are the host's interfaces by name, Patchbay's own included.
 	Links map[string]NodeLink
 	// Routes are the host's unicast routes of the main table, those on
