@@ -171,6 +171,11 @@ func TestPublishHidden(t *testing.T) {
 	blocked := on(netstate.Node{})
 	blocked.Blockers = []netstate.Blocker{{Name: "chain x", Cause: "by its rule `drop`", Families: []netstate.Family{netstate.IPv4}}}
 	r, _ := Publish(publishOf(), []AttachmentView{view([]string{"10.0.0.2/24"})}, blocked)
+	blocked.Blockers[0].Translated = true
+	passed, _ := Publish(publishOf(), []AttachmentView{view([]string{"10.0.0.2/24"})}, blocked)
+	if len(passed.Lacks) > 0 {
+		t.Errorf("it lacks %v where what is translated passes", passed.Lacks)
+	}
 	if len(r.Lacks) != 1 || r.Lacks[0].Reason != v1alpha1.ReasonForwardBlocked || !strings.Contains(r.Lacks[0].Message, "chain x drops forwarded packets by its rule `drop`, and names no ") || len(r.Notes) == 0 {
 		t.Errorf("it lacks %v, with the note %v", r.Lacks, r.Notes)
 	}

@@ -61,6 +61,10 @@ var forwardCases = []struct{ rules, want string }{
 	{"add rule inet x f jump back; add rule inet x f reject", "by its rule `reject with icmpx port-unreachable`"},
 	{"add rule inet x f goto back; add rule inet x f reject", ""},
 	{"add rule inet x f iifname a jump nobody", ""},
+	{"add rule inet x f ct status dnat accept; add rule inet x f drop", "by its rule `drop` but what was translated"},
+	{"add rule inet x some ct status dnat accept; add rule inet x f jump some; add rule inet x f drop", "by its rule `drop` but s but what was translated"},
+	{"add rule inet x f ct status dnat tcp dport 80 accept; add rule inet x f ct status dnat limit rate 1/second accept; add rule inet x f tcp dport 80 ct status dnat accept; add rule inet x f ct status != dnat accept; add rule inet x f ct status dnat drop; add rule inet x f drop", "by its rule `drop`"},
+	{"add rule inet x f drop; add rule inet x f ct status dnat accept", "by its rule `drop`"},
 	{"add chain inet x f { policy drop ; }; add rule inet x f jump some", "by policy but s"},
 	{"add chain inet x f { policy drop ; }; add rule inet x f jump every", ""},
 }
@@ -121,6 +125,9 @@ func inShort(blockers []netstate.Blocker) string {
 		text := b.Cause
 		if len(b.Accepts) > 0 {
 			text += " but " + strings.Join(b.Accepts, ",")
+		}
+		if b.Translated {
+			text += " but what was translated"
 		}
 		if texts = append(texts, text); len(b.Families) == 1 {
 			of[text] = append(of[text], map[netstate.Family]string{netstate.IPv4: "4", netstate.IPv6: "6"}[b.Families[0]])

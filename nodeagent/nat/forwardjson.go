@@ -139,7 +139,9 @@ func (r *forwardRule) take(kind string, value json.RawMessage) {
 	case "match":
 		r.match(value)
 	default:
-		r.conditional = r.conditional || !slices.Contains(unconditional, kind)
+		if !slices.Contains(unconditional, kind) {
+			r.conditional, r.translated = true, false
+		}
 	}
 }
 
@@ -168,7 +170,7 @@ func (r *forwardRule) xt(value json.RawMessage) {
 	case x.Type == "target" && x.Name == "REJECT":
 		r.verdict, r.text = drops, "REJECT"
 	case x.Type != "target" && x.Name != "comment":
-		r.conditional = true
+		r.conditional, r.translated = true, false
 	}
 }
 
@@ -189,11 +191,20 @@ func (r *forwardRule) match(value json.RawMessage) {
 		}
 		return
 	}
+	r.translated = !r.conditional && ofTranslated(c)
 	r.conditional = true
 	r.byLink = r.byLink || aboutLinks(c.Left)
 	if linkKey(c.Left) && c.Op != "!=" {
 		r.links = append(r.links, linksIn(c.Right)...)
 	}
+}
+
+// ofTranslated reports whether packets of connections with a translated target are asked
+// for.
+func ofTranslated(c comparison) bool {
+	var l struct{ CT struct{ Key string } }
+	var status string
+	return json.Unmarshal(c.Left, &l) == nil && l.CT.Key == "status" && c.Op != "!=" && json.Unmarshal(c.Right, &status) == nil && status == "dnat"
 }
 
 func metaKey(left json.RawMessage) string {
@@ -236,7 +247,7 @@ func branches(r forwardRule, value json.RawMessage) []forwardRule {
 	var out []forwardRule
 	for _, element := range m.Data.Set {
 		b := r
-		b.conditional, b.byLink = true, r.byLink || aboutLinks(m.Key)
+		b.conditional, b.translated, b.byLink = true, false, r.byLink || aboutLinks(m.Key)
 		var s phrase
 		if len(element) != 2 || json.Unmarshal(element[1], &s) != nil {
 			continue

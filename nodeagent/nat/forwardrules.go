@@ -18,6 +18,8 @@ type forwardRule struct {
 	// interface, links are the ones they name, as a Blocker has them.
 	conditional, byLink bool
 	links               []string
+	// translated rules ask for nothing but a translated target.
+	translated bool
 	// family is set where only packets of one family are meant.
 	family netstate.Family
 	verdict
@@ -50,8 +52,9 @@ const (
 type fate struct {
 	// accepts are the interfaces let through before anything drops all packets.
 	accepts []string
-	// accepted says that all packets are, before anything drops them.
-	accepted bool
+	// accepted says that all packets are, before anything drops them; translated says so
+	// of those alone whose target was translated.
+	accepted, translated bool
 	// drop is the text of the rule that drops the rest, in chain dropIn.
 	drop, dropIn string
 	// some says that something is accepted whatever its interface, and perhaps that
@@ -127,6 +130,7 @@ func (w *walk) step(o *fate, chain string, r forwardRule) bool {
 		if r.verdict == drops && r.ports.proto != "" {
 			o.close(r.ports, chain)
 		}
+		o.translated = o.translated || r.translated && r.verdict == accepts
 		if r.verdict == accepts || len(r.links) > 0 && r.to != "" && w.lets(r.to) {
 			o.accepts = append(o.accepts, r.links...)
 		}
@@ -142,7 +146,7 @@ func (w *walk) step(o *fate, chain string, r forwardRule) bool {
 		o.drop, o.dropIn = r.text, chain
 	case jumps, goes:
 		sub := w.judge(r.to)
-		o.accepts = append(o.accepts, sub.accepts...)
+		o.accepts, o.translated = append(o.accepts, sub.accepts...), o.translated || sub.translated
 		o.accepted, o.drop, o.dropIn = sub.accepted, sub.drop, sub.dropIn
 		o.some, o.perhaps = o.some || sub.some, append(o.perhaps, sub.perhaps...)
 		o.untracked = cmp.Or(o.untracked, sub.untracked)
@@ -201,7 +205,7 @@ func (w *walk) blocker(name, base string, policyDrops bool) (netstate.Blocker, b
 		return b, false
 	}
 	slices.Sort(o.accepts)
-	b.Accepts = slices.Compact(o.accepts)
+	b.Accepts, b.Translated = slices.Compact(o.accepts), o.translated
 	return b, true
 }
 
