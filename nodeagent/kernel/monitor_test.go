@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -227,6 +228,47 @@ func TestWatchSeesForeignNetns(t *testing.T) {
 	sh(t, "ip netns add net1; ip link add veth2 type veth peer eth7 netns net1; ip -n net1 address add 10.0.0.1/24 dev eth7")
 	a.Link = "eth7"
 	events.want(t, "address in another one of that name", isObject(a))
+}
+
+// TestListen hears a namespace in which there is nothing of ours yet, that routes end
+// there, those through two interfaces too, and knows it by either of two names.
+func TestListen(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	sh(t, "ip netns add net1; ip -n net1 link set lo up; ip -n net1 link add eth8 type bridge; ip -n net1 link add eth9 type bridge; ip -n net1 link set eth8 up; ip -n net1 link set eth9 up; ip -n net1 route add 10.9.0.0/24 nexthop dev eth8 nexthop dev eth9")
+	events := watch(t, k)
+	for _, want := range []bool{true, false} {
+		if news, err := k.Listen("net1"); err != nil || news != want {
+			t.Errorf("Listen says %t, %v, want %t", news, err, want)
+		}
+	}
+	sh(t, "ip -n net1 route del 10.9.0.0/24; ip -n net1 link del eth9")
+	events.want(t, "the end of the route", isGone(netstate.Route{Netns: "net1", Dst: netip.MustParsePrefix("10.9.0.0/24")}))
+	events.want(t, "the end of the link", isGone(netstate.Link{Netns: "net1", Name: "eth9"}))
+	sh(t, "touch /run/netns/net2 && mount --bind /run/netns/net1 /run/netns/net2 && ip netns add net3")
+	one, ok1 := k.NetnsID("net1")
+	two, ok2 := k.NetnsID("net2")
+	three, ok3 := k.NetnsID("net3")
+	if _, ok := k.NetnsID("net4"); !ok1 || !ok2 || !ok3 || ok || one != two || one == three {
+		t.Errorf("namespaces are %v, %v and %v", one, two, three)
+	}
+}
+
+// TestBridgeFull fills a bridge with ports of others.
+func TestBridgeFull(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	build(t, k, bridge("br-red"))
+	sh(t, "for i in $(seq 1023); do echo link add tap$i master br-red type veth peer name far$i; done | ip -batch -")
+	sh(t, "ip link add tap0 type veth peer far0")
+	errs := k.Apply(create(netstate.Port{Link: "tap0", Master: "br-red", Up: true}))
+	if len(errs) != 1 || !errors.Is(errs[0], ErrBridgeFull) {
+		t.Errorf("a full bridge says %v", errs)
+	}
 }
 
 func TestWatchTellsOfLosses(t *testing.T) {

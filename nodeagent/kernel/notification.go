@@ -263,7 +263,7 @@ func (m *monitor) route(netns string, gone, replaced bool, r route) {
 	name, ok := m.linkName(netns, r.index)
 	if !ok {
 		if r.index == 0 && !r.ours() {
-			// One without an interface, such as unreachable, or with several.
+			// One through several interfaces.
 			m.fn(Event{Key: netstate.Route{Netns: netns, Dst: r.dst}.Key(), Gone: gone})
 		}
 		return
