@@ -77,3 +77,28 @@ func elsewhereInShort(b netstate.Blocker) string {
 	}
 	return text + " " + b.Cause
 }
+
+// TestDropsAtOtherHooksOfLegacy has the same in iptables' words, which legacy iptables
+// alone tells of.
+func TestDropsAtOtherHooksOfLegacy(t *testing.T) {
+	for _, c := range []struct{ name, table, rules, want string }{
+		{"policy", "mangle", ":PREROUTING DROP [0:0]", "prerouting by policy"},
+		{"a firewall that is kept", "filter", ":INPUT DROP [0:0]\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT", ""},
+		{"rule", "raw", ":PREROUTING ACCEPT [0:0]\n-A PREROUTING -j DROP", "prerouting by its rule `-j DROP`"},
+		{"rule of another chain", "filter", ":OUTPUT ACCEPT [0:0]\n:d - [0:0]\n-A OUTPUT -j d\n-A d -j REJECT --reject-with icmp-port-unreachable", "output by the rule `-j REJECT --reject-with icmp-port-unreachable` of its chain d"},
+		{"notrack", "raw", ":PREROUTING ACCEPT [0:0]\n-A PREROUTING -j CT --notrack", "prerouting untracked by the rule `notrack` of its chain PREROUTING"},
+		{"notrack of some", "raw", ":PREROUTING ACCEPT [0:0]\n-A PREROUTING -i lan0 -j NOTRACK", ""},
+		{"a port", "raw", ":PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -m tcp --dport 18080:18089 -j DROP", "prerouting tcp 18080-18089 by the rule `tcp dport 18080-18089 drop` of its chain PREROUTING"},
+		{"a port of some", "raw", ":PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 192.0.2.1/32 -p tcp -m tcp --dport 18080 -j DROP", ""},
+		{"all but a port", "raw", ":PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -m tcp ! --dport 18080 -j DROP", ""},
+		{"nat", "nat", ":PREROUTING DROP [0:0]", ""},
+	} {
+		var got []string
+		for _, b := range parseLegacy(false, []byte("*"+c.table+"\n"+c.rules+"\nCOMMIT\n")) {
+			got = append(got, elsewhereInShort(b))
+		}
+		if text := strings.Join(got, ", "); text != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, text, c.want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -19,25 +20,52 @@ func (s saved) blockers() []netstate.Blocker {
 		}
 	}
 	slices.SortFunc(out, func(a, b netstate.Blocker) int { return strings.Compare(a.Name, b.Name) })
-	return out
+	return append(out, s.blockersElsewhere()...)
 }
 
 // blocker is the FORWARD of a table, if it blocks.
 func (s saved) blocker(a area) (netstate.Blocker, bool) {
-	c := otherChain{Family: "ip", Table: a.table, Name: chainIptables}
-	if a.six {
+	c := s.chainAt(spot{a, chainIptables}, s.policies[a])
+	w := s.walk(a)
+	b, blocks := w.blocker(c.String(), c.Name, c.Policy == "drop")
+	b.Names = w.names(c.Name, map[string]bool{})
+	return b, blocks
+}
+
+// blockersElsewhere are those at other hooks.
+func (s saved) blockersElsewhere() []netstate.Blocker {
+	var out []netstate.Blocker
+	for _, at := range slices.SortedFunc(maps.Keys(s.elsewhere), compareSpots) {
+		out = append(out, s.walk(at.area).elsewhere(s.chainAt(at, s.elsewhere[at]))...)
+	}
+	return out
+}
+
+// priorities are those of iptables' tables.
+var priorities = map[string]int32{"raw": -300, "mangle": -150, "filter": 0, "security": 50}
+
+// chainAt is a built-in chain as one of nftables.
+func (s saved) chainAt(at spot, policy string) otherChain {
+	c := otherChain{Family: "ip", Table: at.table, Name: at.chain, Hook: strings.ToLower(at.chain), Policy: strings.ToLower(policy), priority: priorities[at.table]}
+	if at.six {
 		c.Family = "ip6"
 	}
+	return c
+}
+
+// walk follows packets through the chains of a table.
+func (s saved) walk(a area) *walk {
+	f := netstate.IPv4
+	if a.six {
+		f = netstate.IPv6
+	}
 	read := map[string][]forwardRule{}
-	w := newWalk(forwardFamilies[c.Family][0], func(chain string) []forwardRule {
+	return newWalk(f, func(chain string) []forwardRule {
 		if _, known := read[chain]; !known {
 			read[chain] = specRules(s.areas[a].others[chain])
 		}
 		return read[chain]
 	})
-	b, blocks := w.blocker(c.String(), c.Name, s.policies[a] == "DROP")
-	b.Names = w.names(c.Name, map[string]bool{})
-	return b, blocks
 }
 
 func specRules(specs []string) []forwardRule {
@@ -56,6 +84,7 @@ func specRule(spec string) forwardRule {
 		switch w[i] {
 		case "-j", "-g":
 			r.target(w[i:])
+			r.ports = specPorts(w[:i])
 			return r
 		case "-m", "--comment":
 			i++
@@ -71,6 +100,29 @@ func specRule(spec string) forwardRule {
 		}
 	}
 	return r
+}
+
+// specPorts are the ports that a rule is for, if it asks for nothing else.
+func specPorts(w []string) (p closedPorts) {
+	for i := 0; i+1 < len(w); i += 2 {
+		switch w[i] {
+		case "-p":
+			p.proto = w[i+1]
+		case "--dport":
+			p.first, p.last = fields{strings.Replace(w[i+1], ":", "-", 1)}.ports(0)
+			p.last = max(p.first, p.last)
+		case "-m", "--comment":
+		default:
+			return closedPorts{}
+		}
+		if w[i] == "-m" && w[i+1] != p.proto && w[i+1] != "comment" {
+			return closedPorts{}
+		}
+	}
+	if len(w)%2 != 0 || p.first == 0 {
+		return closedPorts{}
+	}
+	return p
 }
 
 // linkOf is an interface of a rule as a Blocker has it.
@@ -91,6 +143,10 @@ func (r *forwardRule) target(end []string) {
 		r.verdict = accepts
 	case "DROP", "REJECT":
 		r.verdict, r.text = drops, strings.Join(end, " ")
+	case "NOTRACK":
+		r.untracks = true
+	case "CT":
+		r.untracks = slices.Contains(end, "--notrack")
 	case "RETURN":
 		r.verdict = returns
 	default:

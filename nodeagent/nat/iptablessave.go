@@ -14,6 +14,8 @@ type saved struct {
 	areas map[area]*savedArea
 	// policies are those of each table's FORWARD.
 	policies map[area]string
+	// elsewhere are the other built-in chains with their policies.
+	elsewhere map[spot]string
 }
 
 type savedArea struct {
@@ -23,13 +25,13 @@ type savedArea struct {
 	// before which there are only jumps of ours.
 	jumps []ipRule
 	first map[ipRule]bool
-	// others are the rules of other chains in order, where the table has a FORWARD.
+	// others are the rules of other chains in order, but for the table nat.
 	others map[string][]string
 }
 
 // parseSave reads the output of iptables-save.
 func parseSave(six bool, text []byte) saved {
-	s := saved{areas: map[area]*savedArea{}, policies: map[area]string{}}
+	s := saved{areas: map[area]*savedArea{}, policies: map[area]string{}, elsewhere: map[spot]string{}}
 	var at area
 	foreign := map[string]bool{}
 	lines := bufio.NewScanner(bytes.NewReader(text))
@@ -46,7 +48,7 @@ func parseSave(six bool, text []byte) saved {
 		case strings.HasPrefix(l, "-A "):
 			chain, spec, _ := strings.Cut(l[3:], " ")
 			s.areas[at].rule(spot{at, chain}, spec, foreign)
-			if s.policies[at] != "" && !strings.HasPrefix(chain, chainPrefix) {
+			if at.table != "nat" && !strings.HasPrefix(chain, chainPrefix) {
 				s.areas[at].others[chain] = append(s.areas[at].others[chain], spec)
 			}
 		}
@@ -60,8 +62,12 @@ func (s *saved) chain(at area, text string) {
 	if strings.HasPrefix(name, chainPrefix) {
 		s.areas[at].chains[name] = []string{}
 	}
-	if name == chainIptables {
-		s.policies[at], _, _ = strings.Cut(rest, " ")
+	policy, _, _ := strings.Cut(rest, " ")
+	switch {
+	case name == chainIptables:
+		s.policies[at] = policy
+	case policy != "-" && at.table != "nat":
+		s.elsewhere[spot{at, name}] = policy
 	}
 }
 

@@ -3,6 +3,7 @@ package nat
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"reflect"
@@ -34,16 +35,15 @@ func legacyNames(six bool) []string {
 	return strings.Fields(string(names))
 }
 
-// legacyBlockers are the FORWARD chains of legacy iptables that drop packets,
-// where the kernel has them and the node a program that reads them.
+// legacyBlockers are the built-in chains of legacy iptables that drop packets, where the kernel has them and the node a program that reads them.
 func legacyBlockers(ctx context.Context) ([]netstate.Blocker, error) {
 	var out []netstate.Blocker
 	for _, six := range []bool{false, true} {
 		program, err := exec.LookPath(variantLegacy.program(six, "-save"))
-		if err != nil || !slices.Contains(legacyNames(six), filterTable) {
+		if err != nil || !slices.ContainsFunc(legacyNames(six), func(table string) bool { return table != "nat" }) {
 			continue
 		}
-		text, err := output(ctx, "", program, "-t", filterTable)
+		text, err := output(ctx, "", program)
 		if err != nil {
 			return nil, fmt.Errorf("run %s: %w", program, err)
 		}
@@ -52,16 +52,18 @@ func legacyBlockers(ctx context.Context) ([]netstate.Blocker, error) {
 	return out, nil
 }
 
-// parseLegacy reads the output of iptables-save for the table filter. Nothing is
-// opened there.
+// parseLegacy reads the output of iptables-save. Nothing is opened there.
 func parseLegacy(six bool, text []byte) []netstate.Blocker {
 	s := parseSave(six, text)
 	var out []netstate.Blocker
-	for a := range s.policies {
+	for _, a := range slices.SortedFunc(maps.Keys(s.policies), compareAreas) {
 		if b, blocks := s.blocker(a); blocks {
-			b.Name += " of legacy iptables"
 			out = append(out, b)
 		}
+	}
+	out = append(out, s.blockersElsewhere()...)
+	for i := range out {
+		out[i].Name += " of legacy iptables"
 	}
 	return out
 }
