@@ -165,7 +165,7 @@ func (f *firewall) finish() {
 		return
 	}
 	select {
-	case <-f.beside:
+	case f.last = <-f.beside:
 	case <-time.After(loopPatience):
 	}
 }

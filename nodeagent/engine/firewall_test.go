@@ -22,7 +22,7 @@ type hangingNAT struct {
 }
 
 func (h *hangingNAT) Load(ctx context.Context) error {
-	h.fakeNAT.stale = true
+	h.stale = true
 	h.RLock()
 	defer h.RUnlock()
 	h.loads++
