@@ -59,14 +59,11 @@ func newNode(t *testing.T) *node {
 func (n *node) agent(backend string) {
 	n.t.Helper()
 	n.sh("mkdir -p /run/manifests")
-	if err := os.Setenv("FIREWALL", "--nat-backend="+backend); err != nil {
-		n.t.Fatal(err)
-	}
 	if err := os.WriteFile("/run/manifests/red.yaml", []byte(manifest), 0o644); err != nil {
 		n.t.Fatal(err)
 	}
 	n.run("agent", "patchbay", "agent", "--manifests", "/run/manifests", "--nat-backend", backend)
-	n.eventually("the agent builds", func() error { return n.try("patchbay status $FIREWALL | grep -q '^lab/web .*True'") })
+	n.eventually("the agent builds", func() error { return n.try("patchbay status | grep -q '^lab/web .*True'") })
 	n.run("outside", "ip", "netns", "exec", "outside", "httpd", ":80", "outside")
 	n.run("net1", "ip", "netns", "exec", "net1", "httpd", ":80", "ours")
 	n.opens("at first", true)
@@ -114,7 +111,7 @@ func (n *node) try(command string) error {
 }
 
 func (n *node) logs() string {
-	out, _ := exec.Command("sh", "-c", "tail -n 20 /run/*.log; patchbay status $FIREWALL; iptables -S FORWARD; nft list chain inet firewalld filter_FORWARD 2>/dev/null").CombinedOutput()
+	out, _ := exec.Command("sh", "-c", "tail -n 20 /run/*.log; patchbay status; iptables -S FORWARD; nft list chain inet firewalld filter_FORWARD 2>/dev/null").CombinedOutput()
 	return string(out)
 }
 
@@ -164,11 +161,11 @@ func (n *node) opens(when string, want bool) {
 	if want {
 		word = "True"
 	}
-	n.eventually(when+": status of the network is "+word, func() error { return n.try("patchbay status $FIREWALL | grep -Eq '^red .* " + word + " '") })
+	n.eventually(when+": status of the network is "+word, func() error { return n.try("patchbay status | grep -Eq '^red .* " + word + " '") })
 	for _, address := range []string{"198.51.100.2", "[2001:db8::2]"} {
 		n.agrees(when, "net1", address, "outside", want)
 	}
-	published := n.try("patchbay status $FIREWALL | grep -Eq '^lab/web .* True '") == nil
+	published := n.try("patchbay status | grep -Eq '^lab/web .* True '") == nil
 	for _, address := range []string{"198.51.100.1:8080", "[2001:db8::1]:8080"} {
 		n.agrees(when, "outside", address, "ours", published)
 	}

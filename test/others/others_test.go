@@ -109,7 +109,7 @@ func firewalld(t *testing.T, backend string) {
 	n.eventually("firewalld runs", func() error { return n.try("firewall-cmd --state") })
 
 	n.opens("with firewalld", false)
-	n.sh("patchbay status $FIREWALL -o json | grep -q 'chain filter_FORWARD of table inet firewalld drops forwarded packets by the rule .reject with icmpx admin-prohibited. of its chain .*, and names no br-red'")
+	n.sh("patchbay status -o json | grep -q 'chain filter_FORWARD of table inet firewalld drops forwarded packets by the rule .reject with icmpx admin-prohibited. of its chain .*, and names no br-red'")
 	n.sh("firewall-cmd --permanent --zone=trusted --add-interface=br-red; firewall-cmd --zone=trusted --change-interface=br-red")
 	n.opens("in the trusted zone", true)
 	n.sh("firewall-cmd --reload")
