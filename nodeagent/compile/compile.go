@@ -25,6 +25,8 @@ type Context struct {
 	// Own are those of the addresses that a publish names that the node has from
 	// other resources, as a gateway or an end of a link.
 	Own []netip.Addr
+	// Attached is how many attachments name the network that is compiled.
+	Attached int
 	// Blockers are what of others drops forwarded packets.
 	Blockers []netstate.Blocker
 	// NoAntiSpoof says that the firewall cannot hold bridge ports to their

@@ -185,7 +185,7 @@ func checkUplink(v NetworkView, node netstate.Node) *Problem {
 
 func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 	mark := netstate.Mark(c.Source, netstate.Owner{Kind: netstate.OwnerNetwork, Name: n.Name})
-	r.add(netstate.Link{Name: v.Bridge, Type: netstate.Bridge, MAC: deriveMAC("bnet", c.Node.Name, n.Name), MTU: v.MTU, Mark: mark, Attributes: bridgeAttributes(v), Up: true})
+	r.add(netstate.Link{Name: v.Bridge, Type: netstate.Bridge, MAC: deriveMAC("bnet", c.Node.Name, n.Name), MTU: v.MTU, Mark: mark, Attributes: bridgeAttributes(v, c.Attached), Up: true})
 	routed := v.Mode == v1alpha1.GatewayBridge
 	v6 := routed && hasFamily(v.Gateways, netstate.IPv6)
 	rpFilter, disable6 := "1", "1"
@@ -208,12 +208,23 @@ func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 	r.add(linkSysctl("", v.Bridge, "ipv6", "disable_ipv6", disable6), linkSysctl("", v.Bridge, "ipv4", "rp_filter", rpFilter))
 }
 
-// A bridge takes 1,023 ports, and behind each stands one MAC, with allowed ones
-// and guests of its own a few; behind an uplink there is a whole LAN.
+// What a bridge learns at most where others than its attachments are behind its
+// ports: guests of theirs, where they are not held to their addresses, or a LAN.
 const (
-	learnedMACs       = 4 << 10
+	learnedOfGuests   = 4 << 10
 	learnedWithUplink = 32 << 10
 )
+
+// Room is how many MAC addresses a bridge learns of so many attachments at most:
+// eight of each, as if their number were the next power of two, so that the network
+// is changed by few of those that come and go.
+func Room(attachments int) uint32 {
+	ports := 8
+	for ports < attachments {
+		ports *= 2
+	}
+	return uint32(8 * ports)
+}
 
 // Snooping goes off for good in a bridge that holds multicastGroups. Its ports at
 // their limit of portGroups each stay below.
@@ -228,10 +239,13 @@ const macAgeing = 30000
 // bridgeAttributes keep what a port sends from changing how others are reached:
 // frames to link-local groups pass the port filter, so nothing is learned from
 // them.
-func bridgeAttributes(v NetworkView) netstate.Attributes {
-	learned := uint32(learnedMACs)
-	if v.Uplink != "" {
+func bridgeAttributes(v NetworkView, attached int) netstate.Attributes {
+	learned := Room(attached)
+	switch {
+	case v.Uplink != "":
 		learned = learnedWithUplink
+	case !v.AntiSpoof:
+		learned = learnedOfGuests
 	}
 	return netstate.LinkAttributes.With(netstate.NoLinkLocalLearn, 1).With(netstate.FDBMaxLearned, learned).
 		With(netstate.MulticastSnooping, 1).With(netstate.MulticastHashMax, multicastGroups).

@@ -126,7 +126,10 @@ func (e *Engine) compile(u *unit) (r compile.Result) {
 	u.seen = u.dependedOn()
 	switch u.owner.Kind {
 	case netstate.OwnerNetwork:
-		r, u.problem = compile.Network(u.in.Network, e.context())
+		c := e.context()
+		c.Attached = len(e.refs[refTo(u.owner)])
+		u.room = compile.Room(c.Attached)
+		r, u.problem = compile.Network(u.in.Network, c)
 		u.network = compile.View(u.in.Network, e.node)
 		e.pools.sync(u.network, e.node)
 	case netstate.OwnerAttachment:

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -58,7 +59,23 @@ func (e *Engine) setRefs(u *unit, now []ref) {
 		}
 		e.refs[r][u.owner] = true
 	}
+	before := u.refs
 	u.refs = now
+	for _, r := range slices.Concat(before, now) {
+		e.makeRoom(r)
+	}
+}
+
+// makeRoom has a network look again that has room for another number of attachments
+// than refer to it now.
+func (e *Engine) makeRoom(r ref) {
+	if r.kind != netstate.OwnerNetwork {
+		return
+	}
+	o := netstate.Owner{Kind: r.kind, Name: r.name}
+	if n := e.units[o]; n != nil && n.room != 0 && n.room != compile.Room(len(e.refs[r])) {
+		e.requeue([]netstate.Owner{o})
+	}
 }
 
 func (e *Engine) refsOf(u *unit) (list []ref) {

@@ -38,6 +38,8 @@ type unit struct {
 	seen    string
 	network compile.NetworkView
 	view    compile.AttachmentView
+	// room is what a network was last given for the number of its attachments.
+	room uint32
 	// targets are the attachments that a publish leads to.
 	targets []netstate.Owner
 	problem *compile.Problem

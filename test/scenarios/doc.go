@@ -69,6 +69,8 @@
 //	    (01:80:c2:00:00:0x), each with LLC, LLDP, EAPOL, IPv4 and ARP for ADDRESS, IPv6, a
 //	    VLAN tag and random bytes, one is answered by an ARP or echo reply. SOURCE-MAC may
 //	    be "own" or "random", another one for each group. Negated: none comes within 0.3 s.
+//	flood NETNS/IF COUNT
+//	    The interface sends that many broadcasts, each from another MAC address.
 //	attackers
 //	    Makes those who try to get in: mallory, a machine on the LAN behind the
 //	    node's interface evil0 (192.0.2.66, 2001:db8:66::66) with its default

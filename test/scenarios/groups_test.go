@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,36 @@ func groups(c call) (output, error) {
 		}
 	}
 	return p.answered()
+}
+
+// flood sends broadcasts, each from another MAC address.
+func flood(c call) (output, error) {
+	if c.neg || len(c.args) != 2 {
+		return output{}, errUsage
+	}
+	count, err := strconv.Atoi(c.args[1])
+	if err != nil {
+		return output{}, errUsage
+	}
+	p, err := openPacket(c.args[0])
+	if err != nil {
+		return output{}, err
+	}
+	defer unix.Close(p.fd)
+	for range count {
+		mac, err := sender("random", nil)
+		if err != nil {
+			return output{}, err
+		}
+		data, err := buildFrame("udp", mac, netip.IPv4Unspecified())
+		if err != nil {
+			return output{}, err
+		}
+		if err := unix.Send(p.fd, data, 0); err != nil {
+			return output{}, fmt.Errorf("send from %s: %w", c.args[0], err)
+		}
+	}
+	return output{}, nil
 }
 
 // sender is the source MAC address: "own", "random", or the one named.

@@ -64,6 +64,7 @@ func init() {
 		"attackers":  {run: attackers},
 		"intrude":    {run: intrude, patience: 2 * time.Second, usage: "NETNS ADDRESS:PORT"},
 		"groups":     {run: groups, usage: "NETNS/IF SOURCE-MAC SOURCE-IP ADDRESS"},
+		"flood":      {run: flood, usage: "NETNS/IF COUNT"},
 		"frame":      {run: frame, usage: "NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP"},
 		"snapshot":   {run: snapshot, usage: "NAME"},
 		"unchanged":  {run: unchanged, patience: 5 * time.Second, usage: "[-rebuilt] NAME"},
