@@ -69,6 +69,9 @@ const (
 	ReasonUplinkInUse          = "UplinkInUse"
 	ReasonForwardBlocked       = "ForwardBlocked"
 	ReasonObstructed           = "Obstructed"
+	ReasonLimitReached         = "LimitReached"
+	ReasonSysctlReadOnly       = "SysctlReadOnly"
+	ReasonNotPermitted         = "NotPermitted"
 	ReasonNodeNotReady         = "NodeNotReady"
 	ReasonKernelError          = "KernelError"
 	ReasonInUse                = "InUse"
@@ -116,6 +119,9 @@ var Reasons = []Reason{
 	{ReasonUplinkInUse, ConditionReady, "agent", "Choose an interface that carries neither the node's own traffic nor another bridge."},
 	{ReasonObstructed, ConditionReady, "agent", "Remove what the message names from the interface, by the command that it gives."},
 	{ReasonForwardBlocked, ConditionReady, "agent", "Let the firewall table that the message names accept traffic of the bridge, or of the port: at the hook forward, or at the one that the message tells of."},
+	{ReasonLimitReached, ConditionReady, "agent", "Raise the limit that the message names (open files, memory, space under /run), or let fewer things use it up; the agent tries again by itself."},
+	{ReasonSysctlReadOnly, ConditionReady, "agent", "Have /proc/sys mounted read-write where Patchbay runs, as the message says; nothing is made until then."},
+	{ReasonNotPermitted, ConditionReady, "agent", "Give Patchbay what the message names: capabilities, a writable folder, or an exception of the security module."},
 	{ReasonNodeNotReady, ConditionReady, "controller", "Bring the node back; what is bound to it is not known to work."},
 	{ReasonKernelError, ConditionReady, "agent", "Read the message; the agent tries again with growing pauses. A program that `did not answer within` some time hangs: see what it waits for (`/proc/PID/stack`, a lock such as /run/xtables.lock); links are repaired meanwhile."},
 	{ReasonInUse, ConditionInUse, "controller", "Delete the attachments that the message names; the network goes with the last of them."},

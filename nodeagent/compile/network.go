@@ -3,6 +3,7 @@ package compile
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
@@ -164,13 +165,23 @@ func checkOverlap(v NetworkView, node netstate.Node) *Problem {
 	return nil
 }
 
+// uplinkToName says which interface to name instead of one that is not there.
+func uplinkToName(uplink string, node netstate.Node) string {
+	for name, l := range node.Links {
+		if slices.Contains(strings.Fields(l.AltNames), uplink) {
+			return name + ", of which that is an alternative name"
+		}
+	}
+	return "one it has"
+}
+
 // checkUplink refuses an interface whose loss would cut off the node: joined to
 // a bridge, an interface no longer carries the host's own traffic.
 func checkUplink(v NetworkView, node netstate.Node) *Problem {
 	l, ok := node.Links[v.Uplink]
 	switch {
 	case !ok:
-		return problem(v1alpha1.ReasonUplinkNotFound, "spec.uplink.interface: node %s has no interface %s: name one it has", node.Name, v.Uplink)
+		return problem(v1alpha1.ReasonUplinkNotFound, "spec.uplink.interface: node %s has no interface %s: name %s", node.Name, v.Uplink, uplinkToName(v.Uplink, node))
 	case l.Master == v.Bridge:
 		return nil
 	case v.Uplink == node.DefaultLink || slices.Contains(node.DefaultLinks, v.Uplink):

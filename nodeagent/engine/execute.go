@@ -16,7 +16,7 @@ import (
 // execute carries out steps stage by stage and returns those that succeeded. A
 // failed object stops what stands on it and nothing else; an owner whose
 // filters could not be set gets nothing more, so that no port comes up
-// unfiltered.
+// unfiltered, nor one whose sysctls cannot be set.
 func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
 	x := execution{e: e, batch: batch, stopped: maps.Clone(e.blind)}
 	mended := e.NAT.Intact()
@@ -101,6 +101,9 @@ func (x *execution) kernel(part []plan.Step) {
 		if err != nil {
 			x.failed = append(x.failed, part[i].Key)
 			x.e.fail(x.batch, part[i].Key, advised(part[i].Key, err))
+			if errors.Is(err, kernel.ErrSysctlReadOnly) {
+				maps.Copy(x.stopped, x.e.wanted[part[i].Key])
+			}
 			continue
 		}
 		x.success(part[i])

@@ -11,7 +11,6 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
-	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -233,11 +232,11 @@ func (u *unit) explain() (reason, message string) {
 	var texts []string
 	reason = v1alpha1.ReasonPending
 	for _, k := range u.sortedErrs() {
-		err := u.errs[k]
+		err := explained(k, u.errs[k])
 		if errors.Is(err, errWaits) && reason != v1alpha1.ReasonPending {
 			continue
 		}
-		if r := reasonOf(err); r != v1alpha1.ReasonPending && reason == v1alpha1.ReasonPending {
+		if r := reasonOf(k, err); r != v1alpha1.ReasonPending && reason == v1alpha1.ReasonPending {
 			reason, texts = r, nil
 		}
 		if !slices.Contains(texts, err.Error()) {
@@ -254,24 +253,6 @@ func (u *unit) sortedErrs() []netstate.Key {
 	}
 	slices.SortFunc(keys, netstate.Key.Compare)
 	return keys
-}
-
-func reasonOf(err error) string {
-	switch {
-	case errors.Is(err, errWaits), errors.Is(err, errForwardsSoon):
-		return v1alpha1.ReasonPending
-	case errors.Is(err, kernel.ErrMountsApart):
-		return v1alpha1.ReasonMountsNotShared
-	case errors.Is(err, kernel.ErrNetnsNotFound), errors.Is(err, errMissing):
-		return v1alpha1.ReasonNetnsNotFound
-	case errors.Is(err, kernel.ErrBridgeFull):
-		return v1alpha1.ReasonBridgeFull
-	case errors.Is(err, kernel.ErrForeign), errors.Is(err, errTaken):
-		return v1alpha1.ReasonInterfaceConflict
-	case errors.Is(err, errObstructed):
-		return v1alpha1.ReasonObstructed
-	}
-	return v1alpha1.ReasonKernelError
 }
 
 func (u *unit) addressesOn(link string) []v1alpha1.Subnet {

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"maps"
 	"net/netip"
 	"time"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
-	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -167,8 +165,8 @@ func (e *Engine) wantedAt(k netstate.Key) netstate.Object {
 // final says that only somebody else can mend what fails: waiting for it here
 // makes no sense.
 func (u *unit) final() bool {
-	for _, err := range u.errs {
-		if !errors.Is(err, errTaken) && !errors.Is(err, errWaits) && !errors.Is(err, errObstructed) && !errors.Is(err, kernel.ErrMountsApart) {
+	for k, err := range u.errs {
+		if !causeOf(k, err).others {
 			return false
 		}
 	}

@@ -33,6 +33,8 @@ var (
 	ErrExists = errors.New("it exists already")
 	// ErrNetnsNotFound means that no network namespace has that name.
 	ErrNetnsNotFound = errors.New("no such network namespace")
+	// ErrSysctlReadOnly means that no sysctl can be written here.
+	ErrSysctlReadOnly = errors.New("/proc/sys is read-only here: have it mounted read-write (Docker and Podman: --privileged or --security-opt systempaths=unconfined; systemd: ProtectKernelTunables=no; LXC: lxc.mount.auto = proc:rw)")
 	// ErrMountsApart means that the host does not see what is mounted here under
 	// /run/netns, or the other way round.
 	ErrMountsApart = errors.New(apartAdvice)

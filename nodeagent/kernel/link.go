@@ -18,6 +18,7 @@ type link struct {
 	flags     uint32
 	index     int32
 	name      string
+	others    []string // alternative names
 	kind      string
 	alias     string
 	mac       netstate.MAC
@@ -60,6 +61,12 @@ func parseLink(b []byte) (link, bool) {
 			l.peer = int32(uint32At(value))
 		case unix.IFLA_LINK_NETNSID:
 			l.peerNetns = int32(uint32At(value))
+		case unix.IFLA_PROP_LIST:
+			for kind, value := range attributes(value) {
+				if kind == unix.IFLA_ALT_IFNAME {
+					l.others = append(l.others, stringAt(value))
+				}
+			}
 		case unix.IFLA_LINKINFO:
 			l.parseInfo(value)
 		case unix.IFLA_PROTINFO:
@@ -180,7 +187,7 @@ func (p *place) link(name string) (*link, error) {
 	}
 	// The kernel answers to alternative names too.
 	if l != nil && l.name != name {
-		l = nil
+		p.holders[name], l = l, nil
 	}
 	p.byName[name] = l
 	return found(l)
@@ -263,10 +270,24 @@ func (p *place) allLinks() ([]*link, error) {
 
 func (s *session) observeLink(key netstate.Key) (netstate.Object, error) {
 	p, l, err := s.link(netstate.End{Netns: key.Netns, Name: key.Link})
+	if errors.Is(err, ErrLinkNotFound) {
+		return s.observeHolder(key), nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	return s.whole(p, l), nil
+}
+
+// observeHolder describes the interface that has a name as an alternative one, which
+// is taken then as much as a first name; nil where none does.
+func (s *session) observeHolder(key netstate.Key) netstate.Object {
+	p := s.places[key.Netns]
+	if p == nil || p.holders[key.Link] == nil {
+		return nil
+	}
+	l := p.holders[key.Link]
+	return netstate.Link{Netns: key.Netns, Name: key.Link, Type: l.typ(), Holder: l.name}
 }
 
 // object is the link as netstate describes it, but for its master and peer.

@@ -31,6 +31,9 @@ func (s *session) applyLink(step plan.Step, l netstate.Link) error {
 }
 
 func (s *session) createLink(l netstate.Link, peer netstate.Object) error {
+	if err := sysctlsWritable(); err != nil {
+		return err
+	}
 	p, err := s.place(l.Netns)
 	if err != nil {
 		return err

@@ -94,6 +94,9 @@ func (s *session) applyNetns(op plan.Op, n netstate.Netns) error {
 // createNetns leaves behind, wherever it is interrupted, nothing, a plain file
 // with our mark, or a namespace whose loopback bears it.
 func (s *session) createNetns(name, path string) error {
+	if err := sysctlsWritable(); err != nil {
+		return err
+	}
 	if err := s.k.MountsApart(); err != nil {
 		return err
 	}

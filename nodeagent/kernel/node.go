@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -55,7 +56,7 @@ func addNodeLinks(n *netstate.Node, links []*link) {
 		names[l.index] = l.name
 	}
 	for _, l := range links {
-		n.Links[l.name] = netstate.NodeLink{Type: l.typ(), MTU: l.mtu, Master: names[l.master], Ours: l.marked()}
+		n.Links[l.name] = netstate.NodeLink{Type: l.typ(), MTU: l.mtu, Master: names[l.master], Ours: l.marked(), AltNames: strings.Join(l.others, " ")}
 	}
 }
 

@@ -30,6 +30,8 @@ type place struct {
 
 	byName  map[string]*link
 	byIndex map[int32]*link
+	// holders have an asked-for name as an alternative one.
+	holders map[string]*link
 	// numbers are the nsids that this namespace has for others.
 	numbers map[nsID]int32
 	// What Observe has listed of a link.
@@ -118,7 +120,7 @@ func (s *session) link(end netstate.End) (*place, *link, error) {
 func (k *Kernel) open(netns string) (*place, error) {
 	p := &place{
 		k: k, netns: netns, fd: k.host, id: k.hostID,
-		byName: map[string]*link{}, byIndex: map[int32]*link{}, numbers: map[nsID]int32{},
+		byName: map[string]*link{}, byIndex: map[int32]*link{}, holders: map[string]*link{}, numbers: map[nsID]int32{},
 		addressesOf: map[listed][]address{}, routesOf: map[listed][]route{}, filtersOf: map[filtersKey][]filter{},
 	}
 	if netns == "" {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -126,9 +128,22 @@ func sysctlRank(step plan.Step) int {
 	return 1
 }
 
+// sysctlsWritable returns ErrSysctlReadOnly where /proc/sys is mounted read-only. It
+// is asked before anything is made that needs sysctls of its own.
+func sysctlsWritable() error {
+	var fs unix.Statfs_t
+	if unix.Statfs(path.Join(procSys, "net"), &fs) == nil && fs.Flags&unix.ST_RDONLY != 0 {
+		return ErrSysctlReadOnly
+	}
+	return nil
+}
+
 func sysctlError(step plan.Step, err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, unix.EROFS) && sysctlsWritable() != nil {
+		err = ErrSysctlReadOnly
 	}
 	return fmt.Errorf("%s %s: %w", step.Op, step.Key, err)
 }

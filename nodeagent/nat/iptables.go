@@ -211,7 +211,10 @@ func (b *iptables) change(ctx context.Context, steps []plan.Step) (flows, error)
 		err = b.mendHooks(ctx)
 	}
 	if err == nil {
-		err = b.write(ctx, b.memory.restores(changes, b.families, maxRestore()))
+		restores := b.memory.restores(changes, b.families, maxRestore())
+		if err = b.write(ctx, restores); err == nil && len(restores) > 0 {
+			err = b.dropBases(b.memory.used())
+		}
 	}
 	if err != nil {
 		b.stale = true
@@ -268,6 +271,9 @@ func (b *iptables) empty(ctx context.Context, goes func(ipKey) bool) error {
 	if err := b.write(ctx, b.memory.restores(c, b.families, maxRestore())); err != nil {
 		return fmt.Errorf("remove chains %s*: %w", chainPrefix, err)
 	}
+	if err := b.dropBases(b.memory.used()); err != nil {
+		return err
+	}
 	b.memory.committed()
 	b.stale = false
 	return nil
@@ -275,6 +281,10 @@ func (b *iptables) empty(ctx context.Context, goes func(ipKey) bool) error {
 
 // write runs restores. Each is a transaction for every table.
 func (b *iptables) write(ctx context.Context, restores []restore) error {
+	if len(restores) == 0 {
+		return nil
+	}
+	b.makeBases(b.memory.used())
 	for _, r := range restores {
 		if err := b.own(r.commits, func() error { return r.run(ctx, b.variant) }); err != nil {
 			return err

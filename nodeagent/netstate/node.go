@@ -47,6 +47,8 @@ type NodeLink struct {
 	Master string
 	// Ours is true for a link that bears Patchbay's mark.
 	Ours bool
+	// AltNames are the link's alternative names, parted by spaces.
+	AltNames string
 }
 
 // NodeRoute is a route of the host.

@@ -88,11 +88,16 @@ type Link struct {
 	// Planted is observed of an interface in a namespace: its permanent
 	// neighbour entries, as "address=mac" by spaces.
 	Planted string
+	// Holder is observed where Name is the alternative name of the interface Holder.
+	Holder string
 }
 
 func (l Link) Key() Key { return Key{Kind: KindLink, Netns: l.Netns, Link: l.Name} }
 
 func (l Link) String() string {
+	if l.Holder != "" {
+		return fmt.Sprintf("an alternative name of %s: ip link property del dev %s altname %s", l.Holder, l.Holder, l.Name)
+	}
 	s := []string{string(l.Type)}
 	if l.MAC != (MAC{}) {
 		s = append(s, "mac="+l.MAC.String())

@@ -1,0 +1,96 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/limit"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// cause is a failure that a person can end.
+type cause struct {
+	err error
+	// kind of the object that failed; zero for any.
+	kind   netstate.Kind
+	reason string
+	// remedy is added to a message that does not say it.
+	remedy string
+	// others says that nothing on this node ends it but its administrator or another
+	// program, so that one who runs a command need not wait.
+	others bool
+}
+
+const (
+	adviceRefused     = "the kernel refuses the value: change the field"
+	adviceUnsupported = "this kernel cannot do it: load or build the module for it, or leave the field out"
+	advicePermitted   = "it is not permitted: run with CAP_NET_ADMIN and CAP_SYS_ADMIN, outside of a restricted container, and see what a security module logs"
+	adviceReadOnly    = "have it mounted read-write"
+	adviceBusy        = "another program uses it: release it there, or choose another"
+	adviceExists      = "another program has made it: remove it, or choose another"
+	adviceUnreachable = "no address of the interface reaches the gateway: correct spec.routes, or add an address of its subnet"
+)
+
+// causes are looked through in this order.
+var causes = []cause{
+	{err: errWaits, reason: v1alpha1.ReasonPending, others: true},
+	{err: errForwardsSoon, reason: v1alpha1.ReasonPending},
+	{err: errObstructed, reason: v1alpha1.ReasonObstructed, others: true},
+	{err: kernel.ErrMountsApart, reason: v1alpha1.ReasonMountsNotShared, others: true},
+	{err: kernel.ErrSysctlReadOnly, reason: v1alpha1.ReasonSysctlReadOnly, others: true},
+	{err: kernel.ErrNetnsNotFound, reason: v1alpha1.ReasonNetnsNotFound},
+	{err: errMissing, reason: v1alpha1.ReasonNetnsNotFound},
+	{err: kernel.ErrBridgeFull, reason: v1alpha1.ReasonBridgeFull},
+	{err: kernel.ErrForeign, reason: v1alpha1.ReasonInterfaceConflict},
+	{err: errTaken, reason: v1alpha1.ReasonInterfaceConflict, others: true},
+	// They were made, or went, between the look and the change: the next look tells.
+	{err: kernel.ErrExists, reason: v1alpha1.ReasonPending},
+	{err: kernel.ErrLinkNotFound, reason: v1alpha1.ReasonPending},
+	{err: unix.ENODEV, reason: v1alpha1.ReasonPending},
+	{err: limit.ErrReached, reason: v1alpha1.ReasonLimitReached},
+	{err: unix.EROFS, reason: v1alpha1.ReasonNotPermitted, remedy: adviceReadOnly, others: true},
+	{err: unix.EPERM, reason: v1alpha1.ReasonNotPermitted, remedy: advicePermitted, others: true},
+	{err: unix.EACCES, reason: v1alpha1.ReasonNotPermitted, remedy: advicePermitted, others: true},
+	{err: unix.EBUSY, kind: netstate.KindPort, reason: v1alpha1.ReasonUplinkInUse, remedy: adviceBusy},
+	{err: unix.ELOOP, kind: netstate.KindPort, reason: v1alpha1.ReasonUplinkInUse, remedy: adviceBusy},
+	{err: unix.EINVAL, kind: netstate.KindPort, reason: v1alpha1.ReasonUplinkInUse, remedy: "the kernel takes no such interface as a bridge's port: choose another"},
+	{err: unix.EOPNOTSUPP, kind: netstate.KindPort, reason: v1alpha1.ReasonUplinkInUse, remedy: "the kernel takes no such interface as a bridge's port: choose another"},
+	{err: unix.EBUSY, reason: v1alpha1.ReasonInterfaceConflict, remedy: adviceBusy},
+	{err: unix.EEXIST, reason: v1alpha1.ReasonInterfaceConflict, remedy: adviceExists},
+	{err: unix.ENETUNREACH, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnreachable},
+	{err: unix.EHOSTUNREACH, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnreachable},
+	{err: unix.EOPNOTSUPP, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnsupported, others: true},
+	{err: unix.EAFNOSUPPORT, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnsupported, others: true},
+	{err: unix.EPROTONOSUPPORT, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnsupported, others: true},
+	{err: unix.EINVAL, reason: v1alpha1.ReasonUnsupported, remedy: adviceRefused},
+	{err: unix.ERANGE, reason: v1alpha1.ReasonUnsupported, remedy: adviceRefused},
+	{err: unix.EADDRNOTAVAIL, reason: v1alpha1.ReasonUnsupported, remedy: adviceRefused},
+}
+
+// causeOf returns what an error of an object means to a person: KernelError, with no
+// remedy, for what no person can be expected to mend.
+func causeOf(k netstate.Key, err error) cause {
+	for _, c := range causes {
+		// What the firewall's rules are is no choice of a person's.
+		value := c.remedy == adviceRefused && k.Kind.Firewall()
+		if errors.Is(err, c.err) && (c.kind == 0 || c.kind == k.Kind) && !value {
+			return c
+		}
+	}
+	return cause{reason: v1alpha1.ReasonKernelError}
+}
+
+func reasonOf(k netstate.Key, err error) string { return causeOf(k, limit.Explain(err)).reason }
+
+// explained adds to an error what to do about it.
+func explained(k netstate.Key, err error) error {
+	err = limit.Explain(err)
+	if c := causeOf(k, err); c.remedy != "" {
+		return fmt.Errorf("%w: %s", err, c.remedy)
+	}
+	return err
+}

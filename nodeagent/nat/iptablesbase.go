@@ -1,0 +1,190 @@
+package nat
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// iptables-nft makes the base chains that it needs, with their table, and never
+// removes them. So that nothing stays that was not there, those that are missing are
+// made here before, with a comment as our mark, and go with the last rule of ours
+// where no other program uses them. Legacy iptables has its tables for good.
+
+// baseChains are the hook number and priority of the base chains that hooks name.
+var baseChains = map[string]map[string][2]int32{
+	"raw":    {"PREROUTING": {unix.NF_INET_PRE_ROUTING, -300}},
+	"filter": {"FORWARD": {unix.NF_INET_FORWARD, 0}},
+	"nat": {
+		"PREROUTING": {unix.NF_INET_PRE_ROUTING, -100}, "OUTPUT": {unix.NF_INET_LOCAL_OUT, -100},
+		"POSTROUTING": {unix.NF_INET_POST_ROUTING, 100},
+	},
+}
+
+// Numbers that x/sys lacks, linux/netfilter/nf_tables.h and linux/netfilter.h.
+const (
+	nftaTableUserdata = 6
+	nftaChainUserdata = 12
+	nfAccept          = 1
+)
+
+// baseMark is nft's comment of a table or chain: type 0, length, text. The kernel
+// hands it back as it is.
+var baseMark = append([]byte{0, byte(len(frameMark) + 1)}, frameMark+"\x00"...)
+
+// makeBases makes the tables and base chains of areas as far as they are missing.
+// What cannot be made here iptables makes, and that stays.
+func (b *iptables) makeBases(used map[area]int) {
+	if b.legacy {
+		return
+	}
+	for a := range used {
+		_ = b.base(unix.NFT_MSG_NEWTABLE, a, attribute(unix.NFTA_TABLE_NAME, zeroed(a.table)), attribute(nftaTableUserdata, baseMark))
+		for chain, at := range baseChains[a.table] {
+			_ = b.makeBase(a, chain, at)
+		}
+	}
+}
+
+func (b *iptables) makeBase(a area, chain string, at [2]int32) error {
+	kind := "filter"
+	if a.table == "nat" {
+		kind = "nat"
+	}
+	hook := nl.NewRtAttr(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, nil)
+	hook.AddRtAttr(unix.NFTA_HOOK_HOOKNUM, bigEndian(at[0]))
+	hook.AddRtAttr(unix.NFTA_HOOK_PRIORITY, bigEndian(at[1]))
+	return b.base(unix.NFT_MSG_NEWCHAIN, a,
+		attribute(unix.NFTA_CHAIN_TABLE, zeroed(a.table)), attribute(unix.NFTA_CHAIN_NAME, zeroed(chain)), hook.Serialize(),
+		attribute(unix.NFTA_CHAIN_POLICY, bigEndian(nfAccept)), attribute(unix.NFTA_CHAIN_TYPE, zeroed(kind)),
+		attribute(nftaChainUserdata, baseMark))
+}
+
+// dropBases removes tables and base chains that bear our mark from areas without a
+// rule of ours. The kernel keeps those that another program uses.
+func (b *iptables) dropBases(used map[area]int) error {
+	if b.legacy {
+		return nil
+	}
+	for _, six := range b.families {
+		for _, c := range b.listBases(unix.NFT_MSG_GETCHAIN, six) {
+			a := area{six, c.table}
+			if used[a] > 0 || !c.accepts {
+				continue
+			}
+			err := b.base(unix.NFT_MSG_DELCHAIN, a, attribute(unix.NFTA_CHAIN_TABLE, zeroed(c.table)), attribute(unix.NFTA_CHAIN_NAME, zeroed(c.name)))
+			if err := unlessKept(err); err != nil {
+				return fmt.Errorf("remove chain %s of table %s: %w", c.name, a, err)
+			}
+		}
+		for _, t := range b.listBases(unix.NFT_MSG_GETTABLE, six) {
+			a := area{six, t.table}
+			if used[a] > 0 {
+				continue
+			}
+			if err := unlessKept(b.base(unix.NFT_MSG_DELTABLE, a, attribute(unix.NFTA_TABLE_NAME, zeroed(t.table)))); err != nil {
+				return fmt.Errorf("remove table %s: %w", a, err)
+			}
+		}
+	}
+	return nil
+}
+
+// unlessKept forgives that something is in use, or gone already.
+func unlessKept(err error) error {
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// base is a table, or a base chain of it, that bears our mark.
+type base struct {
+	table, name string
+	accepts     bool
+}
+
+// listBases lists the tables or base chains of a family that bear our mark, in
+// tables of which the names are those of iptables'.
+func (b *iptables) listBases(kind int, six bool) []base {
+	body := []byte{protoFamily(six), nl.NFNETLINK_V0, 0, 0}
+	answers, err := nfnetlink.exchange(request(unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_DUMP, 1, body))
+	if err != nil {
+		return nil
+	}
+	var list []base
+	for _, m := range answers {
+		if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nl.SizeofNfgenmsg {
+			continue
+		}
+		if one, ok := parseBase(kind, m.Data[nl.SizeofNfgenmsg:]); ok && hooks[one.table] != nil {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+func parseBase(kind int, attrs []byte) (base, bool) {
+	one, mark := base{}, uint16(nftaTableUserdata)
+	if kind == unix.NFT_MSG_GETCHAIN {
+		mark = nftaChainUserdata
+	}
+	ours := false
+	for t, v := range attributes(attrs) {
+		switch {
+		case t == mark:
+			ours = bytes.Equal(v, baseMark)
+		case t == unix.NFTA_TABLE_NAME: // and NFTA_CHAIN_TABLE
+			one.table = unix.ByteSliceToString(v)
+		case kind == unix.NFT_MSG_GETCHAIN && t == unix.NFTA_CHAIN_NAME:
+			one.name = unix.ByteSliceToString(v)
+		case kind == unix.NFT_MSG_GETCHAIN && t == unix.NFTA_CHAIN_POLICY && len(v) == 4:
+			one.accepts = binary.BigEndian.Uint32(v) == nfAccept
+		}
+	}
+	return one, ours
+}
+
+// base makes or removes one table or chain of an area. What is there already is not
+// made, and what holds anything is not removed.
+func (b *iptables) base(kind int, a area, attrs ...[]byte) error {
+	flags := unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	if kind == unix.NFT_MSG_DELTABLE || kind == unix.NFT_MSG_DELCHAIN {
+		flags = unix.NLM_F_NONREC
+	}
+	frame := []byte{unix.AF_UNSPEC, nl.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES}
+	batch := request(unix.NFNL_MSG_BATCH_BEGIN, 0, 0, frame)
+	body := append([]byte{protoFamily(a.six), nl.NFNETLINK_V0, 0, 0}, bytes.Join(attrs, nil)...)
+	batch = append(batch, request(unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags|unix.NLM_F_ACK, 1, body)...)
+	batch = append(batch, request(unix.NFNL_MSG_BATCH_END, 0, 2, frame)...)
+	return b.own(1, func() error {
+		answers, err := nfnetlink.exchange(batch)
+		if err != nil {
+			return err
+		}
+		for _, m := range answers {
+			if errno, ok := outcome(m); ok && errno != 0 {
+				return errno
+			}
+		}
+		b.opts.Step()
+		return nil
+	})
+}
+
+func protoFamily(six bool) byte {
+	if six {
+		return unix.NFPROTO_IPV6
+	}
+	return unix.NFPROTO_IPV4
+}
+
+func attribute(kind int, value []byte) []byte { return nl.NewRtAttr(kind, value).Serialize() }
+
+func zeroed(s string) []byte { return append([]byte(s), 0) }
+
+func bigEndian(v int32) []byte { return binary.BigEndian.AppendUint32(nil, uint32(v)) }
