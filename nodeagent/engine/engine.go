@@ -229,11 +229,15 @@ func (e *Engine) signal() {
 // it publishes. It removes nothing when it ends.
 func (e *Engine) Run(ctx context.Context) error {
 	e.ports.holds = true
-	if err := e.watch(ctx); err != nil {
-		return err
+	err := e.watch(ctx)
+	if err == nil {
+		// At the start all is read: nothing can be built without.
+		err = e.start(ctx)
 	}
-	// At the start all is read: nothing can be built without.
-	if err := e.start(ctx); err != nil {
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
 		return err
 	}
 	e.firewall.patience = loopPatience

@@ -22,6 +22,7 @@ func TestObservedSaysWhatTheAgentSays(t *testing.T) {
 		last     Teller
 		want     string
 	}{
+		"unseen, nothing said":           {"", "KernelError", fine, false, Agent, "False KernelError"},
 		"as it was":                      {"Programmed", "Programmed", fine, false, Agent, "True Programmed"},
 		"a note":                         {"Programmed", "HostPortConflict", fine, false, Agent, "True HostPortConflict"},
 		"drift":                          {"Programmed", "Programmed", drifted, false, Agent, "False Pending"},
@@ -40,8 +41,8 @@ func TestObservedSaysWhatTheAgentSays(t *testing.T) {
 			if c.record != "" {
 				n.Status.Conditions = []metav1.Condition{readyFor(c.record)}
 			}
-			p := Planned{Group: c.group, Mend: c.mend, Status: &Status{Input: Input{Network: n}, Ready: readyFor(c.computed)}}
-			if got := p.Observed(c.last).Ready; string(got.Status)+" "+got.Reason != c.want {
+			seen := Planned{Group: c.group, Mend: c.mend, Status: &Status{Input: Input{Network: n}, Ready: readyFor(c.computed)}}
+			if got := seen.Observed(c.last).Ready; string(got.Status)+" "+got.Reason != c.want {
 				t.Errorf("%s %s: %s, want %s", got.Status, got.Reason, got.Message, c.want)
 			}
 		})
@@ -54,4 +55,21 @@ func readyFor(reason string) metav1.Condition {
 		c.Status = metav1.ConditionFalse
 	}
 	return c
+}
+
+// TestObservedOfAnUnseenFirewall has status repeat the agent, which hears of changes,
+// and nobody else.
+func TestObservedOfAnUnseenFirewall(t *testing.T) {
+	n := &v1alpha1.BridgeNetwork{}
+	n.Status.Conditions = []metav1.Condition{readyFor("Programmed")}
+	p := Planned{Unseen: true, Status: &Status{Input: Input{Network: n}, Ready: readyFor("KernelError")}}
+	for last, want := range map[Teller]string{Agent: "Programmed", Command: "KernelError"} {
+		if got := p.Observed(last).Ready.Reason; got != want {
+			t.Errorf("last told by %s: %s, want %s", last, got, want)
+		}
+	}
+	p.Steps = []plan.Step{{Op: plan.Create, Key: netstate.Link{Name: "br-red"}.Key()}}
+	if got := p.Observed(Agent).Ready.Reason; got != "KernelError" {
+		t.Errorf("with a link missing: %s", got)
+	}
 }

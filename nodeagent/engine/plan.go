@@ -20,6 +20,8 @@ type Planned struct {
 	// Mend says that chains or rules of the firewall, which its objects need,
 	// are not as they must be.
 	Mend bool
+	// Unseen says that the firewall could not be read.
+	Unseen bool
 	// Status is what the owner's would be; nil for an owner without a
 	// resource.
 	Status *Status
@@ -41,9 +43,13 @@ func (p Planned) Observed(last Teller) Status {
 	s := *p.Status
 	settled := len(p.Steps) == 0 && !p.Mend
 	for _, c := range s.Input.Conditions() {
-		refused := c.Type == v1alpha1.ConditionReady && c.Status == metav1.ConditionFalse
-		// Who tried to mend it knows why that failed.
-		if refused && (last == Agent || s.Ready.Status == metav1.ConditionTrue && !settled) {
+		if c.Type != v1alpha1.ConditionReady {
+			continue
+		}
+		refused := c.Status == metav1.ConditionFalse
+		// Who tried to mend it knows why that failed; an agent hears of the firewall's
+		// changes, and knows what cannot be seen here.
+		if refused && (last == Agent || s.Ready.Status == metav1.ConditionTrue && !settled) || p.Unseen && last == Agent && settled {
 			return s.recorded(c)
 		}
 	}
@@ -86,7 +92,9 @@ func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
 // Look is Plan for who only wants to know how things stand: where the firewall cannot
 // be read, that is said with the objects which need it.
 func (e *Engine) Look(ctx context.Context) ([]Planned, error) {
-	_ = e.knowFirewall(ctx)
+	if err := e.knowFirewall(ctx); err != nil {
+		e.Log.Warn("not all can be seen", "err", err)
+	}
 	if err := e.startKernel(); err != nil {
 		return nil, err
 	}
@@ -100,7 +108,7 @@ func (e *Engine) planned(ctx context.Context) []Planned {
 	steps := e.prepare(ctx, batch)
 	planned, intact := map[netstate.Owner]*Planned{}, e.NAT.Intact()
 	for o := range batch {
-		planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}}
+		planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}, Unseen: !e.NAT.Known()}
 		if u := e.units[o]; u.in != nil {
 			s := e.status(u)
 			planned[o].Status = &s
