@@ -68,7 +68,7 @@ func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 	if !ev.Gone {
 		return
 	}
-	e.freeRoute(ev.Key, batch)
+	e.freed(ev.Key, batch)
 	dst, err := netip.ParsePrefix(ev.Key.Name)
 	e.recheck(e.on(place(ev.Key), func(k netstate.Key) bool {
 		p, bad := netip.ParsePrefix(k.Name)
@@ -107,6 +107,7 @@ func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
 		e.mark(ev.Key, batch, nil)
 	}
 	e.considerStray(ev, batch)
+	e.freed(ev.Key, batch)
 	if ev.Runs {
 		e.recheck(e.on(place(ev.Key), func(k netstate.Key) bool { return k.Kind == netstate.KindAddress || k.Kind == netstate.KindRoute }), batch)
 	}

@@ -54,12 +54,15 @@ func (e *Engine) isStuck(u *unit) bool {
 	return true
 }
 
-// freeRoute adds the stuck owners of routes for which another one was in the way, on
-// whatever interface.
-func (e *Engine) freeRoute(gone netstate.Key, batch map[netstate.Owner]bool) {
+// freed adds the stuck owners of objects for which another one may have been in the
+// way that has changed: a route to the same destination on whatever interface, and in a
+// namespace any link, whose alternative names count as well. Those of the node's links
+// are among its facts (followNode).
+func (e *Engine) freed(changed netstate.Key, batch map[netstate.Owner]bool) {
 	for o := range e.stuck {
 		for k := range e.units[o].errs {
-			if k.Kind == gone.Kind && k.Netns == gone.Netns && k.Name == gone.Name {
+			same := k.Kind == changed.Kind && k.Netns == changed.Netns
+			if same && (k.Kind == netstate.KindRoute && k.Name == changed.Name || k.Kind == netstate.KindLink && k.Netns != "") {
 				batch[o] = true
 			}
 		}

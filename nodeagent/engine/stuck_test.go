@@ -19,6 +19,7 @@ func TestFailuresOfOthersHaveNoTimer(t *testing.T) {
 	a := nsa("a", "red", "10.0.0.11/24")
 	a.Spec.Target.Netns.Lifecycle = v1alpha1.External
 	bridge := netstate.Link{Name: "br-red", Type: netstate.OtherLink}
+	inside := netstate.Link{Netns: "a", Name: "eth0", Type: netstate.OtherLink}
 	netns := netstate.Netns{Name: "a"}
 	route := netstate.Route{Netns: "a", Link: "eth0", Dst: pfx("0.0.0.0/0")}
 	foreign := route
@@ -41,6 +42,10 @@ func TestFailuresOfOthersHaveNoTimer(t *testing.T) {
 		"a name that is taken": {
 			begin: func(w *world) { w.k.set.Add(netns, bridge) }, end: func(w *world) { w.k.remove(bridge.Key()) },
 			told: kernel.Event{Key: bridge.Key(), Gone: true}, owner: bnet("red"), reason: v1alpha1.ReasonInterfaceConflict,
+		},
+		"a name in a namespace that another link has beside its own": {
+			begin: func(w *world) { w.k.set.Add(netns, inside) }, end: func(w *world) { w.k.remove(inside.Key()) },
+			told: kernel.Event{Key: netstate.Link{Netns: "a", Name: "eth9"}.Key()}, owner: a, reason: v1alpha1.ReasonInterfaceConflict,
 		},
 		"a namespace that is missing": {
 			begin: func(*world) {}, end: func(w *world) { w.k.set.Add(netns) },
