@@ -72,6 +72,8 @@ const (
 	ReasonLimitReached         = "LimitReached"
 	ReasonSysctlReadOnly       = "SysctlReadOnly"
 	ReasonNotPermitted         = "NotPermitted"
+	ReasonRoutedElsewhere      = "RoutedElsewhere"
+	ReasonUplinkDown           = "UplinkDown"
 	ReasonNodeNotReady         = "NodeNotReady"
 	ReasonKernelError          = "KernelError"
 	ReasonInUse                = "InUse"
@@ -114,14 +116,16 @@ var Reasons = []Reason{
 	{ReasonHairpinUnavailable, ConditionReady, "agent", "Set net.bridge.bridge-nf-call-iptables to 0, or spec.isolation.ports to false."},
 	{ReasonIPv6Disabled, ConditionReady, "agent", "Beside Ready=True the attachment has IPv4 alone. Set net.ipv6.conf.all.disable_ipv6 to 0 in the External namespace (of a container: where its engine makes it), or leave IPv6 addresses out."},
 	{ReasonAntiSpoofUnavailable, ConditionReady, "agent", "Use the nftables backend, or set spec.isolation.antiSpoof to false."},
-	{ReasonSubnetOverlap, ConditionReady, "agent", "Choose a subnet that overlaps neither another network nor a route of the node."},
+	{ReasonSubnetOverlap, ConditionReady, "agent", "Choose a subnet that overlaps neither another network nor a route of the node to the same addresses, to some of them, or to a range of its own; a wider route by a gateway or a tunnel is none."},
 	{ReasonUplinkNotFound, ConditionReady, "agent", "Name an interface in spec.uplink.interface that the node has."},
 	{ReasonUplinkInUse, ConditionReady, "agent", "Choose an interface that carries neither the node's own traffic nor another bridge."},
 	{ReasonObstructed, ConditionReady, "agent", "Remove what the message names from the interface, by the command that it gives."},
-	{ReasonForwardBlocked, ConditionReady, "agent", "Let the firewall table that the message names accept traffic of the bridge, or of the port: at the hook forward, or at the one that the message tells of."},
+	{ReasonForwardBlocked, ConditionReady, "agent", "Let the firewall table that the message names accept traffic of the bridge, or of the port: at the hook forward, or at the one that the message tells of; or set the interface's forwarding that it names to 1."},
 	{ReasonLimitReached, ConditionReady, "agent", "Raise the limit that the message names (open files, memory, space under /run), or let fewer things use it up; the agent tries again by itself."},
 	{ReasonSysctlReadOnly, ConditionReady, "agent", "Have /proc/sys mounted read-write where Patchbay runs, as the message says; nothing is made until then."},
 	{ReasonNotPermitted, ConditionReady, "agent", "Give Patchbay what the message names: capabilities, a writable folder, or an exception of the security module."},
+	{ReasonRoutedElsewhere, ConditionReady, "agent", "Delete the rule (ip rule) or route of others that the message names, or except the addresses before it. Beside Ready=True it concerns some packets alone."},
+	{ReasonUplinkDown, ConditionReady, "agent", "Bring the node's interface up that the message names, or take its address away. Beside Ready=True the node has another way."},
 	{ReasonNodeNotReady, ConditionReady, "controller", "Bring the node back; what is bound to it is not known to work."},
 	{ReasonKernelError, ConditionReady, "agent", "Read the message; the agent tries again with growing pauses. A program that `did not answer within` some time hangs: see what it waits for (`/proc/PID/stack`, a lock such as /run/xtables.lock); links are repaired meanwhile."},
 	{ReasonInUse, ConditionInUse, "controller", "Delete the attachments that the message names; the network goes with the last of them."},

@@ -43,6 +43,8 @@ type Place struct {
 	Addresses []netip.Prefix
 	// NoIPv6 are External namespaces in which IPv6 is off, and stays so.
 	NoIPv6 []string
+	// Routing is what others made of the routing in the target.
+	Routing netstate.Routing
 }
 
 // Attachment compiles an attachment at its place. The network is nil for one that
@@ -78,6 +80,7 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, at Place,
 		b.r.note(problem(v1alpha1.ReasonProgrammed, "built, no address: the interface carries frames, and IP once something else gives it an address"))
 	}
 	p := b.routes()
+	b.others(at.Routing)
 	b.r.withoutIPv6(c.Node)
 	return b.r, b.view, p
 }

@@ -135,7 +135,7 @@ func TestProblems(t *testing.T) {
 	node := netstate.Node{
 		DefaultLink: "eth0",
 		Links:       map[string]netstate.NodeLink{"eth0": {}, "eth1": {Master: "br9"}},
-		Routes:      []netstate.NodeRoute{{Link: "eth0", Dst: netip.MustParsePrefix("10.0.0.0/16")}},
+		Routing:     netstate.Routing{Routes: []netstate.ForeignRoute{{Table: netstate.TableMain, Own: true, Link: "eth0", Dst: netip.MustParsePrefix("10.0.0.0/16")}}},
 	}
 	uplink := func(name string) v1alpha1.BridgeNetworkSpec {
 		return v1alpha1.BridgeNetworkSpec{Gateway: v1alpha1.GatewaySpec{Mode: v1alpha1.GatewayNone}, Uplink: &v1alpha1.UplinkSpec{Interface: name}}

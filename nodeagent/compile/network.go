@@ -129,6 +129,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	}
 	r.framed(c, v.Bridge)
 	r.note(c.unfiltered(v))
+	v.others(&r, c.Node)
 	addEgress(&r, n, v)
 	r.withoutIPv6(c.Node)
 	return r, p
@@ -141,8 +142,10 @@ func checkNetwork(v NetworkView, node netstate.Node) *Problem {
 		return problem(v1alpha1.ReasonInterfaceConflict, "spec.bridge.name: interface %s of node %s is not a bridge: name a bridge", v.Bridge, node.Name)
 	}
 	if v.Mode == v1alpha1.GatewayBridge {
-		if p := checkOverlap(v, node); p != nil {
-			return p
+		for _, s := range v.Subnets {
+			if p := checkOverlap(s, v.Bridge, node); p != nil {
+				return p
+			}
 		}
 	}
 	if v.Source.IsValid() && !nodeHas(node, v.Source) {
@@ -152,17 +155,6 @@ func checkNetwork(v NetworkView, node netstate.Node) *Problem {
 		return nil
 	}
 	return checkUplink(v, node)
-}
-
-func checkOverlap(v NetworkView, node netstate.Node) *Problem {
-	for _, s := range v.Subnets {
-		for _, r := range node.Routes {
-			if r.Dst.Bits() > 0 && r.Dst.Overlaps(s) && r.Link != v.Bridge {
-				return problem(v1alpha1.ReasonSubnetOverlap, "spec.subnets: %s overlaps the route to %s on %s of node %s: choose another subnet", s, r.Dst, r.Link, node.Name)
-			}
-		}
-	}
-	return nil
 }
 
 // uplinkToName says which interface to name instead of one that is not there.

@@ -101,6 +101,8 @@ func (b *publish) target(t AttachmentView) {
 		b.r.add(forwarding(b.c, netstate.FamilyOf(a))...)
 		b.r.forwarded(c, t.Way, netstate.FamilyOf(a), b.openings(t, a)...)
 		b.r.passed(b.c, t.Way, netstate.FamilyOf(a))
+		b.r.waysOut(b.c.Node, netstate.FamilyOf(a))
+		b.r.apart(b.c.Node.Routing, host(a), t.Way, "node "+b.c.Node.Name)
 		addHairpin(&b.r, t, netstate.FamilyOf(a), b.c.Node)
 	}
 }

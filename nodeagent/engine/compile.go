@@ -193,7 +193,7 @@ func (u *unit) dependedOn() string {
 func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 	at, network, problem := e.place(u)
 	if u.problem = problem; problem == nil {
-		u.given = at.Addresses
+		u.given, at.Routing = at.Addresses, e.routingOf(at.Target.Netns)
 		at.NoIPv6 = e.noIPv6(u, at)
 		u.noIPv6 = len(at.NoIPv6) > 0
 		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context())

@@ -30,6 +30,7 @@ type Kernel interface {
 	Apply([]plan.Step) []error
 	Inventory() ([]kernel.Held, error)
 	Node() (netstate.Node, error)
+	Routing(netns string) (netstate.Routing, error)
 	LinkIndex(netstate.End) (int, error)
 	IPv6Off(netns string) bool
 	// Listen has Watch hear a namespace and reports whether it did not before.
@@ -122,6 +123,12 @@ type Engine struct {
 	pods  map[string]Pod
 	node  netstate.Node
 	stale bool
+	// routings are those of targets that were looked at; astray are the namespaces
+	// where others changed theirs since.
+	routings map[string]netstate.Routing
+	astray   map[string]bool
+	// early are the links of ours where a program of others sees packets first.
+	early map[netstate.Key]bool
 	brake time.Time
 	// bridged are the foreign bridges that the firewall knew at the start: they
 	// follow the node, not any resource, and so go with the next who has a
@@ -155,21 +162,24 @@ func New(o Options) *Engine {
 		o.HostPorts = nobody{}
 	}
 	e := &Engine{
-		Options: o,
-		inputs:  map[netstate.Owner]*Input{},
-		dirty:   map[netstate.Owner]bool{},
-		events:  map[netstate.Key]kernel.Event{},
-		wake:    make(chan struct{}, 1),
-		units:   map[netstate.Owner]*unit{},
-		wanted:  map[netstate.Key]map[netstate.Owner]bool{},
-		links:   map[netstate.End]map[netstate.Key]bool{},
-		refs:    map[ref]map[netstate.Owner]bool{},
-		stuck:   map[netstate.Owner]bool{},
-		claims:  newClaims(),
-		pools:   pools{},
-		own:     newOwnAddresses(),
-		silent:  silent{keys: map[netstate.Key]bool{}},
-		ports:   hostPorts{said: map[string]bool{}},
+		Options:  o,
+		inputs:   map[netstate.Owner]*Input{},
+		dirty:    map[netstate.Owner]bool{},
+		events:   map[netstate.Key]kernel.Event{},
+		wake:     make(chan struct{}, 1),
+		units:    map[netstate.Owner]*unit{},
+		wanted:   map[netstate.Key]map[netstate.Owner]bool{},
+		links:    map[netstate.End]map[netstate.Key]bool{},
+		refs:     map[ref]map[netstate.Owner]bool{},
+		stuck:    map[netstate.Owner]bool{},
+		claims:   newClaims(),
+		pools:    pools{},
+		early:    map[netstate.Key]bool{},
+		astray:   map[string]bool{},
+		routings: map[string]netstate.Routing{},
+		own:      newOwnAddresses(),
+		silent:   silent{keys: map[netstate.Key]bool{}},
+		ports:    hostPorts{said: map[string]bool{}},
 	}
 	e.firewall = &firewall{Backend: o.NAT, ended: e.firewallChanged}
 	e.NAT = e.firewall

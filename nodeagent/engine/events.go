@@ -38,6 +38,7 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 		e.considerLimit(ev, batch)
 		return
 	case netstate.KindNetns:
+		delete(e.routings, ev.Key.Netns)
 		e.mark(ev.Key, batch, func(u *unit) bool { return ev.Gone || !u.done })
 	default:
 		if ev.Key.Kind == netstate.KindAddress && strings.Contains(ev.Key.Name, ":") {
@@ -64,6 +65,9 @@ func (e *Engine) isOthersAddress(k netstate.Key) bool {
 func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 		e.mark(ev.Key, batch, nil)
+	}
+	if ev.Key.Netns != "" && len(e.wanted[netstate.Link{Netns: ev.Key.Netns, Name: ev.Key.Link}.Key()]) == 0 {
+		e.astray[ev.Key.Netns] = true
 	}
 	if !ev.Gone {
 		return
@@ -104,6 +108,9 @@ func (e *Engine) considerLimit(ev kernel.Event, batch map[netstate.Owner]bool) {
 // the kernel speaks in the same message.
 func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
 	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+		e.mark(ev.Key, batch, nil)
+	}
+	if l, ok := ev.Object.(netstate.Link); ok && l.XDP != e.early[ev.Key] {
 		e.mark(ev.Key, batch, nil)
 	}
 	e.considerStray(ev, batch)

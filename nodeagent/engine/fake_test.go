@@ -19,18 +19,19 @@ import (
 
 // fake is a kernel that is a set; what it says and how it fails is set by hand.
 type fake struct {
-	set     netstate.Set
-	obsErr  func(netstate.Key) error
-	appErr  func(plan.Step) error
-	nodeErr error
-	node    netstate.Node
-	nodes   int
-	held    []kernel.Held
-	fn      func(kernel.Event)
-	inv     int
-	noIPv6  map[string]bool
-	passes  int
-	second  map[string]string
+	set      netstate.Set
+	obsErr   func(netstate.Key) error
+	appErr   func(plan.Step) error
+	nodeErr  error
+	node     netstate.Node
+	nodes    int
+	held     []kernel.Held
+	fn       func(kernel.Event)
+	inv      int
+	noIPv6   map[string]bool
+	passes   int
+	second   map[string]string
+	routings map[string]netstate.Routing
 }
 
 func (f *fake) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
@@ -141,6 +142,7 @@ func (f *fake) NetnsID(name string) (netstate.NetnsID, bool) {
 	return id, ok
 }
 func (f *fake) Listen(string) (bool, error)                          { return false, nil }
+func (f *fake) Routing(netns string) (netstate.Routing, error)       { return f.routings[netns], nil }
 func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
 
 // fakeNAT believes to hold what a failed Apply was to bring, until it is read again.

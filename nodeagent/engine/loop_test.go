@@ -271,7 +271,7 @@ func TestForwardingOff(t *testing.T) {
 func TestOverlapOnUplink(t *testing.T) {
 	w := newWorld(t)
 	w.k.node.Links["eth1"] = netstate.NodeLink{Type: netstate.OtherLink, MTU: 1500}
-	w.k.node.Routes = []netstate.NodeRoute{{Link: "eth1", Dst: pfx("10.5.0.0/24")}}
+	w.k.node.Routes = []netstate.ForeignRoute{{Table: netstate.TableMain, Own: true, Link: "eth1", Dst: pfx("10.5.0.0/24")}}
 	up := bnet("lan")
 	up.Spec.Gateway.Mode = v1alpha1.GatewayNone
 	up.Spec.Uplink = &v1alpha1.UplinkSpec{Interface: "eth1"}

@@ -3,8 +3,10 @@ package engine
 import (
 	"maps"
 	"reflect"
+	"slices"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -41,6 +43,51 @@ func (e *Engine) readNode() (netstate.Node, error) {
 		delete(node.Forwarding, netstate.Family(k.Name))
 	}
 	return node, err
+}
+
+// followRoutings reads anew how targets route where others changed that, and adds the
+// owners that are there.
+func (e *Engine) followRoutings(batch map[netstate.Owner]bool) {
+	for netns := range e.astray {
+		key := netstate.Netns{Name: netns}.Key()
+		before, known := e.routings[netns]
+		delete(e.routings, netns)
+		if len(e.wanted[key]) > 0 && (!known || !reflect.DeepEqual(before, e.routingOf(netns))) {
+			e.mark(key, batch, nil)
+		}
+	}
+	clear(e.astray)
+}
+
+// routingOf is what others made of a target's routing. Nothing is known of that in a
+// namespace which is not there yet, or cannot be read.
+func (e *Engine) routingOf(netns string) netstate.Routing {
+	if r, known := e.routings[netns]; known {
+		return r
+	}
+	r, err := e.Kernel.Routing(netns)
+	if err == nil {
+		e.routings[netns] = r
+	}
+	return r
+}
+
+// noteEarly notes the links of an owner where a program of others sees packets first.
+func (e *Engine) noteEarly(u *unit, observed netstate.Set) {
+	for _, k := range u.desired.Keys() {
+		l, ok := observed[k].(netstate.Link)
+		if !ok || !l.XDP && !e.early[k] {
+			continue
+		}
+		delete(e.early, k)
+		note := compile.FiltersEarly(netstate.End{Netns: k.Netns, Name: k.Link}.String())
+		if l.XDP && !slices.ContainsFunc(u.notes, func(p *compile.Problem) bool { return *p == *note }) {
+			u.notes = append(u.notes, note)
+		}
+		if l.XDP {
+			e.early[k] = true
+		}
+	}
 }
 
 // facts are what of a node others made.

@@ -89,6 +89,7 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 	observed, unknown := e.observe(ctx, desired, e.toSee(release))
 	for o := range batch {
 		e.units[o].errs = map[netstate.Key]error{}
+		e.noteEarly(e.units[o], observed)
 	}
 	// What could not be observed is neither there nor absent: it is left as it
 	// is until it can be. Nothing new comes up beside filters of which nobody knows;

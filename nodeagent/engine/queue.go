@@ -42,6 +42,7 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	e.lookAtSilent(batch)
 	e.addDue(batch, lost)
 	e.followNode(batch)
+	e.followRoutings(batch)
 	e.followHostPorts(batch)
 	// What the firewall holds of pods' attachments is nobody's until these are
 	// compiled, and without a sweep there is no brake.
@@ -91,6 +92,9 @@ func (e *Engine) holdBack(batch map[netstate.Owner]bool, sweepable bool) {
 // addDue adds the owners whose time to try again has come, or all of them.
 func (e *Engine) addDue(batch map[netstate.Owner]bool, all bool) {
 	e.stale = e.stale || all
+	if all {
+		clear(e.routings)
+	}
 	e.sweepDue = e.sweepDue || all
 	for o, u := range e.units {
 		if all || !u.retryAt.IsZero() && !now().Before(u.retryAt) {

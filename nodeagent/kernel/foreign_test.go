@@ -227,10 +227,10 @@ func TestNode(t *testing.T) {
 			t.Errorf("%s: got %+v, want %+v", name, n.Links[name], want)
 		}
 	}
-	if want := (netstate.NodeRoute{Link: "eth0", Dst: netip.MustParsePrefix("192.0.2.0/24")}); !slices.Contains(n.Routes, want) {
+	if want := (netstate.ForeignRoute{Table: netstate.TableMain, Own: true, Link: "eth0", Dst: netip.MustParsePrefix("192.0.2.0/24")}); !slices.Contains(n.Routes, want) {
 		t.Errorf("routes %v lack %v", n.Routes, want)
 	}
-	if slices.ContainsFunc(n.Routes, func(r netstate.NodeRoute) bool { return r.Link == "br-red" || r.Dst.Bits() == 0 }) {
+	if slices.ContainsFunc(n.Routes, func(r netstate.ForeignRoute) bool { return r.Link == "br-red" || r.Dst.Bits() == 0 }) {
 		t.Errorf("routes %v have our own or a default one", n.Routes)
 	}
 	for address, want := range map[netstate.NodeAddress]bool{

@@ -29,6 +29,8 @@ type link struct {
 	peerNetns int32
 	isolated  bool
 	hairpin   bool
+	// xdp is whether a program sees what arrives before the kernel does.
+	xdp bool
 	// state is a port's; attributes are those in which it is left out, a bridge's or
 	// a port's, and the flags.
 	state      uint32
@@ -69,6 +71,8 @@ func parseLink(b []byte) (link, bool) {
 			}
 		case unix.IFLA_LINKINFO:
 			l.parseInfo(value)
+		case unix.IFLA_XDP:
+			l.parseXDP(value)
 		case unix.IFLA_PROTINFO:
 			if l.family == unix.AF_BRIDGE {
 				l.parsePort(value)
@@ -95,6 +99,12 @@ func (l *link) parseInfo(b []byte) {
 				l.parsePort(value)
 			}
 		}
+	}
+}
+
+func (l *link) parseXDP(b []byte) {
+	for kind, value := range attributes(b) {
+		l.xdp = l.xdp || kind == nl.IFLA_XDP_ATTACHED && byteAt(value) != nl.XDP_ATTACHED_NONE
 	}
 }
 
@@ -292,7 +302,7 @@ func (s *session) observeHolder(key netstate.Key) netstate.Object {
 
 // object is the link as netstate describes it, but for its master and peer.
 func (l *link) object(netns string) netstate.Link {
-	o := netstate.Link{Netns: netns, Name: l.name, Type: l.typ(), Mark: l.mark(), Up: l.up()}
+	o := netstate.Link{Netns: netns, Name: l.name, Type: l.typ(), Mark: l.mark(), Up: l.up(), XDP: l.xdp}
 	if o.Type != netstate.Loopback {
 		o.MAC, o.MTU, o.Isolated, o.Attributes = l.mac, l.mtu, l.isolated, l.attributes
 	}

@@ -144,4 +144,11 @@ func uint32At(b []byte) uint32 {
 	return binary.NativeEndian.Uint32(b)
 }
 
+func byteAt(b []byte) byte {
+	if len(b) == 0 {
+		return 0
+	}
+	return b[0]
+}
+
 func stringAt(b []byte) string { return unix.ByteSliceToString(b) }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path"
 	"slices"
@@ -33,7 +34,6 @@ func (s *session) node() (netstate.Node, error) {
 	if err != nil {
 		return n, fmt.Errorf("list interfaces: %w", err)
 	}
-	addNodeLinks(&n, links)
 	if err := addNodeAddresses(&n, p, links); err != nil {
 		return n, fmt.Errorf("list addresses: %w", err)
 	}
@@ -44,6 +44,7 @@ func (s *session) node() (netstate.Node, error) {
 	if len(n.WaysOut)+len(n.Gateways) == 0 {
 		addNetworks(&n, links)
 	}
+	addNodeLinks(&n, links)
 	_, err = readSysctl("net/ipv6/conf/all/forwarding")
 	n.NoIPv6 = errors.Is(err, os.ErrNotExist)
 	n.Forwarding, n.RALinks = s.k.forwarding(), s.k.raLinks(links, announced)
@@ -56,8 +57,46 @@ func addNodeLinks(n *netstate.Node, links []*link) {
 		names[l.index] = l.name
 	}
 	for _, l := range links {
-		n.Links[l.name] = netstate.NodeLink{Type: l.typ(), MTU: l.mtu, Master: names[l.master], Ours: l.marked(), AltNames: strings.Join(l.others, " ")}
+		n.Links[l.name] = netstate.NodeLink{
+			Type: l.typ(), MTU: l.mtu, Master: names[l.master], Ours: l.marked(), Down: !l.up(), XDP: l.xdp, AltNames: strings.Join(l.others, " "),
+			NoForward: slices.Contains(n.Ways[netstate.IPv4], l.name) && forwardsNothing(l.name),
+		}
 	}
+}
+
+// addWays finds the interfaces by which the node reaches others. A dummy leads
+// nowhere, whatever addresses it has (kube-proxy's kube-ipvs0).
+func addWays(n *netstate.Node, links []*link, defaults []route) {
+	n.Ways = map[netstate.Family][]string{}
+	byIndex := map[int32]*link{}
+	add := func(l *link, a netip.Addr) {
+		f := netstate.FamilyOf(a)
+		if l != nil && !l.marked() && !l.loopback() && l.kind != "dummy" && !a.IsLinkLocalUnicast() && !slices.Contains(n.Ways[f], l.name) {
+			n.Ways[f] = append(n.Ways[f], l.name)
+		}
+	}
+	byName := map[string]*link{}
+	for _, l := range links {
+		byIndex[l.index], byName[l.name] = l, l
+	}
+	for _, a := range n.Addresses {
+		add(byName[a.Link], a.Prefix.Addr())
+	}
+	for _, r := range defaults {
+		for _, index := range r.links {
+			add(byIndex[index], r.dst.Addr())
+		}
+	}
+	for _, ways := range n.Ways {
+		slices.Sort(ways)
+	}
+}
+
+// forwardsNothing reads the switch of an interface. While the node's own is off it
+// says nothing: that sets all of them when it is switched on.
+func forwardsNothing(link string) bool {
+	value, err := readSysctl(path.Join("net/ipv4/conf", link, "forwarding"))
+	return err == nil && value == "0" && isOne(forwardingPaths[netstate.IPv4])
 }
 
 func addNodeAddresses(n *netstate.Node, p *place, links []*link) error {
@@ -78,31 +117,28 @@ func addNodeAddresses(n *netstate.Node, p *place, links []*link) error {
 
 // addNodeRoutes also returns the links with routes from router advertisements.
 func addNodeRoutes(n *netstate.Node, p *place, links []*link) (map[int32]bool, error) {
+	routing, routes, err := p.routing(links)
+	n.Routing = routing
+	n.DefaultLink = defaultLink(routes, links)
+	addWays(n, links, slices.DeleteFunc(slices.Clone(routes), func(r route) bool { return r.dst.Bits() > 0 }))
 	foreign := foreignLinks(links)
 	announced := map[int32]bool{}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := p.listRoutes(unix.RtMsg{Family: uint8(family), Type: unix.RTN_UNICAST})
+		all, err := p.listRoutes(unix.RtMsg{Family: uint8(family), Type: unix.RTN_UNICAST})
 		if err != nil {
 			return nil, err
 		}
-		addWaysOut(n, routes, foreign)
-		routes = slices.DeleteFunc(routes, func(r route) bool { return !r.main() })
-		if n.DefaultLink == "" {
-			n.DefaultLink = defaultLink(routes, links)
-		}
-		for _, r := range routes {
-			for _, index := range r.links {
-				if l := foreign[index]; l != nil && r.dst.Bits() == 0 && !slices.Contains(n.DefaultLinks, l.name) {
-					n.DefaultLinks = append(n.DefaultLinks, l.name)
-				}
-				announced[index] = announced[index] || r.protocol == unix.RTPROT_RA
-				if l := foreign[index]; l != nil && r.dst.Bits() > 0 {
-					n.Routes = append(n.Routes, netstate.NodeRoute{Link: l.name, Dst: r.dst})
-				}
+		addWaysOut(n, all, foreign)
+	}
+	for _, r := range routes {
+		for _, index := range r.links {
+			if l := foreign[index]; l != nil && r.dst.Bits() == 0 && !slices.Contains(n.DefaultLinks, l.name) {
+				n.DefaultLinks = append(n.DefaultLinks, l.name)
 			}
+			announced[index] = announced[index] || r.protocol == unix.RTPROT_RA
 		}
 	}
-	return announced, nil
+	return announced, err
 }
 
 // addWaysOut adds the links of others that lead to a gateway.
@@ -156,7 +192,8 @@ func foreignLinks(links []*link) map[int32]*link {
 	return foreign
 }
 
-// defaultLink is the interface of the default route with the lowest metric.
+// defaultLink is the interface of the default route with the lowest metric, of IPv4
+// if there is one.
 func defaultLink(routes []route, links []*link) string {
 	var defaults []route
 	for _, r := range routes {
@@ -167,7 +204,10 @@ func defaultLink(routes []route, links []*link) string {
 	if len(defaults) == 0 {
 		return ""
 	}
-	best := slices.MinFunc(defaults, func(a, b route) int { return cmp.Compare(a.metric, b.metric) })
+	family := func(r route) int { return r.dst.Addr().BitLen() }
+	best := slices.MinFunc(defaults, func(a, b route) int {
+		return cmp.Or(cmp.Compare(family(a), family(b)), cmp.Compare(a.metric, b.metric))
+	})
 	for _, l := range links {
 		if l.index == best.links[0] {
 			return l.name

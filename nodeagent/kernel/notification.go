@@ -161,13 +161,9 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 			m.address(netns, kind == unix.RTM_DELADDR, a)
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		r, ok := parseRoute(body)
-		switch {
-		case ok && (r.main() || kind == unix.RTM_DELROUTE && r.kernels()):
-			m.route(netns, kind == unix.RTM_DELROUTE, flags&unix.NLM_F_REPLACE != 0, r)
-		case ok && netns == "" && r.leadsOut():
-			m.wayOut(r)
-		}
+		m.anyRoute(netns, kind == unix.RTM_DELROUTE, flags&unix.NLM_F_REPLACE != 0, body)
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		m.rule(netns, body)
 	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC:
 		if q, ok := parseQdisc(body); ok {
 			m.qdisc(netns, kind == unix.RTM_DELQDISC, q)
@@ -256,6 +252,20 @@ func (m *monitor) address(netns string, gone bool, a address) {
 	m.fn(Event{Key: o.Key(), Object: o})
 }
 
+// anyRoute reports a route of the main table that leads somewhere as route does. Any
+// other that decides is one of others, and reported without a link: which tables
+// count depends on rules.
+func (m *monitor) anyRoute(netns string, gone, replaced bool, body []byte) {
+	r, ok := parseRoute(body)
+	switch {
+	case !ok || !r.decides() && !(gone && r.kernels()):
+	case r.main() || gone && r.kernels():
+		m.route(netns, gone, replaced, r)
+	default:
+		m.fn(Event{Key: netstate.Key{Kind: netstate.KindRoute, Netns: netns, Name: r.dst.String()}})
+	}
+}
+
 // route reports foreign routes by key alone, and ours as well where one has
 // replaced it, of which the kernel announces only the new one, or is a default
 // route too and may go before it.
@@ -284,14 +294,6 @@ func (m *monitor) route(netns string, gone, replaced bool, r route) {
 	default:
 		m.routes[key] = name
 		m.fn(Event{Key: o.Key(), Object: o})
-	}
-}
-
-// wayOut says that the routes of others through a link have changed, in whatever
-// table.
-func (m *monitor) wayOut(r route) {
-	if name, ok := m.linkName("", r.index); ok {
-		m.fn(Event{Key: r.object("", name).Key()})
 	}
 }
 

@@ -31,6 +31,11 @@ type route struct {
 	gated bool
 }
 
+// routeDrops are the kinds of routes that lead nowhere.
+var routeDrops = map[uint8]string{
+	unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit", unix.RTN_THROW: "throw",
+}
+
 // parseRoute reads RTM_NEWROUTE and RTM_DELROUTE of IPv4 and IPv6; it returns
 // false for everything else.
 func parseRoute(b []byte) (route, bool) {
@@ -93,6 +98,11 @@ func nexthops(b []byte) (links []int32, gated bool) {
 // gateway, or to everything or half of it, as routes into tunnels are.
 func (r route) leadsOut() bool {
 	return r.kind == unix.RTN_UNICAST && !r.cloned && (r.gated || r.dst.Bits() <= 1)
+}
+
+// decides reports whether it is a route that leads somewhere, or nowhere.
+func (r route) decides() bool {
+	return (r.kind == unix.RTN_UNICAST || routeDrops[r.kind] != "") && !r.cloned
 }
 
 // main reports whether it is a unicast route of the main table.
@@ -192,6 +202,12 @@ func (p *place) routes(family int, protocol uint8, index int32) ([]route, error)
 	return slices.DeleteFunc(routes, func(r route) bool { return !r.main() || protocol != 0 && r.protocol != protocol }), err
 }
 
+// table lists the routes of one table that lead somewhere, or nowhere.
+func (p *place) table(family int, table uint32) ([]route, error) {
+	routes, err := p.listRoutes(unix.RtMsg{Family: uint8(family)}, number(unix.RTA_TABLE, table))
+	return slices.DeleteFunc(routes, func(r route) bool { return r.table != table || !r.decides() }), err
+}
+
 func (p *place) listRoutes(selected unix.RtMsg, attrs ...*nl.RtAttr) ([]route, error) {
 	c, err := p.conn()
 	if err != nil {
@@ -205,16 +221,13 @@ func (p *place) listRoutes(selected unix.RtMsg, attrs ...*nl.RtAttr) ([]route, e
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
 	var routes []route
 	for _, b := range answers {
 		if r, ok := parseRoute(b); ok {
 			routes = append(routes, r)
 		}
 	}
-	return routes, nil
+	return routes, err
 }
 
 func (s *session) applyRoute(op plan.Op, r netstate.Route) error {

@@ -63,6 +63,7 @@ const (
 	ipOutput      = chainPrefix + "OUTPUT"
 	ipPublish     = chainPrefix + "PUBLISH"
 	ipPostrouting = chainPrefix + "POSTROUTING"
+	ipResets      = chainPrefix + "RESETS" // what would end connections of attachments
 )
 
 // A publish of its own chains has them named by a hash.
@@ -108,6 +109,8 @@ var ipFrames = map[string][]frame{
 		{chain: ipForeign, tail: []string{marked + "-j DROP"}},
 		{chain: ipRealm}, {chain: ipOpen},
 		{chain: ipInto, head: []string{"-m conntrack --ctstate RELATED,ESTABLISHED " + marked + "-j RETURN"}, tail: []string{marked + "-j DROP"}},
+		// As in the chain resets of nftables.
+		{chain: ipResets, head: []string{"-p tcp -m tcp --tcp-flags SYN,RST,ACK RST -m conntrack --ctstate INVALID " + marked + "-j DROP"}},
 		{chain: ipForward, head: []string{marked + "-j " + ipDrop, marked + "-j " + ipGuard, marked + "-j " + ipRealm, marked + "-j " + ipOpen}},
 	},
 	"nat": {
@@ -140,8 +143,11 @@ func framesOf(a area) []frame {
 // hooks are the jumps of each table. A Service of kube-proxy comes before ours,
 // which therefore stand last in PREROUTING and OUTPUT.
 var hooks = map[string][]hook{
-	"raw":    {{chain: "PREROUTING", spec: marked + "-j " + ipRaw, first: true}},
-	"filter": {{chain: "FORWARD", spec: marked + "-j " + ipForward, first: true}},
+	"raw": {{chain: "PREROUTING", spec: marked + "-j " + ipRaw, first: true}},
+	"filter": {
+		{chain: "FORWARD", spec: marked + "-j " + ipForward, first: true},
+		{chain: "OUTPUT", spec: marked + "-j " + ipResets, first: true},
+	},
 	"nat": {
 		{chain: "PREROUTING", spec: "-m addrtype --dst-type LOCAL " + marked + "-j " + ipPublish},
 		{chain: "OUTPUT", spec: "-m addrtype --dst-type LOCAL " + marked + "-j " + ipOutput},

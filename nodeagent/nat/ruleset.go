@@ -23,6 +23,7 @@ const (
 	chainBetween     = "between"
 	chainInto        = "into"
 	chainPostrouting = "postrouting"
+	chainResets      = "resets"
 
 	chainIngress = "ingress"
 	chainPort    = "port"
@@ -126,6 +127,13 @@ var inetChains = []chainDef{
 		"meta nfproto @" + setNoForward + " iifname != @" + setOurs + " oifname != @" + setOurs + " iifname . oifname != @" + setBridged + " counter drop",
 		"iifname . oifname @" + setIsolated + " goto " + chainBetween,
 		"oifname @" + setGuarded + " goto " + chainInto,
+	}},
+	// A segment that conntrack calls INVALID is not translated, so one of a connection
+	// of an attachment meets the node's own TCP, which has no such connection: its
+	// reset would end the attachment's. Only a reset without ACK answers what no
+	// socket takes, and an INVALID one that no connection is known for.
+	{name: chainResets, base: &baseChain{knftables.FilterType, knftables.OutputHook, 0}, rules: []string{
+		"tcp flags & (syn | rst | ack) == rst ct state invalid counter drop",
 	}},
 	{name: chainPostrouting, base: &baseChain{knftables.NATType, knftables.PostroutingHook, 100}, rules: []string{
 		// Hairpin, not by iifname: there is none where br_netfilter bridges it.

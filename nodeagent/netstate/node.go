@@ -20,9 +20,12 @@ type Node struct {
 	WaysOut, Gateways []string
 	// Links are the host's interfaces by name, Patchbay's own included.
 	Links map[string]NodeLink
-	// Routes are the host's unicast routes of the main table, those on
-	// Patchbay's own links and default routes left out.
-	Routes []NodeRoute
+	// Routing is what others made of the host's routing, default routes of the main
+	// table left out.
+	Routing
+	// Ways are for each family the interfaces, not Patchbay's, by which the node
+	// reaches others: with an address, or a default route.
+	Ways map[Family][]string
 	// Addresses are the host's own addresses, those left out that Patchbay gave its
 	// links, or the kernel with IPv6.
 	Addresses []NodeAddress
@@ -49,12 +52,13 @@ type NodeLink struct {
 	Ours bool
 	// AltNames are the link's alternative names, parted by spaces.
 	AltNames string
-}
-
-// NodeRoute is a route of the host.
-type NodeRoute struct {
-	Link string
-	Dst  netip.Prefix
+	// Down links are switched off.
+	Down bool
+	// NoForward ways forward no IPv4 that comes in by them although forwarding is on.
+	// IPv6 has no such switch.
+	NoForward bool
+	// XDP is true where a program of others sees packets before the kernel does.
+	XDP bool
 }
 
 // NodeAddress is an address of the host.

@@ -90,6 +90,9 @@ type Link struct {
 	Planted string
 	// Holder is observed where Name is the alternative name of the interface Holder.
 	Holder string
+	// XDP is observed of a link where a program of others sees packets before the
+	// kernel does.
+	XDP bool
 }
 
 func (l Link) Key() Key { return Key{Kind: KindLink, Netns: l.Netns, Link: l.Name} }

@@ -64,7 +64,7 @@ func sameLink(want, got netstate.Link) bool {
 	if got.Attributes.Unlike(want.Attributes) != (netstate.Attributes{}) {
 		return false
 	}
-	got.Primary, got.Attributes, got.Taken, got.Planted = want.Primary, want.Attributes, want.Taken, want.Planted
+	got.Primary, got.Attributes, got.Taken, got.Planted, got.XDP = want.Primary, want.Attributes, want.Taken, want.Planted, want.XDP
 	if want.Type == netstate.Loopback {
 		got.MAC, got.MTU = want.MAC, want.MTU
 	}

@@ -1,10 +1,12 @@
 package scenarios
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,6 +85,41 @@ func (e echoed) ask(patience time.Duration) (string, error) {
 		_, err = io.ReadFull(e.client, buf)
 	}
 	return "", err
+}
+
+// stray sends what conntrack takes for no part of a connection, though its ports say
+// so: numbers by chance are in nobody's window.
+func stray(c call) (output, error) {
+	if c.neg || len(c.args) != 3 {
+		return output{}, errUsage
+	}
+	conv, ok := c.state.open[c.args[0]].(echoed)
+	if !ok {
+		return output{}, fmt.Errorf("no TCP connection %s", c.args[0])
+	}
+	end := map[string]net.Conn{"client": conv.client, "server": conv.server}[c.args[1]]
+	if end == nil {
+		return output{}, errUsage
+	}
+	from, to := end.LocalAddr().(*net.TCPAddr).AddrPort(), end.RemoteAddr().(*net.TCPAddr).AddrPort()
+	from, to = netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	numbers := make([]byte, 8)
+	if _, err := rand.Read(numbers); err != nil {
+		return output{}, err
+	}
+	network := "ip4:tcp"
+	if from.Addr().Is6() {
+		network = "ip6:tcp"
+	}
+	return output{}, in(c.args[2], func() error {
+		raw, err := net.DialIP(network, &net.IPAddr{IP: from.Addr().AsSlice()}, &net.IPAddr{IP: to.Addr().AsSlice()})
+		if err != nil {
+			return err
+		}
+		defer raw.Close()
+		_, err = raw.Write(segmentOf(from, to, tcpACK|tcpPSH, numbers, []byte("stray")))
+		return err
+	})
 }
 
 func (e echoed) Close() error { return errors.Join(e.client.Close(), e.server.Close()) }

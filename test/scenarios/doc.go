@@ -61,6 +61,9 @@
 //	    a datagram sent from now on is answered; stdout has the line "peer IP" as
 //	    serve writes it, and the name of the namespace, or the TEXT of the serve,
 //	    that answers. Negated: nothing comes back for a second.
+//	stray NAME client|server NETNS
+//	    A segment of that end of the TCP connection, far outside its window, is sent
+//	    from the namespace, where the end is.
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
 //	    A raw frame (arp-request, arp-reply, udp, dhcp, na, ra, dad) from the first
 //	    interface arrives at the second. SOURCE-MAC "own" is the first interface's.

@@ -84,12 +84,16 @@ func sourcePort(mark []byte) uint16 { return 0x8000 | binary.BigEndian.Uint16(ma
 // segment has eight bytes as numbers, which nobody translates: the sequence, and
 // what it acknowledges.
 func segment(flags byte, numbers, payload []byte, src netip.Addr, target netip.AddrPort) []byte {
-	p := binary.BigEndian.AppendUint16(nil, sourcePort(append(payload, numbers...)))
+	return segmentOf(netip.AddrPortFrom(src, sourcePort(append(payload, numbers...))), target, flags, numbers, payload)
+}
+
+func segmentOf(source, target netip.AddrPort, flags byte, numbers, payload []byte) []byte {
+	p := binary.BigEndian.AppendUint16(nil, source.Port())
 	p = binary.BigEndian.AppendUint16(p, target.Port())
 	p = append(p, numbers...)
 	p = append(p, 5<<4, flags, 0xff, 0xff, 0, 0, 0, 0)
 	p = append(p, payload...)
-	binary.BigEndian.PutUint16(p[16:], checksum(pseudoHeader(src, target.Addr(), unix.IPPROTO_TCP, p)))
+	binary.BigEndian.PutUint16(p[16:], checksum(pseudoHeader(source.Addr(), target.Addr(), unix.IPPROTO_TCP, p)))
 	return p
 }
 
