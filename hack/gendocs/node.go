@@ -57,6 +57,9 @@ func compiled(v *dir.Validator, manifests []string, node netstate.Node, firewall
 // lanLine is how a script gives its node an interface; see test/scenarios/doc.go.
 var lanLine = regexp.MustCompile(`(?m)^lan \S+ (\S+) (\S+) \S+$`)
 
+// wayFact is an interface of a node by which an address of its leaves.
+var wayFact = regexp.MustCompile(`^([^,]+),([0-9.]+)$`)
+
 // addressFact is an interface of a node and what somebody gave it.
 var addressFact = regexp.MustCompile(`^([^,]+),([0-9a-f.:]+/[0-9]+)$`)
 
@@ -82,6 +85,13 @@ func nodeOf(s scenario, one shown) netstate.Node {
 	if a := addressFact.FindStringSubmatch(one.facts["address"]); a != nil {
 		if p, err := netip.ParsePrefix(a[2]); err == nil {
 			n.Addresses = append(n.Addresses, netstate.NodeAddress{Link: a[1], Prefix: p})
+		}
+	}
+	if w := wayFact.FindStringSubmatch(one.facts["way"]); w != nil {
+		if a, err := netip.ParseAddr(w[2]); err == nil {
+			const table = 102
+			n.Rules = []netstate.RouteRule{{Family: netstate.IPv4, Priority: 1000, From: netip.PrefixFrom(a, 32), Table: table, Longer: -1}}
+			n.Routes = []netstate.ForeignRoute{{Table: table, Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Link: w[1]}}
 		}
 	}
 	return n
@@ -127,6 +137,7 @@ func (emptyKernel) LinkIndex(netstate.End) (int, error)             { return 0, 
 func (emptyKernel) IPv6Off(string) bool                             { return false }
 func (emptyKernel) NetnsID(string) (netstate.NetnsID, bool)         { return netstate.NetnsID{}, false }
 func (emptyKernel) Listen(string) (bool, error)                     { return false, nil }
+func (emptyKernel) Routing(string) (netstate.Routing, error)        { return netstate.Routing{}, nil }
 func (emptyKernel) Announce([]plan.Step)                            {}
 func (emptyKernel) Watch(context.Context, func(kernel.Event)) error { return nil }
 

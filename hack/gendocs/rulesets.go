@@ -149,6 +149,9 @@ func facts(one shown) (string, error) {
 			out += "The policy of FORWARD is DROP in iptables and ip6tables.\n\n"
 		case fact == "bridge":
 			out += fmt.Sprintf("The node has br_netfilter switched on, and a bridge of somebody else's, `%s`.\n\n", value)
+		case fact == "way" && wayFact.MatchString(value):
+			w := wayFact.FindStringSubmatch(value)
+			out += fmt.Sprintf("What the node sends from %s leaves by `%s`, by a rule and a table of its own.\n\n", w[2], w[1])
 		case fact == "address" && addressFact.MatchString(value):
 			a := addressFact.FindStringSubmatch(value)
 			out += fmt.Sprintf("Somebody gave `%s` of the node the address %s.\n\n", a[1], a[2])

@@ -81,6 +81,8 @@ spec: {subnets: [10.1.0.0/16]}
 		"net.yaml forward=open":               "forward=open",
 		"net.yaml firewall=off":               "firewall=off",
 		"net.yaml address=br0":                "address=br0",
+		"net.yaml way=wan2":                   "way=wan2",
+		"net.yaml way=wan2,203.0.113.4":       "",
 		"net.yaml address=br-red,10.1.0.9/24": "",
 	} {
 		p := newPage(t)

@@ -38,6 +38,7 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 		b.loopback(targets)
 	}
 	b.r.note(b.crowd(), b.unreached(targets), b.hidden())
+	b.waysBack(targets)
 	for _, h := range hosts {
 		if _, ok := ofFamily(b.targets, ident, h); ok {
 			b.ports(h)

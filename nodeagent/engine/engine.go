@@ -134,9 +134,9 @@ type Engine struct {
 	// follow the node, not any resource, and so go with the next who has a
 	// forward guard.
 	bridged []netstate.Key
-	// natRetry and nodeRetry are the earliest times to read the firewall and
-	// the node again.
-	natRetry, nodeRetry time.Time
+	// natRetry, nodeRetry and routingRetry are the earliest times to read the
+	// firewall, the node and targets' routing again.
+	natRetry, nodeRetry, routingRetry time.Time
 	// natFailures are those of the firewall since a change of it succeeded.
 	natFailures int
 	ports       hostPorts

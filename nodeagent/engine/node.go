@@ -48,6 +48,10 @@ func (e *Engine) readNode() (netstate.Node, error) {
 // followRoutings reads anew how targets route where others changed that, and adds the
 // owners that are there.
 func (e *Engine) followRoutings(batch map[netstate.Owner]bool) {
+	if len(e.astray) == 0 || now().Before(e.routingRetry) {
+		return
+	}
+	e.routingRetry = now().Add(nodePause)
 	for netns := range e.astray {
 		key := netstate.Netns{Name: netns}.Key()
 		before, known := e.routings[netns]

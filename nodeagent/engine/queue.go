@@ -205,6 +205,9 @@ func (e *Engine) untilRetry() time.Duration {
 	if e.stale {
 		next = min(next, time.Until(e.nodeRetry))
 	}
+	if len(e.astray) > 0 {
+		next = min(next, time.Until(e.routingRetry))
+	}
 	return max(next, 0)
 }
 
@@ -216,7 +219,7 @@ func (e *Engine) settled() bool {
 	for _, u := range e.units {
 		pending = pending || len(u.errs) > 0 && (u.in == nil || !u.in.Background) && !u.final()
 	}
-	return !pending && !e.stale
+	return !pending && !e.stale && len(e.astray) == 0
 }
 
 // start reads what bears our mark, once, before the first pass.

@@ -78,6 +78,8 @@ func (s *session) apply(step plan.Step) error {
 		return s.applyAddress(step.Op, o)
 	case netstate.Route:
 		return s.applyRoute(step.Op, o)
+	case netstate.Rule:
+		return s.applyRule(step.Op, o)
 	case netstate.Port:
 		return s.applyPort(step.Op, o)
 	case netstate.Hairpin:

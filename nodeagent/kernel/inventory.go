@@ -21,6 +21,11 @@ func (k *Kernel) Inventory() ([]Held, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list network namespaces: %w", err)
 	}
+	rules, err := s.heldRules()
+	if err != nil {
+		return nil, fmt.Errorf("list rules of the host: %w", err)
+	}
+	held = append(held, rules...)
 	for _, name := range append([]string{""}, names...) {
 		more, err := s.inventory(name)
 		if err != nil {
@@ -40,6 +45,22 @@ func (s *session) inventory(netns string) ([]Held, error) {
 		return nil, err
 	}
 	return s.held(l)
+}
+
+// heldRules are the host's rules of ours; they bear no owner's name.
+func (s *session) heldRules() ([]Held, error) {
+	p, err := s.place("")
+	if err != nil {
+		return nil, err
+	}
+	rules, err := p.rules()
+	var held []Held
+	for _, r := range rules {
+		if o, ok := r.ours(); ok {
+			held = append(held, Held{Object: o})
+		}
+	}
+	return held, err
 }
 
 // listing is what one namespace holds.

@@ -57,10 +57,11 @@ func addNodeLinks(n *netstate.Node, links []*link) {
 		names[l.index] = l.name
 	}
 	for _, l := range links {
-		n.Links[l.name] = netstate.NodeLink{
-			Type: l.typ(), MTU: l.mtu, Master: names[l.master], Ours: l.marked(), Down: !l.up(), XDP: l.xdp, AltNames: strings.Join(l.others, " "),
-			NoForward: slices.Contains(n.Ways[netstate.IPv4], l.name) && forwardsNothing(l.name),
+		one := netstate.NodeLink{Type: l.typ(), MTU: l.mtu, Master: names[l.master], Ours: l.marked(), Down: !l.up(), XDP: l.xdp, AltNames: strings.Join(l.others, " ")}
+		if slices.Contains(n.Ways[netstate.IPv4], l.name) {
+			one.NoForward, one.Strict = forwardsNothing(l.name), checksSenders(l.name)
 		}
+		n.Links[l.name] = one
 	}
 }
 
@@ -190,6 +191,14 @@ func foreignLinks(links []*link) map[int32]*link {
 		}
 	}
 	return foreign
+}
+
+// checksSenders reports whether an interface has strict reverse path filtering: the
+// higher of its own value and that for all counts.
+func checksSenders(link string) bool {
+	own, _ := readSysctl(path.Join("net/ipv4/conf", link, "rp_filter"))
+	all, _ := readSysctl("net/ipv4/conf/all/rp_filter")
+	return max(own, all) == "1"
 }
 
 // defaultLink is the interface of the default route with the lowest metric, of IPv4

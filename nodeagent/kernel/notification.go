@@ -163,7 +163,7 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		m.anyRoute(netns, kind == unix.RTM_DELROUTE, flags&unix.NLM_F_REPLACE != 0, body)
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
-		m.rule(netns, body)
+		m.rule(netns, kind == unix.RTM_DELRULE, body)
 	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC:
 		if q, ok := parseQdisc(body); ok {
 			m.qdisc(netns, kind == unix.RTM_DELQDISC, q)

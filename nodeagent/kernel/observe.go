@@ -49,6 +49,7 @@ var observers = map[netstate.Kind]func(*session, netstate.Key) (netstate.Object,
 	netstate.KindHairpin:  (*session).observeHairpin,
 	netstate.KindAddress:  (*session).observeAddress,
 	netstate.KindRoute:    (*session).observeRoute,
+	netstate.KindRule:     (*session).observeRule,
 }
 
 type observation struct {

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
 // ruleDrops are the actions that end what a rule concerns.
@@ -70,6 +72,8 @@ func (r *rule) attribute(header []byte, kind uint16, value []byte) {
 		r.Longer = int(int32(uint32At(value)))
 	case unix.FRA_FWMARK:
 		r.mark = uint32At(value)
+	case unix.FRA_FWMASK:
+		r.Mask = uint32At(value)
 	case unix.FRA_PROTOCOL:
 		r.protocol = byteAt(value)
 	case unix.FRA_OIFNAME, unix.FRA_TUN_ID, unix.FRA_UID_RANGE, unix.FRA_IP_PROTO, unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE:
@@ -191,9 +195,112 @@ func familyNumber(f netstate.Family) int {
 	return unix.AF_INET
 }
 
-// rule reports a rule of others as a route without a link.
-func (m *monitor) rule(netns string, body []byte) {
-	if r, ok := parseRule(body); ok && r.protocol != netstate.RouteProtocol {
+// ours is the rule as one of ours.
+func (r rule) ours() (netstate.Rule, bool) {
+	o := netstate.Rule{Family: r.Family, Way: int(r.mark >> 12), Table: r.Table}
+	return o, r.protocol == netstate.RouteProtocol && r.Mask == netstate.MarkMask && r.mark == netstate.WayMark(o.Way)
+}
+
+// sound reports whether a rule of ours does what it is for.
+func (r rule) sound() bool {
+	return r.action == unix.FR_ACT_TO_TBL && r.Priority == netstate.RulePriority && !r.invert && r.conditions == 0 &&
+		!r.From.IsValid() && !r.To.IsValid() && r.In == "" && r.Longer < 0
+}
+
+// observeRule also returns a rule without a table where several of ours have one mark.
+func (s *session) observeRule(key netstate.Key) (netstate.Object, error) {
+	p, err := s.place(key.Netns)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := p.rules()
+	var found []netstate.Rule
+	sound := true
+	for _, r := range rules {
+		if o, ok := r.ours(); ok && o.Key() == key {
+			found, sound = append(found, o), sound && r.sound()
+		}
+	}
+	switch {
+	case len(found) == 0 || err != nil:
+		return nil, err
+	case len(found) > 1 || !sound:
+		found[0].Table = 0
+	}
+	return found[0], nil
+}
+
+// applyRule takes away whatever of ours has the rule's mark, and sets it anew.
+func (s *session) applyRule(op plan.Op, o netstate.Rule) error {
+	p, err := s.place("")
+	if err != nil {
+		return err
+	}
+	err = putOrRemove(op,
+		func() error { return errors.Join(p.removeRule(o), p.addRule(o)) },
+		func() error { return p.removeRule(o) })
+	if err != nil {
+		return fmt.Errorf("%s rule %s: %w", op, o.Key().Name, err)
+	}
+	return nil
+}
+
+func (p *place) addRule(o netstate.Rule) error {
+	c, err := p.conn()
+	if err != nil {
+		return err
+	}
+	body := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(familyNumber(o.Family)), Type: unix.FR_ACT_TO_TBL}}
+	err = c.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body, ruleAttributes(o, netstate.RulePriority)...)
+	if errors.Is(err, unix.EEXIST) {
+		return ErrExists
+	}
+	return err
+}
+
+func (p *place) removeRule(o netstate.Rule) error {
+	rules, err := p.rules()
+	if err != nil {
+		return err
+	}
+	c, err := p.conn()
+	if err != nil {
+		return err
+	}
+	for _, r := range rules {
+		have, ok := r.ours()
+		if !ok || have.Key() != o.Key() {
+			continue
+		}
+		body := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(familyNumber(o.Family)), Type: r.action}}
+		if err := c.change(unix.RTM_DELRULE, 0, body, ruleAttributes(have, r.Priority)...); err != nil && !gone(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func ruleAttributes(o netstate.Rule, priority uint32) []*nl.RtAttr {
+	return []*nl.RtAttr{
+		number(unix.FRA_PRIORITY, priority), number(unix.FRA_FWMARK, netstate.WayMark(o.Way)), number(unix.FRA_FWMASK, netstate.MarkMask),
+		number(unix.FRA_TABLE, o.Table), nl.NewRtAttr(unix.FRA_PROTOCOL, []byte{netstate.RouteProtocol}),
+	}
+}
+
+// rule reports a rule of ours as what it is, and one of others as a route without a
+// link.
+func (m *monitor) rule(netns string, gone bool, body []byte) {
+	r, ok := parseRule(body)
+	if !ok {
+		return
+	}
+	o, ours := r.ours()
+	switch {
+	case r.protocol != netstate.RouteProtocol:
 		m.fn(Event{Key: netstate.Key{Kind: netstate.KindRoute, Netns: netns, Name: "rule " + r.String()}})
+	case ours && netns == "" && !gone && r.sound():
+		m.fn(Event{Key: o.Key(), Object: o})
+	case ours && netns == "":
+		m.fn(Event{Key: o.Key(), Gone: gone})
 	}
 }

@@ -76,15 +76,15 @@ func TestRoutingOfOthers(t *testing.T) {
 	}
 }
 
-// TestWaysOfTheNode has a way that forwards nothing, one that is down, and a dummy.
+// TestWaysOfTheNode has a way that forwards nothing, and one that is down.
 func TestWaysOfTheNode(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
 	k := open(t)
-	sh(t, "sysctl -qw net.ipv4.ip_forward=1; ip link add d0 type dummy; ip address add 192.0.2.9/24 dev d0")
+	sh(t, "sysctl -qw net.ipv4.ip_forward=1")
 	for _, name := range []string{"eth0", "eth1"} {
-		sh(t, "ip link add "+name+" type veth peer p"+name+"; ip link set p"+name+" up; ip link set "+name+" up")
+		sh(t, "ip link add %[1]s type veth peer p%[1]s; ip link set p%[1]s up; ip link set %[1]s up", name)
 	}
 	sh(t, "ip address add 198.51.100.1/24 dev eth0; ip -6 address add 2001:db8::1/64 dev eth1 nodad; ip address add 203.0.113.1/24 dev eth1; sysctl -qw net.ipv4.conf.eth0.forwarding=0; ip link set eth1 down")
 	n, err := k.Node()

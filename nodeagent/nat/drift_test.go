@@ -334,6 +334,8 @@ func TestRefusals(t *testing.T) {
 		netstate.Publish{Host: addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80 }; flush ruleset; #"},
 		balance("0.0.0.0", "tcp", 80, many(netstate.MaxTargets+1)...),
 		netstate.LoopbackGuard{Link: `br" }; flush ruleset; #`},
+		netstate.WayBack{Link: "wan2", Realm: "br-red", Way: netstate.WaysBack + 1},
+		netstate.WayBack{Link: "wan2", Realm: `br" }; flush ruleset; #`, Way: 1},
 		ranged("0.0.0.0", "tcp", 80, 80, "10.0.0.1:80"),
 		ranged("0.0.0.0", "tcp", 80, 79, "10.0.0.1:80"),
 		ranged("0.0.0.0", "tcp", 80, 90, "10.0.0.1:65530"),

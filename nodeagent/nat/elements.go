@@ -61,6 +61,8 @@ func elements(o netstate.Object) []element {
 		e := at(pick(o.Subnet.Addr(), setNoMasq4, setNoMasq6), o.Subnet, o.Dst)
 		e.note = o.Link
 		return []element{e}
+	case netstate.WayBack:
+		return []element{at(waySets[o.Way-1], o.Link, o.Realm)}
 	case netstate.Publish:
 		return publishElements(o)
 	}
@@ -142,6 +144,8 @@ func validate(o netstate.Object) error {
 		err = errors.Join(checkLink(o.Link), checkPrefix(o.Subnet), checkSource(o))
 	case netstate.NoMasquerade:
 		err = errors.Join(checkLink(o.Link), checkPrefix(o.Subnet), checkPrefix(o.Dst), checkFamily(o.Subnet.Addr(), o.Dst.Addr()))
+	case netstate.WayBack:
+		err = errors.Join(checkLink(o.Link), checkLink(o.Realm), checkWay(o.Way))
 	case netstate.Publish:
 		err = checkPublish(o)
 	default:
@@ -166,6 +170,13 @@ func checkBeyond(o netstate.Opening) error {
 func checkKnown(f netstate.Family) error {
 	if f != netstate.IPv4 && f != netstate.IPv6 {
 		return fmt.Errorf("unknown family %q", f)
+	}
+	return nil
+}
+
+func checkWay(n int) error {
+	if n < 1 || n > netstate.WaysBack {
+		return fmt.Errorf("way back %d must be 1 to %d", n, netstate.WaysBack)
 	}
 	return nil
 }

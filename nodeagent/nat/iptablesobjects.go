@@ -32,6 +32,8 @@ func objectFrom(name string, lines []ipRule) netstate.Object {
 	case netstate.KindNoMasquerade.String():
 		subnet, dst, _ := strings.Cut(more, " to ")
 		o = netstate.NoMasquerade{Link: link, Subnet: fields{subnet}.prefix(0), Dst: fields{dst}.prefix(0)}
+	case netstate.KindWayBack.String():
+		o = wayBackFrom(link, more, lines)
 	case netstate.KindPublish.String():
 		o = publishNamed(rest, lines)
 	}
@@ -79,6 +81,19 @@ func masqueradeFrom(link, subnet string, lines []ipRule) netstate.Object {
 		}
 	}
 	return m
+}
+
+func wayBackFrom(link, realm string, lines []ipRule) netstate.Object {
+	w := netstate.WayBack{Link: link, Realm: realm}
+	for _, l := range lines {
+		mark, _, _ := strings.Cut(option(l.spec, "--set-xmark"), "/")
+		for n := 1; n <= netstate.WaysBack; n++ {
+			if mark == fmt.Sprintf("%#x", netstate.WayMark(n)) {
+				w.Way = n
+			}
+		}
+	}
+	return w
 }
 
 // publishNamed reads a publish's port from its name, such as 0.0.0.0:80-82/tcp,

@@ -55,6 +55,8 @@ const (
 	ipBack     = chainPrefix + "BACK"     // targets whose default route is elsewhere
 	ipEgress   = chainPrefix + "EGRESS"   // what is not masqueraded
 	ipMasq     = chainPrefix + "MASQ"     // subnets that are
+	ipArrival  = chainPrefix + "ARRIVAL"  // what is answered by the way that it came in by
+	ipAnswer   = chainPrefix + "ANSWER"   // its answers
 )
 
 // The chains that the hooks jump to.
@@ -113,6 +115,7 @@ var ipFrames = map[string][]frame{
 		{chain: ipResets, head: []string{"-p tcp -m tcp --tcp-flags SYN,RST,ACK RST -m conntrack --ctstate INVALID " + marked + "-j DROP"}},
 		{chain: ipForward, head: []string{marked + "-j " + ipDrop, marked + "-j " + ipGuard, marked + "-j " + ipRealm, marked + "-j " + ipOpen}},
 	},
+	"mangle": {{chain: ipArrival}, {chain: ipAnswer}},
 	"nat": {
 		{chain: ipAddress}, {chain: ipAny}, {chain: ipLoopback}, {chain: ipHairpin}, {chain: ipBack}, {chain: ipMasq},
 		{chain: ipEgress, tail: []string{marked + "-j " + ipMasq}},
@@ -148,6 +151,10 @@ var hooks = map[string][]hook{
 		{chain: "FORWARD", spec: marked + "-j " + ipForward, first: true},
 		{chain: "OUTPUT", spec: marked + "-j " + ipResets, first: true},
 	},
+	"mangle": {
+		{chain: "FORWARD", spec: marked + "-j " + ipArrival},
+		{chain: "PREROUTING", spec: marked + "-j " + ipAnswer},
+	},
 	"nat": {
 		{chain: "PREROUTING", spec: "-m addrtype --dst-type LOCAL " + marked + "-j " + ipPublish},
 		{chain: "OUTPUT", spec: "-m addrtype --dst-type LOCAL " + marked + "-j " + ipOutput},
@@ -156,7 +163,7 @@ var hooks = map[string][]hook{
 }
 
 // ipTables are the tables in the order of writing: what closes comes first.
-var ipTables = []string{"raw", "filter", "nat"}
+var ipTables = []string{"raw", "filter", "mangle", "nat"}
 
 // builder collects the rules of an object.
 type builder struct {
@@ -206,6 +213,10 @@ func rulesOf(s netstate.Source, o netstate.Object) []ipRule {
 			match += " -d " + o.Dst.String()
 		}
 		b.add(o.Subnet.Addr().Is6(), "nat", ipEgress, match, "-j RETURN")
+	case netstate.WayBack:
+		mark := fmt.Sprintf("%#x/%#x", netstate.WayMark(o.Way), netstate.MarkMask)
+		b.both("mangle", ipArrival, "-i "+o.Link+" -o "+o.Realm+" -m conntrack --ctstate DNAT --ctdir ORIGINAL", "-j CONNMARK --set-xmark "+mark)
+		b.both("mangle", ipAnswer, "-i "+o.Realm+" -m conntrack --ctstate DNAT --ctdir REPLY -m connmark --mark "+mark, "-j MARK --set-xmark "+mark)
 	case netstate.Publish:
 		b.publish(s, o)
 	}

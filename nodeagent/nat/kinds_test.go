@@ -118,6 +118,6 @@ var tableLines = regexp.MustCompile(`(?m)^(#.*|:[A-Z]+ ACCEPT.*|COMMIT)\n`)
 // tablesOf shows what a variant holds, as iptables-save does.
 func tablesOf(t testing.TB, v variant) string {
 	t.Helper()
-	text := run(t, "for f in iptables ip6tables; do echo \"$f:\"; for t in raw filter nat; do $f-"+string(v)+"-save -t $t 2>/dev/null; done; done")
+	text := run(t, "for f in iptables ip6tables; do echo \"$f:\"; for t in raw filter mangle nat; do $f-"+string(v)+"-save -t $t 2>/dev/null; done; done")
 	return tableLines.ReplaceAllString(text, "")
 }

@@ -92,6 +92,8 @@ func keyOf(i id, h held) (netstate.Key, bool) {
 		return netstate.Masquerade{Link: h.note, Subnet: p.prefix(0)}.Key(), h.note != ""
 	case setNoMasq4, setNoMasq6:
 		return netstate.NoMasquerade{Link: h.note, Subnet: p.prefix(0), Dst: p.prefix(1)}.Key(), h.note != ""
+	case setWay1, setWay2, setWay3:
+		return netstate.WayBack{Link: p.text(0), Realm: p.text(1)}.Key(), true
 	case setLoopback:
 		return netstate.LoopbackGuard{Link: p.text(0)}.Key(), true
 	}
@@ -139,6 +141,8 @@ func objectOf(k netstate.Key, group []id, holds map[id]held) netstate.Object {
 		return masqueradeOf(k.Link, first.prefix(0), holds)
 	case netstate.KindNoMasquerade:
 		return netstate.NoMasquerade{Link: k.Link, Subnet: first.prefix(0), Dst: first.prefix(1)}
+	case netstate.KindWayBack:
+		return netstate.WayBack{Link: first.text(0), Realm: first.text(1), Way: slices.Index(waySets[:], group[0].set) + 1}
 	case netstate.KindPublish:
 		return publishFrom(group, holds)
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"sigs.k8s.io/knftables"
@@ -24,6 +25,8 @@ const (
 	chainInto        = "into"
 	chainPostrouting = "postrouting"
 	chainResets      = "resets"
+	chainArrival     = "arrival"
+	chainAnswer      = "answer"
 
 	chainIngress = "ingress"
 	chainPort    = "port"
@@ -128,6 +131,11 @@ var inetChains = []chainDef{
 		"iifname . oifname @" + setIsolated + " goto " + chainBetween,
 		"oifname @" + setGuarded + " goto " + chainInto,
 	}},
+	// Of several ways out, a connection is answered by the one that it came in by.
+	{name: chainArrival, base: &baseChain{knftables.FilterType, knftables.ForwardHook, -150}, rules: wayRules(
+		"ct direction original ct status dnat iifname . oifname @SET ct mark set ct mark and REST or MARK")},
+	{name: chainAnswer, base: &baseChain{knftables.FilterType, knftables.PreroutingHook, -150}, rules: wayRules(
+		"iifname @" + setOurs + " ct direction reply ct status dnat ct mark and MASK == MARK meta mark set meta mark and REST or MARK")},
 	// A segment that conntrack calls INVALID is not translated, so one of a connection
 	// of an attachment meets the node's own TCP, which has no such connection: its
 	// reset would end the attachment's. Only a reset without ACK answers what no
@@ -155,6 +163,19 @@ var inetChains = []chainDef{
 		"ip6 saddr @" + setMasq6 + " masquerade",
 	}},
 }
+
+// wayRules is a rule for each way back, with its set and mark, the bits of marks that
+// are ours, and the rest.
+func wayRules(rule string) []string {
+	var rules []string
+	for i, set := range waySets {
+		words := strings.NewReplacer("SET", set, "MARK", hexMark(netstate.WayMark(i+1)), "MASK", hexMark(netstate.MarkMask), "REST", hexMark(^uint32(netstate.MarkMask)))
+		rules = append(rules, words.Replace(rule))
+	}
+	return rules
+}
+
+func hexMark(m uint32) string { return fmt.Sprintf("%#010x", m) }
 
 var bridgeChains = []chainDef{
 	{name: chainIPv4, rules: []string{

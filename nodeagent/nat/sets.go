@@ -32,6 +32,10 @@ const (
 
 	setLoopback = "lb" // interfaces with route_localnet
 
+	setWay1 = "way1" // interface . realm, answered by the first of the ways back
+	setWay2 = "way2"
+	setWay3 = "way3"
+
 	setTarget4 = "tgt4" // published targets
 	setTarget6 = "tgt6"
 	setBack4   = "back4" // targets whose default route is elsewhere
@@ -123,6 +127,9 @@ func (d *setDef) bound() bool { return d.typeOf != "" && d.value != nil }
 // draw is the slot of a new connection.
 var draw = fmt.Sprintf("numgen random mod %d", netstate.MaxTargets)
 
+// waySets are those of the ways back, in their order.
+var waySets = [netstate.WaysBack]string{setWay1, setWay2, setWay3}
+
 // setDefs are in the order in which elements are added where they do not fit
 // into one transaction: what closes comes before what opens.
 var setDefs = []setDef{
@@ -144,6 +151,10 @@ var setDefs = []setDef{
 	{family: knftables.BridgeFamily, name: setAllowed6, key: []field{fieldLink, fieldIPv6}, interval: true},
 	{family: knftables.BridgeFamily, name: setAllowedND6, key: []field{fieldLink, fieldTarget}, interval: true, typeOf: "iifname . @th,64,128"},
 	{family: knftables.BridgeFamily, name: setDHCP, key: []field{fieldLink}},
+
+	{family: knftables.InetFamily, name: setWay1, key: []field{fieldLink, fieldLink}},
+	{family: knftables.InetFamily, name: setWay2, key: []field{fieldLink, fieldLink}},
+	{family: knftables.InetFamily, name: setWay3, key: []field{fieldLink, fieldLink}},
 
 	{family: knftables.InetFamily, name: setHairpin4, key: []field{fieldIPv4, fieldLink}, interval: true},
 	{family: knftables.InetFamily, name: setHairpin6, key: []field{fieldIPv6, fieldLink}, interval: true},

@@ -43,13 +43,15 @@ const (
 	KindHairpin
 	KindAddress
 	KindRoute
+	KindRule
 	KindMasquerade
 	KindNoMasquerade
+	KindWayBack
 	KindPublish
 )
 
 var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "isolation", "forward-guard", "foreign-bridge", "opening", "loopback-guard", "anti-spoof", "anti-spoof", "allowed-mac", "allowed-address", "dhcp-client",
-	"uplink", "hairpin", "address", "route", "masquerade", "no-masquerade", "publish"}
+	"uplink", "hairpin", "address", "route", "rule", "masquerade", "no-masquerade", "way-back", "publish"}
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -57,7 +59,7 @@ func (k Kind) String() string { return kindNames[k] }
 // others are netlink's and /proc's.
 func (k Kind) Firewall() bool {
 	switch k {
-	case KindRealm, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindAllowedMAC, KindAllowedPrefix, KindDHCPClient, KindMasquerade, KindNoMasquerade, KindPublish:
+	case KindRealm, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindAllowedMAC, KindAllowedPrefix, KindDHCPClient, KindMasquerade, KindNoMasquerade, KindWayBack, KindPublish:
 		return true
 	}
 	return false

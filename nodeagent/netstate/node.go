@@ -57,6 +57,8 @@ type NodeLink struct {
 	// NoForward ways forward no IPv4 that comes in by them although forwarding is on.
 	// IPv6 has no such switch.
 	NoForward bool
+	// Strict ways drop IPv4 packets whose sender is not reached by them.
+	Strict bool
 	// XDP is true where a program of others sees packets before the kernel does.
 	XDP bool
 }

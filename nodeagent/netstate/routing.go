@@ -31,6 +31,8 @@ type RouteRule struct {
 	In string
 	// Narrow rules have further conditions, such as a mark or a port.
 	Narrow bool
+	// Mask are the bits of the mark that it looks at.
+	Mask uint32
 	// Drops is how it ends what it concerns, such as blackhole; empty for a rule
 	// with a table.
 	Drops string

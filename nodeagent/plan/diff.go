@@ -313,7 +313,7 @@ func buildStage(k netstate.Kind) Stage {
 		return StageActivate
 	case netstate.KindAddress:
 		return StageAddress
-	case netstate.KindRoute:
+	case netstate.KindRoute, netstate.KindRule:
 		return StageRoute
 	case netstate.KindPublish:
 		return StagePublish

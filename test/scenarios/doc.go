@@ -18,7 +18,8 @@
 // A line "# rules: net.yaml web.yaml" names manifests of the script, or samples as
 // $SAMPLES/quickstart.yaml, whose firewall rules docs/rulesets.md shows, on a node with
 // the interfaces of the script's lan commands. Every script that builds something in
-// the firewall has one or more; forward=drop, bridge=NAME and address=INTERFACE,CIDR say more of
+// the firewall has one or more; forward=drop, bridge=NAME, address=INTERFACE,CIDR and
+// way=INTERFACE,ADDRESS (another way out for that sender) say more of
 // the node (see hack/gendocs). make generate brings the page up to date.
 //
 // Scripts in byhand do with ip and nft what the

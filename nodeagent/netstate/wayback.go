@@ -1,0 +1,42 @@
+package netstate
+
+import "fmt"
+
+// WaysBack is how many interfaces besides the usual one answers can leave by.
+const WaysBack = 3
+
+// MarkMask are the bits that connections and packets of a WayBack are marked in. They
+// are none of those of kube-proxy (0xc000), Cilium (0xf00), the AWS VPC CNI (0x80),
+// Calico and Tailscale (0xff0000 and above).
+const MarkMask = 0x3000
+
+// WayMark is the mark of the n-th way back, from 1 to WaysBack.
+func WayMark(n int) uint32 { return uint32(n) << 12 }
+
+// WayBack has what comes in by an interface, translated, to a realm answered by that
+// interface: the connection is marked, and its answers are.
+type WayBack struct {
+	// Link is the node's interface, Realm that by which the targets are reached.
+	Link, Realm string
+	// Way numbers the mark.
+	Way int
+}
+
+func (w WayBack) Key() Key       { return Key{Kind: KindWayBack, Link: w.Link, Name: w.Realm} }
+func (w WayBack) String() string { return fmt.Sprintf("mark %#x", WayMark(w.Way)) }
+
+// Rule routes marked answers by the table that leads out by the way's interface. It has
+// protocol 147.
+type Rule struct {
+	Family Family
+	Way    int
+	Table  uint32
+}
+
+// RulePriority is that of the rules, before those of VPNs and the main table's.
+const RulePriority = 5147
+
+func (r Rule) Key() Key {
+	return Key{Kind: KindRule, Name: fmt.Sprintf("%s %#x", r.Family, WayMark(r.Way))}
+}
+func (r Rule) String() string { return fmt.Sprintf("lookup %d", r.Table) }
