@@ -87,9 +87,9 @@ func (e echoed) ask(patience time.Duration) (string, error) {
 	return "", err
 }
 
-// stray sends what conntrack takes for no part of a connection, though its ports say
+// beyond sends what conntrack takes for no part of a connection, though its ports say
 // so: numbers by chance are in nobody's window.
-func stray(c call) (output, error) {
+func beyond(c call) (output, error) {
 	if c.neg || len(c.args) != 3 {
 		return output{}, errUsage
 	}

@@ -62,7 +62,7 @@
 //	    a datagram sent from now on is answered; stdout has the line "peer IP" as
 //	    serve writes it, and the name of the namespace, or the TEXT of the serve,
 //	    that answers. Negated: nothing comes back for a second.
-//	stray NAME client|server NETNS
+//	beyond NAME client|server NETNS
 //	    A segment of that end of the TCP connection, far outside its window, is sent
 //	    from the namespace, where the end is.
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP

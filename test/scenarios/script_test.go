@@ -61,7 +61,7 @@ func init() {
 		"carries":    {run: carries, patience: 6 * time.Second, usage: "NETNS NETNS ADDRESS:PORT RATE"},
 		"connect":    {run: connect, usage: "[-udp|-busy] NAME NETNS NETNS ADDRESS:PORT [VIA]"},
 		"alive":      {run: alive, usage: "NAME"},
-		"stray":      {run: stray, usage: "NAME client|server NETNS"},
+		"beyond":     {run: beyond, usage: "NAME client|server NETNS"},
 		"attackers":  {run: attackers},
 		"intrude":    {run: intrude, patience: 2 * time.Second, usage: "NETNS ADDRESS:PORT"},
 		"groups":     {run: groups, usage: "NETNS/IF SOURCE-MAC SOURCE-IP ADDRESS"},
