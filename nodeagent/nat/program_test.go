@@ -61,6 +61,8 @@ func TestHangingProgram(t *testing.T) {
 			"apply":  func() error { return b.Apply(t.Context(), creates(realm)) },
 			"clean":  func() error { return b.Clean(t.Context()) },
 		} {
+			// Of what has no table no program is asked.
+			run(t, "nft add table inet patchbay")
 			if err := os.WriteFile(hang, nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -74,7 +76,7 @@ func TestHangingProgram(t *testing.T) {
 			}
 			children, err := os.ReadFile(hang)
 			if err != nil || len(children) == 0 {
-				t.Fatalf("%s ran no program: %v", name, err)
+				t.Errorf("%s ran no program: %v", name, err)
 			}
 			for _, pid := range strings.Fields(string(children)) {
 				if !ends(pid) {
@@ -89,6 +91,7 @@ func TestHangingProgram(t *testing.T) {
 		apply(t, b, creates(realm))
 		same(t, "held", 1, len(b.Held()))
 		apply(t, b, deletes(realm))
+		run(t, "nft flush ruleset")
 	})
 }
 
