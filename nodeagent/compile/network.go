@@ -250,7 +250,11 @@ func bridgeAttributes(v NetworkView, attached int) netstate.Attributes {
 	case !v.AntiSpoof:
 		learned = learnedOfGuests
 	}
-	return netstate.LinkAttributes.With(netstate.NoLinkLocalLearn, 1).With(netstate.FDBMaxLearned, learned).
+	s := netstate.LinkAttributes
+	if v.Mode == v1alpha1.GatewayBridge && hasFamily(v.Gateways, netstate.IPv6) {
+		s = s.With(netstate.LinkLocal, 1)
+	}
+	return s.With(netstate.NoLinkLocalLearn, 1).With(netstate.FDBMaxLearned, learned).
 		With(netstate.MulticastSnooping, 1).With(netstate.MulticastHashMax, multicastGroups).
 		With(netstate.STP, 0).With(netstate.ForwardDelay, 0).With(netstate.Ageing, macAgeing).
 		With(netstate.VLANFiltering, 0).With(netstate.GroupForward, 0).With(netstate.CallIPTables, 0).With(netstate.CallIP6Tables, 0).With(netstate.OwnMAC, 1)

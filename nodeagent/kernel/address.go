@@ -343,6 +343,26 @@ func (p *place) addressOfOurs(l *link, prefix netip.Prefix) (bool, error) {
 	return found, nil
 }
 
+func (p *place) hasLinkLocal(l *link) (bool, error) {
+	addresses, err := p.addressesOn(unix.AF_INET6, l)
+	return slices.ContainsFunc(addresses, func(a address) bool { return a.prefix.Addr().IsLinkLocalUnicast() }), err
+}
+
+// addLinkLocal gives a link the address that it has from the kernel.
+func (p *place) addLinkLocal(l *link) error {
+	c, err := p.conn()
+	if err != nil {
+		return err
+	}
+	ip := l.mac.LinkLocal()
+	err = c.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, addressBody(l, netip.PrefixFrom(ip, 64)),
+		nl.NewRtAttr(unix.IFA_LOCAL, ip.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, ip.AsSlice()), number(unix.IFA_FLAGS, unix.IFA_F_NODAD))
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	return err
+}
+
 // single is the prefix of one address alone.
 func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 

@@ -146,6 +146,11 @@ func (p *place) changeAttributes(l *link, s netstate.Attributes) error {
 			return err
 		}
 	}
+	if _, ok := s.Get(netstate.LinkLocal); ok {
+		if err := p.addLinkLocal(l); err != nil {
+			return err
+		}
+	}
 	body := flagsOf(s)
 	var attrs []*nl.RtAttr
 	if info := cmp.Or(bridgeInfo(s), portInfo(s)); info != nil {

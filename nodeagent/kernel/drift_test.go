@@ -135,7 +135,7 @@ func TestDriftOfLinks(t *testing.T) {
 	k := open(t)
 	apply(t, k, create(managed("net1")))
 	br := bridge("br-red")
-	br.Attributes = netstate.LinkAttributes.With(netstate.STP, 0).With(netstate.ForwardDelay, 0).With(netstate.Ageing, 30000).With(netstate.GroupForward, 0).With(netstate.OwnMAC, 1)
+	br.Attributes = netstate.LinkAttributes.With(netstate.STP, 0).With(netstate.ForwardDelay, 0).With(netstate.Ageing, 30000).With(netstate.GroupForward, 0).With(netstate.OwnMAC, 1).With(netstate.LinkLocal, 1)
 	host, inside := pair(netstate.End{Name: "veth1"}, netstate.End{Netns: "net1", Name: "eth0"}, "br-red")
 	host.Attributes, inside.Attributes = netstate.LinkAttributes.And(netstate.PortAttributes), netstate.LinkAttributes
 	build(t, k, br, host, inside)
@@ -153,6 +153,7 @@ func TestDriftOfLinks(t *testing.T) {
 		{br, "ip link set br-red arp off"},
 		{br, "ip link set br-red multicast off"},
 		{br, "bridge fdb flush dev br-red"},
+		{br, "ip -6 address flush dev br-red scope link"},
 		{host, "bridge link set dev veth1 state 0"},
 		{host, "bridge link set dev veth1 learning off"},
 		{host, "bridge link set dev veth1 flood off"},

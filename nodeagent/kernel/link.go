@@ -340,6 +340,9 @@ func (s *session) whole(p *place, l *link) netstate.Link {
 		if knows, err := p.knowsItself(l); err == nil {
 			o.Attributes = o.Attributes.With(netstate.OwnMAC, number01(knows))
 		}
+		if has, err := p.hasLinkLocal(l); err == nil && l.running() && !noIPv6() {
+			o.Attributes = o.Attributes.With(netstate.LinkLocal, number01(has))
+		}
 	case p.netns != "":
 		o.Planted = p.planted(l)
 	}

@@ -242,7 +242,7 @@ func (m *monitor) address(netns string, gone bool, a address) {
 		return
 	}
 	o := a.object(netns, name)
-	if gone && name == loopbackName && netns != "" {
+	if gone && (name == loopbackName && netns != "" || a.prefix.Addr().Is6() && a.prefix.Addr().IsLinkLocalUnicast()) {
 		m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
 	}
 	if gone {

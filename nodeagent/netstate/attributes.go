@@ -26,6 +26,9 @@ const (
 	CallIP6Tables
 	// OwnMAC is 1 where a bridge's table has its own MAC address.
 	OwnMAC
+	// LinkLocal is 1 where a bridge that runs has an IPv6 link-local address: without
+	// it the node asks for no neighbour of what it forwards.
+	LinkLocal
 
 	PortState
 	Learning
@@ -49,7 +52,7 @@ const (
 
 var attributeNames = [attributeCount]string{
 	"no_linklocal_learn", "mcast_snooping", "mcast_hash_max", "fdb_max_learned",
-	"stp_state", "forward_delay", "ageing_time", "vlan_filtering", "group_fwd_mask", "nf_call_iptables", "nf_call_ip6tables", "own_mac",
+	"stp_state", "forward_delay", "ageing_time", "vlan_filtering", "group_fwd_mask", "nf_call_iptables", "nf_call_ip6tables", "own_mac", "link-local address",
 	"state", "learning", "flood", "mcast_flood", "bcast_flood", "locked", "neigh_suppress", "proxy_arp", "proxy_arp_wifi", "mcast_max_groups",
 	"arp", "multicast", "127.0.0.1", "::1",
 }

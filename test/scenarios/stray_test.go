@@ -54,7 +54,7 @@ func strays(c call) (output, error) {
 // passing matches lines of a dump on which no traffic depends, and which the kernel
 // has or has not after a repair: link-local addresses and the connected route of ::1;
 // and the firewall.
-var passing = regexp.MustCompile(`(?m)^.*(: nft | address \S+ fe80:| route table=254 ::1/128 ).*\n`)
+var passing = regexp.MustCompile(`(?m)^.*(: nft | address eth0 fe80:| route table=254 ::1/128 ).*\n`)
 
 func lasting(dump string) string { return passing.ReplaceAllString(withoutIDs(dump), "") }
 
