@@ -81,7 +81,7 @@ func keyOf(i id, h held) (netstate.Key, bool) {
 	case setIP4, setIP6, setND6:
 		return portKey(p), p.addr(2).IsValid()
 	case setAllowedMAC:
-		return netstate.AllowedMAC{Link: p.text(0), MAC: p.mac(1)}.Key(), true
+		return netstate.AllowedMAC{Link: p.text(0), MAC: p.mac()}.Key(), true
 	case setAllowed4, setAllowed6, setAllowedND6:
 		return netstate.AllowedPrefix{Link: p.text(0), Prefix: p.prefix(1)}.Key(), true
 	case setDHCP:
@@ -105,7 +105,7 @@ func keyOf(i id, h held) (netstate.Key, bool) {
 
 // portKey is the filter's for the link-local address of its own MAC.
 func portKey(p fields) netstate.Key {
-	if p.addr(2) == p.mac(1).LinkLocal() {
+	if p.addr(2) == p.mac().LinkLocal() {
 		return netstate.PortFilter{Link: p.text(0)}.Key()
 	}
 	return netstate.PortAddress{Link: p.text(0), Addr: p.addr(2)}.Key()
@@ -130,9 +130,9 @@ func objectOf(k netstate.Key, group []id, holds map[id]held) netstate.Object {
 	case netstate.KindPortFilter:
 		return portFilterOf(k.Link, group)
 	case netstate.KindPortAddress:
-		return netstate.PortAddress{Link: k.Link, MAC: first.mac(1), Addr: first.addr(2)}
+		return netstate.PortAddress{Link: k.Link, MAC: first.mac(), Addr: first.addr(2)}
 	case netstate.KindAllowedMAC:
-		return netstate.AllowedMAC{Link: k.Link, MAC: first.mac(1)}
+		return netstate.AllowedMAC{Link: k.Link, MAC: first.mac()}
 	case netstate.KindAllowedPrefix:
 		return netstate.AllowedPrefix{Link: k.Link, Prefix: first.prefix(1)}
 	case netstate.KindDHCPClient:
@@ -153,7 +153,7 @@ func portFilterOf(link string, group []id) netstate.Object {
 	f := netstate.PortFilter{Link: link}
 	for _, i := range group {
 		if i.set != setPorts {
-			f.MAC = parts(i.key).mac(1)
+			f.MAC = parts(i.key).mac()
 		}
 		if i.set == setMAC {
 			break
@@ -212,7 +212,8 @@ func (f fields) ports(i int) (first, last uint16) {
 	return fields{from}.port(0), fields{to}.port(0)
 }
 
-func (f fields) mac(i int) netstate.MAC {
-	m, _ := netstate.ParseMAC(f.text(i))
+// mac is always a key's second part.
+func (f fields) mac() netstate.MAC {
+	m, _ := netstate.ParseMAC(f.text(1))
 	return m
 }

@@ -102,7 +102,7 @@ func groupPayloads(mac net.HardwareAddr, src, dst netip.Addr) map[string][]byte 
 		return append([]byte{8, 6}, p...)
 	}
 	noise := make([]byte, 64)
-	rand.Read(noise) //nolint:errcheck // It never fails.
+	rand.Read(noise)
 	return map[string][]byte{
 		"LLC":       append([]byte{0, 46, 0x42, 0x42, 3}, make([]byte, 43)...),
 		"LLDP":      append([]byte{0x88, 0xcc}, make([]byte, 46)...),
