@@ -210,6 +210,10 @@ func tidy(table []string) []string {
 			chains = append(chains, nil)
 		}
 		last := len(chains) - 1
+		if last < 0 {
+			// The comment by which we know a table that we made.
+			continue
+		}
 		if chains[last] = append(chains[last], l); l != "nft \t}" {
 			continue
 		}
