@@ -106,6 +106,8 @@ type Engine struct {
 	blind map[netstate.Owner]bool
 	// stuck are owners whose failures end by what the kernel tells; see stuck.go.
 	stuck map[netstate.Owner]bool
+	// unseen are wanted objects that could not be observed in this pass.
+	unseen []netstate.Key
 	// leaving says who held what the current pass removes.
 	leaving map[netstate.Key]netstate.Owner
 	claims  claims

@@ -18,7 +18,7 @@ import (
 // filters could not be set gets nothing more, so that no port comes up
 // unfiltered, nor one whose sysctls cannot be set.
 func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
-	x := execution{e: e, batch: batch, stopped: maps.Clone(e.blind)}
+	x := execution{e: e, batch: batch, failed: slices.Clone(e.unseen), stopped: maps.Clone(e.blind)}
 	mended := e.NAT.Intact()
 	for stage := plan.StageClosePublish; stage <= plan.StagePublish; stage++ {
 		e.progressed()

@@ -94,7 +94,7 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 	// What could not be observed is neither there nor absent: it is left as it
 	// is until it can be. Nothing new comes up beside filters of which nobody knows;
 	// links that had theirs are repaired: others are up like them.
-	e.blind = map[netstate.Owner]bool{}
+	e.blind, e.unseen = map[netstate.Owner]bool{}, nil
 	for k, err := range unknown {
 		if len(e.wanted[k]) == 0 && errors.Is(err, kernel.ErrForeign) {
 			// A namespace that is the host's own was refused, so nothing in it is ours.
@@ -102,6 +102,7 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 			continue
 		}
 		e.fail(batch, k, err)
+		e.unseen = append(e.unseen, k)
 		delete(desired, k)
 		for o := range e.wanted[k] {
 			if u := e.units[o]; k.Kind.Firewall() && u.complete[k] != u.desired[k] {
