@@ -18,7 +18,8 @@ import (
 // baseChains are the hook number and priority of the base chains that hooks name.
 var baseChains = map[string]map[string][2]int32{
 	"raw":    {"PREROUTING": {unix.NF_INET_PRE_ROUTING, -300}},
-	"filter": {"FORWARD": {unix.NF_INET_FORWARD, 0}},
+	"filter": {"FORWARD": {unix.NF_INET_FORWARD, 0}, "OUTPUT": {unix.NF_INET_LOCAL_OUT, 0}},
+	"mangle": {"PREROUTING": {unix.NF_INET_PRE_ROUTING, -150}, "FORWARD": {unix.NF_INET_FORWARD, -150}},
 	"nat": {
 		"PREROUTING": {unix.NF_INET_PRE_ROUTING, -100}, "OUTPUT": {unix.NF_INET_LOCAL_OUT, -100},
 		"POSTROUTING": {unix.NF_INET_POST_ROUTING, 100},
