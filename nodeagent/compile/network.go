@@ -191,14 +191,13 @@ func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 	r.add(netstate.Link{Name: v.Bridge, Type: netstate.Bridge, MAC: deriveMAC("bnet", c.Node.Name, n.Name), MTU: v.MTU, Mark: mark, Attributes: bridgeAttributes(v, c.Attached), Up: true})
 	routed := v.Mode == v1alpha1.GatewayBridge
 	v6 := routed && hasFamily(v.Gateways, netstate.IPv6)
-	rpFilter, disable6 := "1", "1"
+	// ARP probes pass rp_filter, and a node without a gateway there would answer for
+	// its other addresses.
+	rpFilter, arpIgnore, disable6 := "1", "1", "1"
 	if routed {
 		r.add(linkSysctl("", v.Bridge, "ipv4", "forwarding", "1"))
 		// Strict filtering breaks publishing for a target with two networks.
-		rpFilter = "2"
-	} else {
-		// ARP probes pass rp_filter, and the node would answer for its other addresses.
-		r.add(linkSysctl("", v.Bridge, "ipv4", "arp_ignore", "1"))
+		rpFilter, arpIgnore = "2", "0"
 	}
 	if v6 {
 		disable6 = "0"
@@ -208,7 +207,11 @@ func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 			linkSysctl("", v.Bridge, "ipv6", "keep_addr_on_down", "1"),
 		)
 	}
-	r.add(linkSysctl("", v.Bridge, "ipv6", "disable_ipv6", disable6), linkSysctl("", v.Bridge, "ipv4", "rp_filter", rpFilter))
+	r.add(
+		linkSysctl("", v.Bridge, "ipv6", "disable_ipv6", disable6),
+		linkSysctl("", v.Bridge, "ipv4", "rp_filter", rpFilter),
+		linkSysctl("", v.Bridge, "ipv4", "arp_ignore", arpIgnore),
+	)
 }
 
 // What a bridge learns at most where others than its attachments are behind its

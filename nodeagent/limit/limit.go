@@ -34,7 +34,7 @@ func Files() int {
 // Explain adds to an error that means a limit what to set; other errors stay as
 // they are.
 func Explain(err error) error {
-	remedy := ""
+	var remedy string
 	switch {
 	case err == nil || errors.Is(err, ErrReached):
 		return err

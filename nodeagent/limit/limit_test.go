@@ -33,7 +33,7 @@ func TestExplain(t *testing.T) {
 		}
 	}
 	for _, err := range []error{nil, unix.EPERM} {
-		if got := Explain(err); got != err {
+		if got := Explain(err); !errors.Is(got, err) || errors.Is(got, ErrReached) {
 			t.Errorf("%v became %v", err, got)
 		}
 	}
