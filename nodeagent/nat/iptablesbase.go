@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -38,15 +39,30 @@ const (
 var baseMark = append([]byte{0, byte(len(frameMark) + 1)}, frameMark+"\x00"...)
 
 // makeBases makes the tables and base chains of areas as far as they are missing.
-// What cannot be made here iptables makes, and that stays.
+// What cannot be made here iptables makes, and that stays. What is there is looked up
+// before: the kernel takes some 10 ms to refuse it.
 func (b *iptables) makeBases(used map[area]int) {
 	if b.legacy {
 		return
 	}
-	for a := range used {
-		_ = b.base(unix.NFT_MSG_NEWTABLE, a, attribute(unix.NFTA_TABLE_NAME, zeroed(a.table)), attribute(nftaTableUserdata, baseMark))
-		for chain, at := range baseChains[a.table] {
-			_ = b.makeBase(a, chain, at)
+	for _, six := range b.families {
+		there := map[[2]string]bool{}
+		for _, c := range slices.Concat(b.listBases(unix.NFT_MSG_GETTABLE, six), b.listBases(unix.NFT_MSG_GETCHAIN, six)) {
+			there[[2]string{c.table, c.name}] = true
+		}
+		for _, table := range ipTables {
+			a := area{six, table}
+			if used[a] == 0 {
+				continue
+			}
+			if !there[[2]string{table, ""}] {
+				_ = b.base(unix.NFT_MSG_NEWTABLE, a, attribute(unix.NFTA_TABLE_NAME, zeroed(table)), attribute(nftaTableUserdata, baseMark))
+			}
+			for chain, at := range baseChains[table] {
+				if !there[[2]string{table, chain}] {
+					_ = b.makeBase(a, chain, at)
+				}
+			}
 		}
 	}
 }
@@ -74,7 +90,7 @@ func (b *iptables) dropBases(used map[area]int) error {
 	for _, six := range b.families {
 		for _, c := range b.listBases(unix.NFT_MSG_GETCHAIN, six) {
 			a := area{six, c.table}
-			if used[a] > 0 || !c.accepts {
+			if used[a] > 0 || !c.ours || !c.accepts {
 				continue
 			}
 			err := b.base(unix.NFT_MSG_DELCHAIN, a, attribute(unix.NFTA_CHAIN_TABLE, zeroed(c.table)), attribute(unix.NFTA_CHAIN_NAME, zeroed(c.name)))
@@ -84,7 +100,7 @@ func (b *iptables) dropBases(used map[area]int) error {
 		}
 		for _, t := range b.listBases(unix.NFT_MSG_GETTABLE, six) {
 			a := area{six, t.table}
-			if used[a] > 0 {
+			if used[a] > 0 || !t.ours {
 				continue
 			}
 			if err := unlessKept(b.base(unix.NFT_MSG_DELTABLE, a, attribute(unix.NFTA_TABLE_NAME, zeroed(t.table)))); err != nil {
@@ -103,14 +119,14 @@ func unlessKept(err error) error {
 	return err
 }
 
-// base is a table, or a base chain of it, that bears our mark.
+// base is a table, or a chain of it. Chains without a policy accept nothing.
 type base struct {
-	table, name string
-	accepts     bool
+	table, name   string
+	ours, accepts bool
 }
 
-// listBases lists the tables or base chains of a family that bear our mark, in
-// tables of which the names are those of iptables'.
+// listBases lists the tables or chains of a family, in tables of which the names are
+// those of iptables'.
 func (b *iptables) listBases(kind int, six bool) []base {
 	body := []byte{protoFamily(six), nl.NFNETLINK_V0, 0, 0}
 	answers, err := nfnetlink.exchange(request(unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_DUMP, 1, body))
@@ -122,23 +138,22 @@ func (b *iptables) listBases(kind int, six bool) []base {
 		if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nl.SizeofNfgenmsg {
 			continue
 		}
-		if one, ok := parseBase(kind, m.Data[nl.SizeofNfgenmsg:]); ok && hooks[one.table] != nil {
+		if one := parseBase(kind, m.Data[nl.SizeofNfgenmsg:]); hooks[one.table] != nil {
 			list = append(list, one)
 		}
 	}
 	return list
 }
 
-func parseBase(kind int, attrs []byte) (base, bool) {
+func parseBase(kind int, attrs []byte) base {
 	one, mark := base{}, uint16(nftaTableUserdata)
 	if kind == unix.NFT_MSG_GETCHAIN {
 		mark = nftaChainUserdata
 	}
-	ours := false
 	for t, v := range attributes(attrs) {
 		switch {
 		case t == mark:
-			ours = bytes.Equal(v, baseMark)
+			one.ours = bytes.Equal(v, baseMark)
 		case t == unix.NFTA_TABLE_NAME: // and NFTA_CHAIN_TABLE
 			one.table = unix.ByteSliceToString(v)
 		case kind == unix.NFT_MSG_GETCHAIN && t == unix.NFTA_CHAIN_NAME:
@@ -147,7 +162,7 @@ func parseBase(kind int, attrs []byte) (base, bool) {
 			one.accepts = binary.BigEndian.Uint32(v) == nfAccept
 		}
 	}
-	return one, ours
+	return one
 }
 
 // base makes or removes one table or chain of an area. What is there already is not
