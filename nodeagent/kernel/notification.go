@@ -268,14 +268,14 @@ func (m *monitor) anyRoute(netns string, gone, replaced bool, body []byte) {
 
 // route reports foreign routes by key alone, and ours as well where one has
 // replaced it, of which the kernel announces only the new one, or is a default
-// route too and may go before it.
+// route too and may go before it. A foreign route through several interfaces is
+// reported without a link as well.
 func (m *monitor) route(netns string, gone, replaced bool, r route) {
 	name, ok := m.linkName(netns, r.index)
+	if len(r.links) > 1 && !r.ours() {
+		m.fn(Event{Key: netstate.Route{Netns: netns, Dst: r.dst}.Key(), Gone: gone})
+	}
 	if !ok {
-		if r.index == 0 && !r.ours() {
-			// One through several interfaces.
-			m.fn(Event{Key: netstate.Route{Netns: netns, Dst: r.dst}.Key(), Gone: gone})
-		}
 		return
 	}
 	o, key := r.object(netns, name), routeKey{netns, r.dst}

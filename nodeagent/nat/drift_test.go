@@ -111,7 +111,7 @@ var damages = []struct {
 		nft add set inet patchbay ours '{ type mark; }'`, 4, false},
 	{"a set added", `nft add set inet patchbay mine '{ type mark; }'`, 0, false},
 	{"a counter added", `nft add counter inet patchbay mine`, 0, false},
-	{"the bridge table", `nft delete table bridge patchbay`, 5, true},
+	{"the bridge table", `nft delete table bridge patchbay`, 11, true},
 	{"the inet table", `nft delete table inet patchbay`, -1, true},
 	{"everything", `nft flush ruleset`, -1, true},
 }
