@@ -103,7 +103,7 @@ func TestIPTablesCrash(t *testing.T) {
 			if ended {
 				return
 			}
-			if n > 20 {
+			if n > 40 {
 				t.Fatal("it never comes to an end")
 			}
 		}

@@ -296,6 +296,9 @@ func conntrack(t *testing.T, k kind, node, host, first, second string) {
 	defer stop()
 	sender := connect(t, "udp", net.JoinHostPort(node, "53"))
 	sender.says(t, net.JoinHostPort(node, "53"))
+	// The tables that the firewall needs are steps of their own.
+	apply(t, b, creates(publish(host, "tcp", 8003, first)))
+	steps = 0
 	apply(t, b, creates(lasting, moving, dns))
 	sender.says(t, first)
 	same(t, "steps", 2, steps)
