@@ -73,8 +73,8 @@ func (d detour) String() string {
 }
 
 // detours are the rules before the one of the main table that take packets to a
-// prefix elsewhere than to its link; for everything, only those that drop. Rules that ask for marks and ports are left out:
-// whether packets of ours have them is not known.
+// prefix elsewhere than to its link; for everything, only those that drop. Rules that
+// ask for marks and ports are left out: whether packets of ours have them is not known.
 func detours(r netstate.Routing, to netip.Prefix, link string) []detour {
 	var list []detour
 	for _, rule := range r.Rules {
@@ -130,7 +130,8 @@ func (r *Result) apart(routing netstate.Routing, to netip.Prefix, link, where st
 		if d.always {
 			r.lack(problem(v1alpha1.ReasonRoutedElsewhere, "the kernel holds all of it, but %s of %s keeps packets from %s: %s", d, where, to, remedy))
 		} else {
-			r.note(problem(v1alpha1.ReasonRoutedElsewhere, "built, but %s of %s keeps some packets from %s: %s", d, where, to, remedy))
+			// Nodes with several ways have such rules on purpose.
+			r.note(problem(v1alpha1.ReasonProgrammed, "built, but %s of %s keeps some packets from %s: %s", d, where, to, remedy))
 		}
 	}
 }

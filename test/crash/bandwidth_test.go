@@ -18,7 +18,6 @@ import (
 // TestKillWhileLimiting kills apply after each step of limiting a live
 // attachment, and of lifting the limits again: the next apply finishes either.
 func TestKillWhileLimiting(t *testing.T) {
-	t.Parallel()
 	if !sandbox.Enter(t) {
 		return
 	}

@@ -64,7 +64,6 @@ func TestKillWhileBuilding(t *testing.T) { killWhileBuilding(t, nat.KindNFTables
 func TestKillWhileBuildingWithIPTables(t *testing.T) { killWhileBuilding(t, nat.KindIPTables) }
 
 func killWhileBuilding(t *testing.T, backend string) {
-	t.Parallel()
 	if !sandbox.Enter(t) {
 		return
 	}
@@ -96,7 +95,6 @@ func TestKillWhileRemoving(t *testing.T) { killWhileRemoving(t, nat.KindNFTables
 func TestKillWhileRemovingWithIPTables(t *testing.T) { killWhileRemoving(t, nat.KindIPTables) }
 
 func killWhileRemoving(t *testing.T, backend string) {
-	t.Parallel()
 	if !sandbox.Enter(t) {
 		return
 	}
@@ -265,7 +263,6 @@ func TestKillWhileEditing(t *testing.T) { killWhileEditing(t, nat.KindNFTables) 
 func TestKillWhileEditingWithIPTables(t *testing.T) { killWhileEditing(t, nat.KindIPTables) }
 
 func killWhileEditing(t *testing.T, backend string) {
-	t.Parallel()
 	if !sandbox.Enter(t) {
 		return
 	}

@@ -25,7 +25,8 @@ const marker = "PATCHBAY_SANDBOX"
 //		return
 //	}
 //
-// It is for top-level tests; subtests run in their parent's sandbox.
+// It is for top-level tests; subtests run in their parent's sandbox. Tests in sandboxes
+// of their own run beside each other.
 func Enter(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(marker) == t.Name() {
@@ -35,7 +36,10 @@ func Enter(t testing.TB) bool {
 		return true
 	}
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.count=1"}
-	if _, ok := t.(*testing.B); ok {
+	switch t := t.(type) {
+	case *testing.T:
+		t.Parallel()
+	case *testing.B:
 		args = []string{"-test.run=^$", "-test.bench=^" + t.Name() + "$", "-test.benchtime=1x"}
 	}
 	cmd := Command(os.Args[0], args...)

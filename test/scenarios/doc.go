@@ -108,7 +108,8 @@
 //	* shows REGEXP COMMAND ARG...
 //	    The command succeeds and its standard output matches.
 //	* eventually DURATION [!] COMMAND ARG...
-//	    The command succeeds within the time.
+//	    The command succeeds within the time, which is longer where more processes
+//	    want to run than the machine has cores.
 //	agent start DIR [FLAG...], agent stop, agent kill
 //	    Runs patchbay agent --manifests DIR in the background, with standard error
 //	    in agent.log; stop is SIGTERM and a clean exit, kill is SIGKILL.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -203,11 +204,19 @@ func eventually(c call) (output, error) {
 	name := inner.args[0]
 	inner.args = inner.args[1:]
 	var out output
-	err = retry(limit, func() (err error) {
+	err = retry(time.Duration(float64(limit)*crowd()), func() (err error) {
 		if out, err = inner.do(name); err != nil {
 			return refutation{err}
 		}
 		return nil
 	})
 	return out, err
+}
+
+// crowd is how many processes want to run for each core of the machine, 1 at least.
+func crowd() float64 {
+	data, _ := os.ReadFile("/proc/loadavg")
+	var load float64
+	_, _ = fmt.Sscan(string(data), &load)
+	return max(1, load/float64(runtime.NumCPU()))
 }
