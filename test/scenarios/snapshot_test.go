@@ -139,8 +139,17 @@ func dumpNetns(name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	ruleset, err := runIn(name, "nft", "-s", "list", "ruleset")
-	return append(lines, dumpRuleset(ruleset)...), err
+	var ruleset strings.Builder
+	for _, family := range []string{"ip", "ip6", "inet", "bridge", "arp", "netdev"} {
+		// One run for each: nft 1.0.6 prints targets of iptables for the family alone
+		// whose table comes first.
+		one, err := runIn(name, "nft", "-s", "list", "ruleset", family)
+		if err != nil {
+			return nil, err
+		}
+		ruleset.WriteString(one)
+	}
+	return append(lines, dumpRuleset(ruleset.String())...), nil
 }
 
 func dumpSysctls() []string {
@@ -158,8 +167,8 @@ func dumpSysctls() []string {
 }
 
 // dumpRuleset brings tables, the elements of sets and the rules in our chains of
-// iptables, whose order is that of their making or none, into one, and leaves out the empty built-in chains that
-// looking at a table with iptables leaves behind.
+// iptables, whose order is that of their making or none, into one, and leaves out the
+// empty built-in chains that looking at a table with iptables leaves behind.
 func dumpRuleset(ruleset string) []string {
 	var tables [][]string
 	var table []string
@@ -197,6 +206,9 @@ func sortElements(line string) string {
 var builtinTable = regexp.MustCompile(`^nft table (ip|ip6|arp|bridge) (filter|nat|mangle|raw|security) \{$`)
 var emptyChain = regexp.MustCompile(`^nft \tchain (PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING) \{\nnft \t\ttype .*policy accept;\nnft \t\}$`)
 
+// baseComment is the mark of a chain that we made because iptables had not yet.
+const baseComment = "nft \t\tcomment \"patchbay\""
+
 // tidy sorts the chains of a table of iptables, and the rules in those of ours,
 // and leaves out empty built-in chains; of a table that has no others nothing is
 // left.
@@ -223,6 +235,12 @@ func tidy(table []string) []string {
 		}
 		if emptyChain.MatchString(strings.Join(c, "\n")) {
 			chains = chains[:last]
+			continue
+		}
+		// An empty chain that bears our mark would be left over. One in use may have
+		// lost it: iptables-restore makes it anew.
+		if len(c) > 4 {
+			chains[last] = slices.DeleteFunc(c, func(l string) bool { return l == baseComment })
 		}
 	}
 	if len(chains) == 0 {
