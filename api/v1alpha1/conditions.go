@@ -69,6 +69,7 @@ const (
 	ReasonUplinkInUse          = "UplinkInUse"
 	ReasonForwardBlocked       = "ForwardBlocked"
 	ReasonObstructed           = "Obstructed"
+	ReasonContested            = "Contested"
 	ReasonLimitReached         = "LimitReached"
 	ReasonSysctlReadOnly       = "SysctlReadOnly"
 	ReasonNotPermitted         = "NotPermitted"
@@ -121,6 +122,7 @@ var Reasons = []Reason{
 	{ReasonUplinkInUse, ConditionReady, "agent", "Choose an interface that carries neither the node's own traffic nor another bridge."},
 	{ReasonForwardBlocked, ConditionReady, "agent", "Let the firewall table that the message names accept traffic of the bridge, or of the port: at the hook forward, or at the one that the message tells of; or set the interface's forwarding that it names to 1."},
 	{ReasonObstructed, ConditionReady, "agent", "Remove what the message names from the interface, by the command that it gives."},
+	{ReasonContested, ConditionReady, "agent", "Find and stop the program that changes the object again and again, by the command that the message gives; the pauses between repairs grow to a minute, and end when the object stays whole for ten seconds."},
 	{ReasonLimitReached, ConditionReady, "agent", "Raise the limit that the message names (open files, memory, space under /run), or let fewer things use it up; the agent tries again by itself."},
 	{ReasonSysctlReadOnly, ConditionReady, "agent", "Have /proc/sys mounted read-write where Patchbay runs, as the message says; nothing is made until then."},
 	{ReasonNotPermitted, ConditionReady, "agent", "Give Patchbay what the message names: capabilities, a writable folder, or an exception of the security module."},

@@ -40,6 +40,7 @@ var causes = []cause{
 	{err: errWaits, reason: v1alpha1.ReasonPending, others: true},
 	{err: errForwardsSoon, reason: v1alpha1.ReasonPending},
 	{err: errObstructed, reason: v1alpha1.ReasonObstructed, others: true},
+	{err: errContested, reason: v1alpha1.ReasonContested, others: true},
 	{err: kernel.ErrMountsApart, reason: v1alpha1.ReasonMountsNotShared, others: true},
 	{err: kernel.ErrSysctlReadOnly, reason: v1alpha1.ReasonSysctlReadOnly, others: true},
 	{err: kernel.ErrNetnsNotFound, reason: v1alpha1.ReasonNetnsNotFound},

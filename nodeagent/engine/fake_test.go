@@ -149,7 +149,7 @@ func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn
 type fakeNAT struct {
 	set, believed   netstate.Set
 	err, unreadable error
-	stale           bool
+	stale, mangled  bool
 	n               int
 	forgotten       []netip.Addr
 }
@@ -183,6 +183,7 @@ func (f *fakeNAT) Held() netstate.Set {
 }
 func (f *fakeNAT) Apply(_ context.Context, steps []plan.Step) error {
 	f.n++
+	f.mangled = f.mangled && f.err != nil
 	set := f.set
 	if f.err != nil {
 		f.stale, f.believed = true, maps.Clone(f.set)
@@ -199,7 +200,7 @@ func (f *fakeNAT) Apply(_ context.Context, steps []plan.Step) error {
 }
 func (f *fakeNAT) Blockers() []netstate.Blocker { return nil }
 func (f *fakeNAT) AntiSpoof() bool              { return true }
-func (f *fakeNAT) Intact() bool                 { return true }
+func (f *fakeNAT) Intact() bool                 { return !f.mangled }
 func (f *fakeNAT) Forget(gone []netip.Addr) error {
 	f.forgotten = append(f.forgotten, gone...)
 	return nil

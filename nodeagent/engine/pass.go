@@ -24,9 +24,11 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 		applied = append(applied, e.converge(ctx, batch)...)
 	}
 	e.Kernel.Announce(applied)
-	e.countRepairs(batch, applied, !intact && e.NAT.Intact())
+	mended := !intact && e.NAT.Intact()
+	e.countRepairs(batch, applied, mended)
 	e.reservePorts(batch)
-	e.settle(batch, applied)
+	summed := e.noteFights(batch, applied, mended)
+	e.settle(batch, applied, summed)
 }
 
 // losesRoutes reports whether a step may have taken routes along: with an
@@ -44,7 +46,7 @@ func (e *Engine) joinsForeign(s plan.Step) bool {
 
 // converge observes, plans and applies once.
 func (e *Engine) converge(ctx context.Context, batch map[netstate.Owner]bool) []plan.Step {
-	return e.execute(ctx, batch, e.prepare(ctx, batch))
+	return e.execute(ctx, batch, e.holdContested(batch, e.prepare(ctx, batch)))
 }
 
 // knowFirewall reads the firewall where it is not known what it holds: what a

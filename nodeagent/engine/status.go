@@ -31,8 +31,8 @@ type Status struct {
 }
 
 // settle ends a pass: it logs and counts what changed, and reports.
-func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
-	e.tell(applied)
+func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summed map[netstate.Key]bool) {
+	e.tell(applied, summed)
 	e.rejoin(applied)
 	var turning []netstate.Owner
 	for o := range batch {
@@ -69,7 +69,8 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step) {
 // report tells what came of an owner.
 func (e *Engine) report(u *unit) {
 	s := e.status(u)
-	if u.ready != s.Ready {
+	summed := u.ready.Reason == v1alpha1.ReasonContested && s.Ready.Reason == v1alpha1.ReasonContested
+	if u.ready != s.Ready && !summed {
 		e.Log.Info("status", "owner", u.owner.String(), "ready", s.Ready.Status, "reason", s.Ready.Reason, "message", s.Ready.Message)
 	}
 	u.ready = s.Ready
@@ -87,11 +88,14 @@ func (e *Engine) countRepairs(batch map[netstate.Owner]bool, applied []plan.Step
 	}
 	for o := range batch {
 		u := e.units[o]
-		if repaired[o] || rules && !u.changed && u.filtered() {
+		if repaired[o] || rules && u.mended() {
 			u.repairs++
 		}
 	}
 }
+
+// mended reports whether rules of the firewall that were put back are drift of the owner.
+func (u *unit) mended() bool { return !u.changed && u.filtered() }
 
 // filtered says whether something of the owner is in the firewall.
 func (u *unit) filtered() bool {
@@ -123,9 +127,9 @@ func (e *Engine) rejoin(applied []plan.Step) {
 	}
 }
 
-// tell logs one line per changed object. What changes although its owner did
-// not is drift.
-func (e *Engine) tell(applied []plan.Step) {
+// tell logs one line per changed object, except for those that are summed. What changes
+// although its owner did not is drift.
+func (e *Engine) tell(applied []plan.Step, summed map[netstate.Key]bool) {
 	for _, l := range plan.Lines(applied) {
 		owner, drift := e.blame(l.Key)
 		cause := "wanted"
@@ -139,7 +143,9 @@ func (e *Engine) tell(applied []plan.Step) {
 		if l.New != nil {
 			args = append(args, "new", l.New.String())
 		}
-		e.Log.Info(map[string]string{"+": "made", "-": "removed", "~": "changed"}[l.Sign()], args...)
+		if !summed[l.Key] {
+			e.Log.Info(map[string]string{"+": "made", "-": "removed", "~": "changed"}[l.Sign()], args...)
+		}
 		e.Reporter.Changed(owner, l, drift)
 	}
 }
@@ -215,7 +221,7 @@ func (u *unit) readyCondition(notes []*compile.Problem) metav1.Condition {
 	case len(u.partial) > 0:
 		all := compile.Joined(u.partial)
 		c.Reason, c.Message = all.Reason, all.Message
-	case len(u.errs) > 0:
+	case len(u.errs) > 0 || u.contested() != "":
 		c.Reason, c.Message = u.explain()
 	case len(notes) > 0:
 		all := compile.Joined(notes)
@@ -231,9 +237,12 @@ func (u *unit) readyCondition(notes []*compile.Problem) metav1.Condition {
 func (u *unit) explain() (reason, message string) {
 	var texts []string
 	reason = v1alpha1.ReasonPending
+	if text := u.contested(); text != "" {
+		reason, texts = v1alpha1.ReasonContested, []string{text}
+	}
 	for _, k := range u.sortedErrs() {
 		err := explained(k, u.errs[k])
-		if errors.Is(err, errWaits) && reason != v1alpha1.ReasonPending {
+		if errors.Is(err, errContested) || errors.Is(err, errWaits) && reason != v1alpha1.ReasonPending {
 			continue
 		}
 		if r := reasonOf(k, err); r != v1alpha1.ReasonPending && reason == v1alpha1.ReasonPending {

@@ -11,7 +11,7 @@ import (
 // when a name, a route or a port becomes free, or a namespace appears.
 
 // othersEnd are the errors of such failures.
-var othersEnd = []error{errTaken, errMissing, errWaits, errObstructed, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
+var othersEnd = []error{errTaken, errMissing, errWaits, errObstructed, errContested, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
 
 func endsByOthers(err error) bool {
 	for _, kind := range othersEnd {
@@ -25,6 +25,7 @@ func endsByOthers(err error) bool {
 // pause sets when an owner is looked at again after a pass.
 func (e *Engine) pause(u *unit) {
 	delete(e.stuck, u.owner)
+	next := u.endFights(now())
 	switch {
 	case u.done:
 		u.calm()
@@ -33,6 +34,9 @@ func (e *Engine) pause(u *unit) {
 		e.stuck[u.owner] = true
 	default:
 		u.backOff(now())
+	}
+	if !next.IsZero() && (u.retryAt.IsZero() || next.Before(u.retryAt)) {
+		u.retryAt = next
 	}
 }
 

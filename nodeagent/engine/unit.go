@@ -72,6 +72,8 @@ type unit struct {
 	changed bool
 	// repairs counts the passes that put something back.
 	repairs int64
+	// fights are the repairs of late, by what was found.
+	fights map[undoing]*fight
 	// ready is the Ready condition as last reported.
 	ready    metav1.Condition
 	attempts int

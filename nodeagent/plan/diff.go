@@ -390,15 +390,20 @@ func DependsOn(s Step, failed netstate.Key) bool {
 	if s.Op == Delete || failed.Kind != netstate.KindNetns && failed.Kind != netstate.KindLink {
 		return s.Key == failed
 	}
-	needs := []netstate.Key{s.Key, {Kind: netstate.KindNetns, Netns: s.Key.Netns}, {Kind: netstate.KindLink, Netns: s.Key.Netns, Link: s.Key.Link}}
+	return s.Key == failed || slices.Contains(Below(s), failed)
+}
+
+// Below returns the namespaces and links that the object of a step stands on.
+func Below(s Step) []netstate.Key {
+	below := []netstate.Key{{Kind: netstate.KindNetns, Netns: s.Key.Netns}, {Kind: netstate.KindLink, Netns: s.Key.Netns, Link: s.Key.Link}}
 	switch o := s.New.(type) {
 	case netstate.Link:
-		needs = append(needs, linkKey(o.Peer), netstate.Key{Kind: netstate.KindNetns, Netns: o.Peer.Netns},
+		below = append(below, linkKey(o.Peer), netstate.Key{Kind: netstate.KindNetns, Netns: o.Peer.Netns},
 			netstate.Key{Kind: netstate.KindLink, Netns: o.Netns, Link: o.Master})
 	case netstate.Port:
-		needs = append(needs, netstate.Key{Kind: netstate.KindLink, Link: o.Master})
+		below = append(below, netstate.Key{Kind: netstate.KindLink, Link: o.Master})
 	}
-	return slices.ContainsFunc(needs, func(k netstate.Key) bool { return k == failed && (k.Netns != "" || k.Link != "") })
+	return slices.DeleteFunc(below, func(k netstate.Key) bool { return k == s.Key || k.Netns == "" && k.Link == "" })
 }
 
 // Describe is the object of a step as a person reads it: kind, place and name.
