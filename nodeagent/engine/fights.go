@@ -16,11 +16,13 @@ const (
 	// fightWindow is the time in which the repairs of a fight are counted, and how long
 	// an object stays whole before its fight is over.
 	fightWindow = 10 * time.Second
-	// fewRepairs is how often an object is put back in a window before that is a fight.
-	fewRepairs = 5
+	// fewRepairs is how often an object is put back in a window before that is a fight:
+	// faster than twice a second no person and no start-up script breaks one.
+	fewRepairs = 20
 	// firewallBout is the time in which several repairs of the firewall count as one:
-	// a reload flushes it table by table.
+	// a reload flushes it table by table. Of these bouts fewBouts are no fight.
 	firewallBout = time.Second
+	fewBouts     = 5
 	// firstFightPause doubles with every repair, up to lastRetry.
 	firstFightPause = time.Second
 )
@@ -43,11 +45,12 @@ func (u undoing) firewall() bool { return u.key == netstate.Key{} || u.key.Kind.
 type fight struct {
 	since, last time.Time
 	count       int
-	// bouts are the repairs that count towards a fight: those a bout apart, of which the
-	// last began at begun.
+	// bouts are the repairs that count towards a fight, those a bout apart, of which the
+	// last began at begun; few of them are none.
 	bouts int
 	begun time.Time
 	bout  time.Duration
+	few   int
 	// pause is zero until the repairs are too many; until then none waits.
 	pause time.Duration
 	until time.Time
@@ -64,7 +67,7 @@ func (f *fight) again(at time.Time) bool {
 	if f.bouts == 0 || at.Sub(f.begun) >= f.bout {
 		f.bouts, f.begun = f.bouts+1, at
 	}
-	if f.pause == 0 && f.bouts <= fewRepairs || at.Before(f.until) {
+	if f.pause == 0 && f.bouts <= f.few || at.Before(f.until) {
 		return false
 	}
 	f.pause = min(max(2*f.pause, firstFightPause), lastRetry)
@@ -73,8 +76,8 @@ func (f *fight) again(at time.Time) bool {
 }
 
 // noteFights counts what a pass put back, logs one line per owner whose objects begin a
-// new pause, and returns the objects that these lines stand for. What
-// came back with the link, the namespace or the address under it is no fight of its own.
+// new pause, and returns the objects that these lines stand for. What came back with the
+// link, the namespace or the address under it is no fight of its own.
 func (e *Engine) noteFights(batch map[netstate.Owner]bool, applied []plan.Step, rules bool) map[netstate.Key]bool {
 	repaired, seen := e.repaired(applied), map[undoing]bool{}
 	summed, begun := map[netstate.Key]bool{}, map[netstate.Owner][]*fight{}
@@ -175,9 +178,9 @@ func under(s plan.Step, objects map[netstate.Key]netstate.Key) netstate.Key {
 func (e *Engine) fightOf(u undoing, owners map[netstate.Owner]bool) *fight {
 	f := e.knownFight(u, owners)
 	if f == nil {
-		f = &fight{since: now()}
+		f = &fight{since: now(), few: fewRepairs}
 		if u.firewall() {
-			f.bout = firewallBout
+			f.bout, f.few = firewallBout, fewBouts
 		}
 	}
 	for o := range owners {

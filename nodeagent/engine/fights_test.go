@@ -127,7 +127,7 @@ func TestFightOverLinkIsOne(t *testing.T) {
 		r.turns(20)
 	}
 	c := r.r.status[own(r.a)].Ready
-	if c.Reason != v1alpha1.ReasonContested || !strings.HasPrefix(c.Message, "link "+host.Link+" was removed 6 times in 1s by another program on the node") || strings.Contains(c.Message, "more of its objects") {
+	if c.Reason != v1alpha1.ReasonContested || !strings.HasPrefix(c.Message, "link "+host.Link+" was removed 21 times in 1s by another program on the node") || strings.Contains(c.Message, "more of its objects") {
 		t.Errorf("Ready: %s %s", c.Reason, c.Message)
 	}
 	if n := strings.Count(r.log.String(), "put back again and again"); n != 1 || r.k.set[host] != nil {
@@ -224,7 +224,7 @@ func TestFightOverFilterNeverWaits(t *testing.T) {
 			t.Fatal("the filter is not put back at once")
 		}
 	}
-	for range fewRepairs {
+	for range fewBouts {
 		lose()
 		r.later(firewallBout)
 	}
@@ -287,7 +287,7 @@ func TestFightOverIsolationNeverWaits(t *testing.T) {
 // TestFightOverFirewallRulesNeverWaits shows the same for rules that are no objects.
 func TestFightOverFirewallRulesNeverWaits(t *testing.T) {
 	r := newRing(t)
-	for range fewRepairs + 1 {
+	for range fewBouts + 1 {
 		r.n.mangled = true
 		r.e.firewallChanged()
 		r.turns(20)

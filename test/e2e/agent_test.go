@@ -222,7 +222,8 @@ func TestAPIServerDown(t *testing.T) {
 		}
 		return nil
 	})
-	breakages := []string{"ip link delete br-away", "nft delete table inet patchbay", "ip netns exec away1 ip route delete default", "ip netns exec away2 ip link set eth0 down"}
+	breakages := []string{"ip link delete br-away", "nft delete table inet patchbay", "ip netns exec away1 ip route delete default", "ip netns exec away2 ip link set eth0 down",
+		"ip address flush dev br-away", "ip netns exec away1 ip link set eth0 mtu 1300"}
 	rounds := 0
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); rounds++ {
 		on(t, cluster.Worker, breakages[rounds%len(breakages)])
