@@ -31,7 +31,11 @@ func pages(t *testing.T) map[string]page {
 		t.Fatalf("%v, %d pages", err, len(paths))
 	}
 	out := map[string]page{}
-	for _, path := range append(paths, filepath.Join(root, "README.md")) {
+	decisions, err := filepath.Glob(filepath.Join(root, "docs", "decisions", "*.md"))
+	if err != nil || len(decisions) == 0 {
+		t.Fatalf("%v, %d decisions", err, len(decisions))
+	}
+	for _, path := range append(append(paths, decisions...), filepath.Join(root, "README.md")) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
