@@ -87,23 +87,30 @@ func openPacket(where string) (p packetSocket, err error) {
 
 // await reads frames until the wanted one arrives or the window closes.
 func (p packetSocket) await(want []byte) error {
+	arrived, err := p.read(func(frame []byte) bool { return bytes.HasPrefix(frame, want) })
+	if err == nil && !arrived {
+		err = refuted("the frame did not arrive")
+	}
+	return err
+}
+
+// read hands over frames until one is the last or the window closes, and reports
+// whether one was.
+func (p packetSocket) read(last func(frame []byte) bool) (bool, error) {
 	buf := make([]byte, 2048)
 	for deadline := time.Now().Add(frameWindow); time.Now().Before(deadline); {
 		n, _, err := unix.Recvfrom(p.fd, buf, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if errors.Is(err, unix.EAGAIN) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		if bytes.HasPrefix(buf[:n], want) {
-			return nil
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return false, nil
+		case err != nil:
+			return false, err
+		case last(buf[:n]):
+			return true, nil
 		}
 	}
-	return refuted("the frame did not arrive")
+	return false, nil
 }
 
 var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}

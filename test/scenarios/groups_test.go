@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -118,24 +117,18 @@ func groupPayloads(mac net.HardwareAddr, src, dst netip.Addr) map[string][]byte 
 
 // answered waits for an ARP or echo reply.
 func (p packetSocket) answered() (output, error) {
-	buf := make([]byte, 2048)
-	for deadline := time.Now().Add(frameWindow); time.Now().Before(deadline); {
-		n, _, err := unix.Recvfrom(p.fd, buf, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
+	var out output
+	replied, err := p.read(func(f []byte) bool {
+		switch {
+		case len(f) >= 22 && f[12] == 8 && f[13] == 6 && f[21] == 2:
+			out.out = "ARP\n"
+		case len(f) >= 35 && f[12] == 8 && f[13] == 0 && f[23] == unix.IPPROTO_ICMP && f[34] == 0:
+			out.out = "echo\n"
 		}
-		if errors.Is(err, unix.EAGAIN) {
-			break
-		}
-		if err != nil {
-			return output{}, err
-		}
-		switch f := buf[:n]; {
-		case n >= 22 && f[12] == 8 && f[13] == 6 && f[21] == 2:
-			return output{out: "ARP\n"}, nil
-		case n >= 35 && f[12] == 8 && f[13] == 0 && f[23] == unix.IPPROTO_ICMP && f[34] == 0:
-			return output{out: "echo\n"}, nil
-		}
+		return out.out != ""
+	})
+	if err == nil && !replied {
+		err = refuted("nothing answers")
 	}
-	return output{}, refuted("nothing answers")
+	return out, err
 }
