@@ -123,6 +123,7 @@ func (e *Engine) release(u *unit) {
 
 // compile computes what an owner wants.
 func (e *Engine) compile(u *unit) (r compile.Result) {
+	e.Log.Debug("compile", "owner", u.owner)
 	u.seen = u.dependedOn()
 	switch u.owner.Kind {
 	case netstate.OwnerNetwork:

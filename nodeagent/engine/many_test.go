@@ -98,8 +98,8 @@ func BenchmarkOneOfMany(b *testing.B) {
 func BenchmarkManyWait(b *testing.B) {
 	release := func(waiting int) time.Duration {
 		w := newWorld(b)
-		w.set(bnet("red", "10.0.0.0/21"))
-		const addresses = 1<<11 - 3
+		w.set(bnet("red", "10.0.0.0/23"))
+		const addresses = 1<<9 - 3
 		for i := range addresses + waiting {
 			w.set(nsa(fmt.Sprintf("n%05d", i), "red"))
 		}
