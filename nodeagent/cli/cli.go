@@ -1,5 +1,5 @@
 // Package cli is the commands of the binary for one node: plan, apply, delete,
-// status, agent. It promises that every command is the same engine with
+// status, agent, version. It promises that every command is the same engine with
 // another source and another end: none has code of its own that touches the
 // kernel. Results go to standard output, logs and errors to standard error.
 package cli
@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -73,7 +72,7 @@ func command(o Options) *cobra.Command {
 		Short: "Networks on nodes, from manifests",
 		Long: `Patchbay wires network namespaces to Linux bridges on a node, as custom
 resources describe them: BridgeNetwork, NamespaceAttachment, PortPublish.`,
-		Version:       version(),
+		Version:       origin().Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -83,17 +82,8 @@ resources describe them: BridgeNetwork, NamespaceAttachment, PortPublish.`,
 	p.StringVar(&f.nodeName, "node-name", "", "name of this node (default: the host's name)")
 	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: nftables, iptables, or auto for nftables where it works; status finds the one in use")
 	p.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info for agent and controller, warn otherwise)")
-	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f), controllerCommand(f))
+	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f), controllerCommand(f), versionCommand())
 	return root
-}
-
-// version is the module's version, or the commit it was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	return info.Main.Version
 }
 
 // flags are common to all commands.
