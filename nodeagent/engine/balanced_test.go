@@ -116,11 +116,7 @@ func TestFailingChildren(t *testing.T) {
 // retry has what pauses after an error tried at once, a few times.
 func (w *world) retry() (turns int) {
 	for range 4 {
-		for _, u := range w.e.units {
-			if !u.retryAt.IsZero() {
-				u.retryAt = now()
-			}
-		}
+		w.later(lastRetry)
 		turns += w.turns(50)
 	}
 	return turns

@@ -116,7 +116,7 @@ func TestBridgeFull(t *testing.T) {
 
 // nodeChanged has something foreign change on the node.
 func (w *world) nodeChanged() {
-	w.e.nodeRetry = now()
+	w.later(nodePause)
 	w.k.fn(kernel.Event{Key: netstate.Link{Name: "tap0"}.Key()})
 	w.turns(20)
 }
@@ -154,7 +154,8 @@ func TestKernelSaysBridgeFull(t *testing.T) {
 	w.set(a)
 	w.turns(20)
 	w.expectReasons("full", map[metav1.Object]string{a: "False BridgeFull"})
-	w.e.stale = false
+	w.later(nodePause)
+	w.turn()
 	if d := w.turn(); d != idle {
 		t.Errorf("it tries again in %s", d)
 	}

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/nat"
@@ -69,6 +70,8 @@ type Options struct {
 	// ten or more owners; default 5 min.
 	// Negative never waits.
 	SweepDelay time.Duration
+	// Now is the clock; default time.Now.
+	Now func() time.Time
 	// Retire, where set, is called once: when the firewall first holds all that
 	// is wanted, with the source in sync. It removes what a firewall holds that
 	// was used before.
@@ -122,9 +125,8 @@ type Engine struct {
 	// refs are the owners by what they refer to.
 	refs map[ref]map[netstate.Owner]bool
 	// pods by UID; nil until they are known.
-	pods  map[string]Pod
-	node  netstate.Node
-	stale bool
+	pods map[string]Pod
+	node netstate.Node
 	// routings are those of targets that were looked at; astray are the namespaces
 	// where others changed theirs since.
 	routings map[string]netstate.Routing
@@ -136,16 +138,14 @@ type Engine struct {
 	// follow the node, not any resource, and so go with the next who has a
 	// forward guard.
 	bridged []netstate.Key
-	// natRetry, nodeRetry and routingRetry are the earliest times to read the
-	// firewall, the node and targets' routing again.
-	natRetry, nodeRetry, routingRetry time.Time
 	// natFailures are those of the firewall since a change of it succeeded.
 	natFailures int
 	ports       hostPorts
 	started     bool
-	// retireAt is the earliest time to try Retire again; retired that it is done.
-	retireAt time.Time
-	retired  bool
+	// retired says that Retire is done.
+	retired bool
+	// alarms are when to look at what again.
+	alarms schedule.Schedule[alarm]
 	// once says that this process ends when all is settled, and was told of all records.
 	once bool
 	// sweepDue says that something may have become nobody's.
@@ -159,6 +159,9 @@ func New(o Options) *Engine {
 	}
 	if o.SweepDelay == 0 {
 		o.SweepDelay = 5 * time.Minute
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.HostPorts == nil {
 		o.HostPorts = nobody{}
@@ -180,7 +183,7 @@ func New(o Options) *Engine {
 		astray:   map[string]bool{},
 		routings: map[string]netstate.Routing{},
 		own:      newOwnAddresses(),
-		silent:   silent{keys: map[netstate.Key]bool{}},
+		silent:   silent{},
 		ports:    hostPorts{said: map[string]bool{}},
 	}
 	e.firewall = &firewall{Backend: o.NAT, ended: e.firewallChanged}
@@ -331,7 +334,9 @@ func (e *Engine) watch(ctx context.Context) error {
 
 // firewallChanged has the firewall read again.
 func (e *Engine) firewallChanged() {
-	e.setNATLost(true)
+	e.mu.Lock()
+	e.natLost = true
+	e.mu.Unlock()
 	e.signal()
 }
 
@@ -348,7 +353,7 @@ func (e *Engine) Alive() error {
 }
 
 // progressed notes that the turn gets on.
-func (e *Engine) progressed() { e.progress.Store(now().UnixNano()) }
+func (e *Engine) progressed() { e.progress.Store(time.Now().UnixNano()) }
 
 // everything marks all for another look.
 func (e *Engine) everything() {
@@ -370,5 +375,5 @@ func (e *Engine) turn(ctx context.Context) (time.Duration, error) {
 		e.pass(ctx, batch)
 	}
 	e.retire(ctx)
-	return e.untilRetry(), nil
+	return e.untilNext(), nil
 }

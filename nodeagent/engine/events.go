@@ -31,7 +31,9 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 		e.considerLink(ev, batch)
 	case netstate.KindSysctl:
 		e.recheck(e.sysctls(ev.Key), batch)
-		e.stale = e.stale || ev.Key.Link == "" && ev.Key.Netns == ""
+		if ev.Key.Link == "" && ev.Key.Netns == "" {
+			e.soon(readNode)
+		}
 	case netstate.KindRoute:
 		e.considerRoute(ev, batch)
 	case netstate.KindShaper, netstate.KindRedirect:
@@ -50,7 +52,9 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 		}
 	}
 	ours := len(e.wanted[netstate.Key{Kind: netstate.KindLink, Netns: ev.Key.Netns, Link: ev.Key.Link}]) > 0
-	e.stale = e.stale || ev.Key.Netns == "" && (!ours || e.isOthersAddress(ev.Key))
+	if ev.Key.Netns == "" && (!ours || e.isOthersAddress(ev.Key)) {
+		e.soon(readNode)
+	}
 }
 
 // isOthersAddress reports whether somebody else may have given a link of ours an
@@ -68,6 +72,7 @@ func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 	}
 	if ev.Key.Netns != "" && len(e.wanted[netstate.Link{Netns: ev.Key.Netns, Name: ev.Key.Link}.Key()]) == 0 {
 		e.astray[ev.Key.Netns] = true
+		e.soon(readRouting)
 	}
 	if !ev.Gone {
 		return

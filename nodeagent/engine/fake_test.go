@@ -221,11 +221,13 @@ func (r *rep) Changed(netstate.Owner, plan.Line, bool) {}
 func (r *rep) Braked(int, int, time.Time)              { r.braked++ }
 
 type world struct {
-	t testing.TB
-	k *fake
-	n *fakeNAT
-	r *rep
-	e *Engine
+	// ahead is how far the world's clock is before the real one.
+	ahead time.Duration
+	t     testing.TB
+	k     *fake
+	n     *fakeNAT
+	r     *rep
+	e     *Engine
 }
 
 func newWorld(t testing.TB) *world {
@@ -236,7 +238,7 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 func (w *world) engine() *Engine {
-	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, NAT: w.n, Reporter: w.r, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, NAT: w.n, Reporter: w.r, Now: func() time.Time { return time.Now().Add(w.ahead) }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err := e.watch(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
@@ -265,6 +267,9 @@ func (w *world) turns(n int) int {
 	}
 	return n
 }
+
+// later lets time pass.
+func (w *world) later(d time.Duration) { w.ahead += d }
 
 func yes(in Input) Input {
 	in.Accepted = metav1.Condition{Type: "Accepted", Status: "True"}

@@ -89,7 +89,7 @@ func (e *Engine) noteFights(batch map[netstate.Owner]bool, applied []plan.Step, 
 		}
 		seen[u] = true
 		f := e.fightOf(u, e.wanted[s.Key])
-		if f.again(now()) {
+		if f.again(e.Now()) {
 			f.text = f.describe(u)
 			begun[owner] = append(begun[owner], f)
 		}
@@ -116,7 +116,7 @@ func (e *Engine) noteMended(batch map[netstate.Owner]bool, begun map[netstate.Ow
 	if len(owners) == 0 {
 		return
 	}
-	if f := e.fightOf(undoing{}, owners); f.again(now()) {
+	if f := e.fightOf(undoing{}, owners); f.again(e.Now()) {
 		f.text = f.describe(undoing{})
 		begun[slices.MinFunc(slices.Collect(maps.Keys(owners)), netstate.Owner.Compare)] = []*fight{f}
 	}
@@ -178,7 +178,7 @@ func under(s plan.Step, objects map[netstate.Key]netstate.Key) netstate.Key {
 func (e *Engine) fightOf(u undoing, owners map[netstate.Owner]bool) *fight {
 	f := e.knownFight(u, owners)
 	if f == nil {
-		f = &fight{since: now(), few: fewRepairs}
+		f = &fight{since: e.Now(), few: fewRepairs}
 		if u.firewall() {
 			f.bout, f.few = firewallBout, fewBouts
 		}
@@ -207,7 +207,7 @@ func (e *Engine) holdContested(batch map[netstate.Owner]bool, steps []plan.Step)
 	held := map[netstate.Key]netstate.Key{}
 	for _, s := range steps {
 		f := e.knownFight(undoing{key: s.Key, found: s.Old}, e.wanted[s.Key])
-		if f == nil || !now().Before(f.until) || !mayWait(s) {
+		if f == nil || !e.Now().Before(f.until) || !mayWait(s) {
 			continue
 		}
 		if _, drift := e.blame(s.Key); drift {

@@ -43,21 +43,9 @@ func (r *ring) undo(k netstate.Key) bool {
 	return r.k.set[k] != nil
 }
 
-// later lets time pass for all fights.
+// later lets time pass, and the agent work.
 func (r *ring) later(d time.Duration) {
-	fights := map[*fight]bool{}
-	for _, u := range r.e.units {
-		for _, f := range u.fights {
-			if fights[f] {
-				continue
-			}
-			fights[f] = true
-			f.since, f.last, f.begun, f.until = f.since.Add(-d), f.last.Add(-d), f.begun.Add(-d), f.until.Add(-d)
-		}
-		if !u.retryAt.IsZero() {
-			u.retryAt = u.retryAt.Add(-d)
-		}
-	}
+	r.world.later(d)
 	r.turns(20)
 }
 

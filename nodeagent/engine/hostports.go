@@ -47,8 +47,6 @@ const watchPause = 5 * time.Second
 type hostPorts struct {
 	// listeners of the publishes that are being compiled.
 	listeners map[netstate.Key][]hostport.Listener
-	// due is when to look again, zero for never.
-	due time.Time
 	// said are the complaints that were logged.
 	said map[string]bool
 	// holds says that ports are held: by a process that stays, so not to apply
@@ -56,11 +54,9 @@ type hostPorts struct {
 	holds bool
 }
 
-// lookIn has it looked again after a while, if not sooner.
-func (p *hostPorts) lookIn(d time.Duration) {
-	if at := now().Add(d); p.due.IsZero() || at.Before(p.due) {
-		p.due = at
-	}
+// lookIn has the ports looked at after a while, if not sooner.
+func (e *Engine) lookIn(d time.Duration) {
+	e.alarms.By(alarm{what: lookAtPorts}, e.Now().Add(d))
 }
 
 // occupied is a port of a publish on which a process listens.
@@ -118,7 +114,7 @@ func (e *Engine) giveWay(u *unit, r *compile.Result) {
 			continue
 		}
 		u.occupied[k] = occupied{r.Objects[k].(netstate.Publish), listeners}
-		e.ports.lookIn(portPause)
+		e.lookIn(portPause)
 		if e.publishes(u, k) {
 			kept = append(kept, listenersText(listeners))
 			continue
@@ -188,10 +184,6 @@ func some(texts []string) string {
 // followHostPorts looks again at the ports that are not held, or not even
 // published, and adds the owners for whom something has changed.
 func (e *Engine) followHostPorts(batch map[netstate.Owner]bool) {
-	if e.ports.due.IsZero() || now().Before(e.ports.due) {
-		return
-	}
-	e.ports.due = time.Time{}
 	open := map[netstate.Owner][]netstate.Publish{}
 	var ask []netstate.Publish
 	for o, u := range e.units {
@@ -214,9 +206,9 @@ func (e *Engine) followHostPorts(batch map[netstate.Owner]bool) {
 // lookAgain has the ports of a unit looked at again that are not held.
 func (e *Engine) lookAgain(u *unit) {
 	if len(u.occupied)+len(u.unheld) > 0 {
-		e.ports.lookIn(portPause)
+		e.lookIn(portPause)
 	} else if len(e.notHeld(u)) > 0 {
-		e.ports.lookIn(watchPause)
+		e.lookIn(watchPause)
 	}
 }
 

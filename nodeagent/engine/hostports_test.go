@@ -66,9 +66,7 @@ func portsWorld(t *testing.T) (*world, *fakePorts) {
 
 // look has the ports looked at that are waited for.
 func (w *world) look() {
-	if !w.e.ports.due.IsZero() {
-		w.e.ports.due = now()
-	}
+	w.later(watchPause)
 	w.turns(20)
 }
 
@@ -112,7 +110,7 @@ func TestListenerFirst(t *testing.T) {
 		t.Errorf("held %v, want both", f.held)
 	}
 	w.look()
-	if asked := f.asked; !w.e.ports.due.IsZero() {
+	if asked := f.asked; w.e.alarms.Has(alarm{what: lookAtPorts}) {
 		t.Error("it is still looked, though nothing is waited for", asked)
 	}
 }

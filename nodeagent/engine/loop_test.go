@@ -180,7 +180,7 @@ func TestBrakeDoesNotSpin(t *testing.T) {
 	}
 	w.e.Update(nil, gone)
 	w.turns(20)
-	<-time.After(300 * time.Millisecond)
+	w.later(300 * time.Millisecond)
 	n := w.turns(500)
 	t.Logf("braked %d; turns without pause %d", w.r.braked, n)
 	if n == 500 {
@@ -400,9 +400,7 @@ func TestFirewallIsReadAgain(t *testing.T) {
 	w.turns(20)
 	l.fail = true
 	l.set = netstate.Set{} // flushed by somebody
-	w.e.mu.Lock()
-	w.e.natLost = true
-	w.e.mu.Unlock()
+	w.e.firewallChanged()
 	d := w.turn()
 	l.fail = false
 	t.Logf("next look in %s, objects in the firewall %d", d, len(l.set))
@@ -438,7 +436,7 @@ func TestRepairsAreCounted(t *testing.T) {
 		t.Fatalf("built and counts %d, want 7 as recorded", got)
 	}
 	clear(w.n.set)
-	w.e.setNATLost(true)
+	w.e.firewallChanged()
 	w.turns(20)
 	if got := repairs(); got != 8 {
 		t.Errorf("after a flush it counts %d, want 8", got)

@@ -36,8 +36,8 @@ func TestFailedFirewallIsNotBelieved(t *testing.T) {
 	expect := func(what string, ready string, isBuilt bool) {
 		t.Helper()
 		for range 10 {
-			w.e.setNATLost(true)
-			w.e.natRetry = time.Time{}
+			w.later(pauseAfterError)
+			w.e.firewallChanged()
 			w.e.everything()
 			w.turn()
 			if got := w.r.status[own(red)].Ready; string(got.Status) != ready || built() != isBuilt {
@@ -60,8 +60,8 @@ func TestFailedFirewallIsNotBelieved(t *testing.T) {
 		t.Errorf("%d of %d objects are held, removed %d times", len(w.n.set), held, w.r.removed[own(red)])
 	}
 	w.n.err = nil
-	w.e.setNATLost(true)
-	w.e.natRetry = time.Time{}
+	w.later(pauseAfterError)
+	w.e.firewallChanged()
 	w.e.everything()
 	w.turns(5)
 	if len(w.n.set) != 0 || w.r.removed[own(red)] != 1 {
@@ -81,10 +81,11 @@ func TestFirewallIsTriedAgainSoon(t *testing.T) {
 	var pauses []time.Duration
 	fail := func() {
 		a.fail, a.set = true, netstate.Set{}
-		w.e.setNATLost(true)
-		w.e.natRetry = time.Time{}
+		w.later(pauseAfterError)
+		w.e.firewallChanged()
 		w.turn()
-		pauses = append(pauses, time.Until(w.e.natRetry))
+		at, _ := w.e.alarms.Next()
+		pauses = append(pauses, at.Sub(w.e.Now()))
 	}
 	for range 8 {
 		fail()
@@ -93,7 +94,7 @@ func TestFirewallIsTriedAgainSoon(t *testing.T) {
 		t.Errorf("failures are followed by pauses of %s", pauses)
 	}
 	a.fail = false
-	w.e.natRetry = time.Time{}
+	w.later(pauseAfterError)
 	w.turns(20)
 	fail()
 	if again := pauses[len(pauses)-1]; again > pauseAfterError/4 {

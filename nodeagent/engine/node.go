@@ -13,17 +13,16 @@ import (
 // followNode reads the node's own state anew when something of it changed, and
 // adds the owners that may depend on it: what is built on it, and what failed.
 func (e *Engine) followNode(batch map[netstate.Owner]bool) {
-	if !e.stale || now().Before(e.nodeRetry) {
-		return
-	}
 	node, err := e.readNode()
 	if err != nil {
 		e.Log.Error("read the node's own links and routes", "err", err)
-		e.nodeRetry = now().Add(pauseAfterError)
+		e.rest(readNode, pauseAfterError)
+		e.soon(readNode)
 		return
 	}
 	before := facts(e.node)
-	e.node, e.stale, e.nodeRetry = node, false, now().Add(nodePause)
+	e.node = node
+	e.rest(readNode, nodePause)
 	if reflect.DeepEqual(before, facts(node)) {
 		return
 	}
@@ -48,10 +47,7 @@ func (e *Engine) readNode() (netstate.Node, error) {
 // followRoutings reads anew how targets route where others changed that, and adds the
 // owners that are there.
 func (e *Engine) followRoutings(batch map[netstate.Owner]bool) {
-	if len(e.astray) == 0 || now().Before(e.routingRetry) {
-		return
-	}
-	e.routingRetry = now().Add(nodePause)
+	e.rest(readRouting, nodePause)
 	for netns := range e.astray {
 		key := netstate.Netns{Name: netns}.Key()
 		before, known := e.routings[netns]

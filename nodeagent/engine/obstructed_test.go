@@ -101,7 +101,7 @@ func TestSilentSysctl(t *testing.T) {
 	if d := w.turn(); d > silentPause {
 		t.Errorf("the next look is in %s", d)
 	}
-	w.e.silent.due = now()
+	w.later(silentPause)
 	w.turns(3)
 	if got := w.k.set[key].(netstate.Sysctl); got.Value != "1" {
 		t.Errorf("it stays %s", got)

@@ -63,13 +63,13 @@ func TestWayByOthersAddress(t *testing.T) {
 
 		given := netstate.Address{Link: bridge, Prefix: pfx("10.5.0.9/24")}
 		w.k.node.Addresses = []netstate.NodeAddress{{Link: bridge, Prefix: given.Prefix}}
-		w.e.nodeRetry = now()
+		w.later(nodePause)
 		w.k.fn(kernel.Event{Key: given.Key(), Object: given})
 		w.turns(20)
 		w.expectReady(bridge+" with an address", p, "True", v1alpha1.ReasonProgrammed, "")
 
 		w.k.node.Addresses = nil
-		w.e.nodeRetry = now()
+		w.later(nodePause)
 		w.k.fn(kernel.Event{Key: given.Key(), Gone: true})
 		w.turns(20)
 		w.expectReady(bridge+" without again", p, "False", v1alpha1.ReasonUnsupported, "has no way to the node")

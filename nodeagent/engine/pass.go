@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -215,5 +214,3 @@ func Title(o netstate.Owner) string {
 	}
 	return kind + " " + o.Name
 }
-
-func now() time.Time { return time.Now() }

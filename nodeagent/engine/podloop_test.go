@@ -132,7 +132,7 @@ func TestBrakeWhilePodsAreNotKnown(t *testing.T) {
 	if len(w.k.set) != before || w.r.braked != 1 {
 		t.Errorf("the runtime answered: of %d objects %d are left, and the brake was told %d times", before, len(w.k.set), w.r.braked)
 	}
-	w.e.brake = now()
+	w.later(w.e.SweepDelay)
 	w.turns(20)
 	if len(w.k.set) >= before/2 {
 		t.Errorf("the brake is over: of %d objects %d are left", before, len(w.k.set))

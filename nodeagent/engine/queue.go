@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
-	"time"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -19,11 +19,11 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	inputs, batch, events := e.inputs, e.dirty, e.events
 	lost, natLost, synced, remembered, running := e.lost, e.natLost, e.synced, e.remembered, e.running
 	e.inputs, e.dirty, e.events = map[netstate.Owner]*Input{}, map[netstate.Owner]bool{}, map[netstate.Key]kernel.Event{}
-	e.lost, e.remembered, e.running = false, nil, nil
+	e.lost, e.natLost, e.remembered, e.running = false, false, nil, nil
 	e.mu.Unlock()
 
-	if lost || natLost && !now().Before(e.natRetry) && !e.firewall.busy() {
-		e.reloadNAT(ctx, batch)
+	if natLost {
+		e.soon(readFirewall)
 	}
 	if lost && synced {
 		e.readMarks()
@@ -39,11 +39,10 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	for _, ev := range events {
 		e.consider(ev, batch)
 	}
-	e.lookAtSilent(batch)
-	e.addDue(batch, lost)
-	e.followNode(batch)
-	e.followRoutings(batch)
-	e.followHostPorts(batch)
+	if lost {
+		e.addAll(batch)
+	}
+	e.follow(ctx, e.due(batch), lost, batch)
 	// What the firewall holds of pods' attachments is nobody's until these are
 	// compiled, and without a sweep there is no brake.
 	sweepable := !e.awaitPods(batch) && synced
@@ -73,7 +72,7 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 		u.repairs = max(u.repairs, in.Repairs)
 	}
 	e.sweepDue = e.sweepDue || !u.accepted()
-	u.calm()
+	e.calm(u)
 }
 
 // holdBack leaves out what must not be removed now: owners that are gone while
@@ -84,29 +83,46 @@ func (e *Engine) holdBack(batch map[netstate.Owner]bool, sweepable bool) {
 		u := e.unit(o)
 		if u.in == nil && !u.byCommand && !sweepable || !e.brake.IsZero() && u.going() {
 			delete(batch, o)
-			u.calm()
+			e.calm(u)
 		}
 	}
 }
 
-// addDue adds the owners whose time to try again has come, or all of them.
-func (e *Engine) addDue(batch map[netstate.Owner]bool, all bool) {
-	e.stale = e.stale || all
-	if all {
-		clear(e.routings)
+// addAll has everything looked at.
+func (e *Engine) addAll(batch map[netstate.Owner]bool) {
+	e.soon(readNode)
+	clear(e.routings)
+	e.sweepDue = true
+	for o := range e.units {
+		batch[o] = true
 	}
-	e.sweepDue = e.sweepDue || all
-	for o, u := range e.units {
-		if all || !u.retryAt.IsZero() && !now().Before(u.retryAt) {
-			batch[o] = true
-		}
+}
+
+// follow reads again what is due and adds the owners that a change concerns. After a
+// loss of notifications the firewall is read without a pause.
+func (e *Engine) follow(ctx context.Context, due map[what]bool, lost bool, batch map[netstate.Owner]bool) {
+	// A call that goes on beside the loop tells of its end.
+	if lost || due[readFirewall] && !e.firewall.busy() {
+		e.reloadNAT(ctx, batch)
+	}
+	if due[lookAtSilent] {
+		e.lookAtSilent(batch)
+	}
+	if due[readNode] {
+		e.followNode(batch)
+	}
+	if due[readRouting] {
+		e.followRoutings(batch)
+	}
+	if due[lookAtPorts] {
+		e.followHostPorts(batch)
 	}
 }
 
 // reloadNAT reads the firewall anew and adds the owners who miss something
 // there.
 func (e *Engine) reloadNAT(ctx context.Context, batch map[netstate.Owner]bool) {
-	e.setNATLost(false)
+	e.alarms.Clear(alarm{what: readFirewall})
 	before := e.NAT.Blockers()
 	if err := e.NAT.Load(ctx); err != nil {
 		e.Log.Error("read the firewall", "err", err)
@@ -162,64 +178,18 @@ func (e *Engine) misses(u *unit) bool {
 	return false
 }
 
-const (
-	// pauseAfterError is how long to wait before the node is read again that could
-	// not be read, and the longest such pause of the firewall.
-	pauseAfterError = time.Second
-	// firstNATPause is that pause after a first failure: whoever flushes a
-	// firewall table by table is in the way of who puts it back meanwhile.
-	firstNATPause = 50 * time.Millisecond
-	// nodePause is the shortest time between two looks at the node's own links
-	// and routes: on a busy node they change all the time.
-	nodePause = 200 * time.Millisecond
-)
-
-const idle = 24 * time.Hour
-
-// untilRetry returns how long the loop may sleep.
-func (e *Engine) untilRetry() time.Duration {
-	next := idle
-	for _, u := range e.units {
-		if !u.retryAt.IsZero() {
-			next = min(next, time.Until(u.retryAt))
-		}
-	}
-	e.mu.Lock()
-	synced, natLost := e.synced, e.natLost
-	e.mu.Unlock()
-	if !e.brake.IsZero() && synced {
-		next = min(next, time.Until(e.brake))
-	}
-	if !e.retired && e.retireAt.After(now()) {
-		next = min(next, time.Until(e.retireAt))
-	}
-	if natLost && !e.firewall.busy() {
-		next = min(next, time.Until(e.natRetry))
-	}
-	if len(e.silent.keys) > 0 {
-		next = min(next, time.Until(e.silent.due))
-	}
-	if !e.ports.due.IsZero() {
-		next = min(next, time.Until(e.ports.due))
-	}
-	if e.stale {
-		next = min(next, time.Until(e.nodeRetry))
-	}
-	if len(e.astray) > 0 {
-		next = min(next, time.Until(e.routingRetry))
-	}
-	return max(next, 0)
-}
-
 // settled reports whether nothing is left to do or to wait for.
 func (e *Engine) settled() bool {
 	e.mu.Lock()
 	pending := len(e.inputs)+len(e.dirty) > 0 || e.lost || e.natLost
 	e.mu.Unlock()
+	for _, w := range []what{readFirewall, readNode, readRouting} {
+		pending = pending || e.alarms.Has(alarm{what: w})
+	}
 	for _, u := range e.units {
 		pending = pending || len(u.errs) > 0 && (u.in == nil || !u.in.Background) && !u.final()
 	}
-	return !pending && !e.stale && len(e.astray) == 0
+	return !pending
 }
 
 // start reads what bears our mark, once, before the first pass.
@@ -269,13 +239,7 @@ func (e *Engine) readMarks() {
 
 // natFailed has the firewall read again, soon and then less and less so.
 func (e *Engine) natFailed() {
-	e.setNATLost(true)
-	e.natRetry = now().Add(min(firstNATPause<<min(e.natFailures, 16), pauseAfterError))
+	e.rest(readFirewall, schedule.BackOff(firstNATPause, pauseAfterError, e.natFailures))
+	e.soon(readFirewall)
 	e.natFailures++
-}
-
-func (e *Engine) setNATLost(lost bool) {
-	e.mu.Lock()
-	e.natLost = lost
-	e.mu.Unlock()
 }

@@ -37,6 +37,7 @@ func (e *Engine) forget(u *unit) {
 	e.setRefs(u, nil)
 	delete(e.units, u.owner)
 	delete(e.stuck, u.owner)
+	e.calm(u)
 }
 
 // setRefs replaces the refs of a unit. Twins that it leaves look again.

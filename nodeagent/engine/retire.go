@@ -8,12 +8,12 @@ import (
 // retire has what a former firewall holds removed, once that of this node holds
 // everything: before, it may be all that isolates or publishes something.
 func (e *Engine) retire(ctx context.Context) {
-	if e.Retire == nil || e.retired || now().Before(e.retireAt) || !e.complete() {
+	if e.Retire == nil || e.retired || e.alarms.Has(alarm{what: retryRetire}) || !e.complete() {
 		return
 	}
 	if err := e.firewall.run(false, func() error { return e.Retire(ctx) }); err != nil {
 		e.Log.Error("remove what another firewall held", "err", err)
-		e.retireAt = now().Add(pauseAfterError)
+		e.alarms.At(alarm{what: retryRetire}, e.Now().Add(pauseAfterError))
 		return
 	}
 	e.retired = true
@@ -25,7 +25,7 @@ func (e *Engine) complete() bool {
 	e.mu.Lock()
 	pending := !e.synced || e.natLost || e.lost || len(e.inputs)+len(e.dirty) > 0
 	e.mu.Unlock()
-	if pending || !e.brake.IsZero() || e.awaitPods(nil) || !e.NAT.Known() {
+	if pending || e.alarms.Has(alarm{what: readFirewall}) || !e.brake.IsZero() || e.awaitPods(nil) || !e.NAT.Known() {
 		return false
 	}
 	for _, u := range e.units {

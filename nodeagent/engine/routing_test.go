@@ -3,7 +3,6 @@ package engine
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -30,7 +29,7 @@ func TestRulesOfOthersInATarget(t *testing.T) {
 	}{{drops, "False RoutedElsewhere"}, {drops, "False RoutedElsewhere"}, {netstate.Routing{}, "True Programmed"}} {
 		w.k.routings = map[string]netstate.Routing{"a": c.routing}
 		w.k.fn(kernel.Event{Key: netstate.Key{Kind: netstate.KindRoute, Netns: "a", Name: "rule 5"}})
-		w.e.routingRetry = time.Time{}
+		w.later(nodePause)
 		w.turns(20)
 		if ready(a) != c.want || ready(b) != "True Programmed" {
 			t.Errorf("with %v: a is %s, b is %s", c.routing, ready(a), ready(b))

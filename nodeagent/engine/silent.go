@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,28 +14,21 @@ const silentPause = 700 * time.Millisecond
 
 // silent are wanted sysctls of the node on which traffic depends and of which the
 // kernel sends no notification.
-type silent struct {
-	keys map[netstate.Key]bool
-	due  time.Time
-}
+type silent map[netstate.Key]bool
 
-func (s *silent) add(k netstate.Key) {
+func (e *Engine) addSilent(k netstate.Key) {
 	sysctl := k.Kind == netstate.KindSysctl || k.Kind == netstate.KindSysctlNode
 	if sysctl && k.Netns == "" && strings.HasSuffix(k.Name, "/route_localnet") {
-		s.keys[k] = true
+		e.silent[k] = true
+		e.alarms.By(alarm{what: lookAtSilent}, e.Now().Add(silentPause))
 	}
 }
 
-// lookAtSilent reads them when their time has come, and adds the owners of those
-// that differ.
+// lookAtSilent reads silent sysctls and adds the owners of sysctls that differ.
 func (e *Engine) lookAtSilent(batch map[netstate.Owner]bool) {
-	if len(e.silent.keys) == 0 || now().Before(e.silent.due) {
+	if len(e.silent) == 0 {
 		return
 	}
-	e.silent.due = now().Add(silentPause)
-	var keys []netstate.Key
-	for k := range e.silent.keys {
-		keys = append(keys, k)
-	}
-	e.recheck(keys, batch)
+	e.alarms.At(alarm{what: lookAtSilent}, e.Now().Add(silentPause))
+	e.recheck(slices.Collect(maps.Keys(e.silent)), batch)
 }

@@ -25,18 +25,18 @@ func endsByOthers(err error) bool {
 // pause sets when an owner is looked at again after a pass.
 func (e *Engine) pause(u *unit) {
 	delete(e.stuck, u.owner)
-	next := u.endFights(now())
+	next := u.endFights(e.Now())
 	switch {
 	case u.done:
-		u.calm()
+		e.calm(u)
 	case e.isStuck(u):
-		u.calm()
+		e.calm(u)
 		e.stuck[u.owner] = true
 	default:
-		u.backOff(now())
+		e.backOff(u)
 	}
-	if !next.IsZero() && (u.retryAt.IsZero() || next.Before(u.retryAt)) {
-		u.retryAt = next
+	if !next.IsZero() {
+		e.alarms.By(alarm{owner: u.owner}, next)
 	}
 }
 

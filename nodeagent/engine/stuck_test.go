@@ -72,7 +72,7 @@ func TestFailuresOfOthersHaveNoTimer(t *testing.T) {
 			}
 			c.end(w)
 			if c.timer {
-				w.e.units[own(a)].retryAt = now()
+				w.later(lastRetry)
 			} else {
 				w.k.fn(c.told)
 			}

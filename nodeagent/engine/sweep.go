@@ -24,11 +24,12 @@ func (e *Engine) sweep(batch map[netstate.Owner]bool) {
 	gone, total := e.countGone()
 	tooMuch := total >= minSwept && gone*2 > total && e.SweepDelay > 0
 	if tooMuch && e.brake.IsZero() {
-		e.brake = now().Add(e.SweepDelay)
+		e.brake = e.Now().Add(e.SweepDelay)
+		e.alarms.At(alarm{what: endBrake}, e.brake)
 		e.Log.Warn("more than half of the resources are gone at once: nothing is removed yet", "gone", gone, "of", total, "until", e.brake.Format(time.TimeOnly))
 		e.Reporter.Braked(gone, total, e.brake)
 	}
-	if tooMuch && now().Before(e.brake) {
+	if tooMuch && e.Now().Before(e.brake) {
 		return
 	}
 	e.brake, e.sweepDue = time.Time{}, false

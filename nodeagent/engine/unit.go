@@ -3,12 +3,12 @@ package engine
 import (
 	"maps"
 	"net/netip"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -77,7 +77,6 @@ type unit struct {
 	// ready is the Ready condition as last reported.
 	ready    metav1.Condition
 	attempts int
-	retryAt  time.Time
 }
 
 func (e *Engine) unit(o netstate.Owner) *unit {
@@ -143,7 +142,7 @@ func (e *Engine) index(k netstate.Key) {
 	}
 	e.links[p][k] = true
 	e.own.add(k)
-	e.silent.add(k)
+	e.addSilent(k)
 }
 
 func (e *Engine) unindex(k netstate.Key) {
@@ -153,7 +152,7 @@ func (e *Engine) unindex(k netstate.Key) {
 		delete(e.links, p)
 	}
 	e.own.remove(k)
-	delete(e.silent.keys, k)
+	delete(e.silent, k)
 }
 
 // wantedAt returns what some owner wants under a key.
@@ -175,19 +174,13 @@ func (u *unit) final() bool {
 	return len(u.errs) > 0
 }
 
-const (
-	firstRetry = 200 * time.Millisecond
-	lastRetry  = time.Minute
-)
-
 // backOff sets when to try a failing owner again.
-func (u *unit) backOff(now time.Time) {
-	pause := min(firstRetry<<min(u.attempts, 16), lastRetry)
+func (e *Engine) backOff(u *unit) {
+	e.alarms.At(alarm{owner: u.owner}, e.Now().Add(schedule.BackOff(firstRetry, lastRetry, u.attempts)))
 	u.attempts++
-	u.retryAt = now.Add(pause)
 }
 
-func (u *unit) calm() {
+func (e *Engine) calm(u *unit) {
 	u.attempts = 0
-	u.retryAt = time.Time{}
+	e.alarms.Clear(alarm{owner: u.owner})
 }

@@ -1,0 +1,72 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// alarm is something to look at again at a time: an owner, or what the loop itself reads.
+type alarm struct {
+	what  what
+	owner netstate.Owner
+}
+
+type what uint8
+
+const (
+	lookAtOwner what = iota
+	readFirewall
+	readNode
+	readRouting
+	lookAtSilent
+	lookAtPorts
+	endBrake
+	retryRetire
+)
+
+const (
+	// firstRetry and lastRetry bound the pauses of an owner that fails.
+	firstRetry = 200 * time.Millisecond
+	lastRetry  = time.Minute
+	// pauseAfterError is how long to wait before the node is read again that could
+	// not be read, and the longest such pause of the firewall.
+	pauseAfterError = time.Second
+	// firstNATPause is that pause after a first failure: a program that flushes a
+	// firewall table by table is in the way of repairs meanwhile.
+	firstNATPause = 50 * time.Millisecond
+	// nodePause is the shortest time between two looks at the node's own links
+	// and routes: on a busy node they change all the time.
+	nodePause = 200 * time.Millisecond
+
+	idle = 24 * time.Hour
+)
+
+// soon has the loop look at something in this turn or, while that rests, later.
+func (e *Engine) soon(w what) { e.alarms.By(alarm{what: w}, e.Now()) }
+
+// rest has the loop not look at something for a while.
+func (e *Engine) rest(w what, pause time.Duration) {
+	e.alarms.Rest(alarm{what: w}, e.Now().Add(pause))
+}
+
+// due takes out what is to be looked at now, and adds the owners among it to a batch.
+func (e *Engine) due(batch map[netstate.Owner]bool) map[what]bool {
+	now := map[what]bool{}
+	for _, a := range e.alarms.Due(e.Now()) {
+		now[a.what] = true
+		if a.what == lookAtOwner {
+			batch[a.owner] = true
+		}
+	}
+	return now
+}
+
+// untilNext returns how long the loop may sleep.
+func (e *Engine) untilNext() time.Duration {
+	next, ok := e.alarms.Next()
+	if !ok {
+		return idle
+	}
+	return max(min(next.Sub(e.Now()), idle), 0)
+}
