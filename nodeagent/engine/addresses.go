@@ -232,7 +232,7 @@ func (e *Engine) leased(u *unit) []compile.Claim {
 // record of last resort after a crash.
 func (u *unit) marked() []netip.Prefix {
 	var out []netip.Prefix
-	for k := range u.held {
+	for k := range u.Held() {
 		if k.Kind != netstate.KindAddress || k.Netns == "" {
 			continue
 		}

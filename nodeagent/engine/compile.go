@@ -36,7 +36,7 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 	for o := range batch {
 		u := e.unit(o)
 		for _, k := range u.recalled {
-			u.held[k] = true
+			u.Hold(k)
 		}
 		u.recalled = nil
 	}
@@ -101,12 +101,12 @@ func first(a, b bool) int {
 
 // built says whether the owner was programmed before, by the kernel's marks or
 // by the record.
-func (u *unit) built() bool { return len(u.held) > 0 || u.recordedReady() }
+func (u *unit) built() bool { return !u.Empty() || u.recordedReady() }
 
 // release takes away all that an owner wants, and has those look again who
 // waited for it or, of a network, depend on it.
 func (e *Engine) release(u *unit) {
-	had := len(u.desired) > 0
+	had := len(u.Wanted()) > 0
 	e.want(u, netstate.Set{})
 	u.problem, u.notes, u.partial, u.joined = nil, nil, nil, nil
 	clear(u.occupied)
@@ -147,7 +147,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 	u.notes = slices.Clone(r.Notes)
 	// A network that is there stays, with its attachments, when the node
 	// changes under it: a new route, an uplink that is gone.
-	u.kept = u.problem != nil && u.owner.Kind == netstate.OwnerNetwork && len(u.held)+len(u.recalled) > 0
+	u.kept = u.problem != nil && u.owner.Kind == netstate.OwnerNetwork && (!u.Empty() || len(u.recalled) > 0)
 	found := u.problem
 	if u.kept {
 		u.problem = nil
@@ -171,7 +171,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 	for k := range r.Objects {
 		if k.Kind == netstate.KindForwardGuard {
 			for _, b := range e.bridged {
-				u.held[b] = true
+				u.Hold(b)
 			}
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -103,8 +104,7 @@ type Engine struct {
 	// State of the loop's goroutine alone.
 	firewall *firewall
 	units    map[netstate.Owner]*unit
-	wanted   map[netstate.Key]map[netstate.Owner]bool
-	links    map[netstate.End]map[netstate.Key]bool
+	ledger   *ledger.Ledger
 	// blind are owners of whom it is not known what the firewall holds.
 	blind map[netstate.Owner]bool
 	// stuck are owners whose failures end by what the kernel tells; see stuck.go.
@@ -173,8 +173,7 @@ func New(o Options) *Engine {
 		events:   map[netstate.Key]kernel.Event{},
 		wake:     make(chan struct{}, 1),
 		units:    map[netstate.Owner]*unit{},
-		wanted:   map[netstate.Key]map[netstate.Owner]bool{},
-		links:    map[netstate.End]map[netstate.Key]bool{},
+		ledger:   ledger.New(),
 		refs:     map[ref]map[netstate.Owner]bool{},
 		stuck:    map[netstate.Owner]bool{},
 		claims:   newClaims(),

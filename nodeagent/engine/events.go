@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -47,11 +48,11 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 			// The first that is heard of IPv6 that is switched on.
 			e.mark(netstate.Netns{Name: ev.Key.Netns}.Key(), batch, func(u *unit) bool { return u.noIPv6 })
 		}
-		if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+		if want := e.ledger.Wanted(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 			e.mark(ev.Key, batch, nil)
 		}
 	}
-	ours := len(e.wanted[netstate.Key{Kind: netstate.KindLink, Netns: ev.Key.Netns, Link: ev.Key.Link}]) > 0
+	ours := e.ledger.Owners(netstate.Key{Kind: netstate.KindLink, Netns: ev.Key.Netns, Link: ev.Key.Link}).Len() > 0
 	if ev.Key.Netns == "" && (!ours || e.isOthersAddress(ev.Key)) {
 		e.soon(readNode)
 	}
@@ -61,16 +62,16 @@ func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
 // address, which is the node's own then. IPv6 link-local ones are the kernel's.
 func (e *Engine) isOthersAddress(k netstate.Key) bool {
 	p, err := netip.ParsePrefix(k.Name)
-	return k.Kind == netstate.KindAddress && err == nil && e.wantedAt(k) == nil && !(p.Addr().Is6() && p.Addr().IsLinkLocalUnicast())
+	return k.Kind == netstate.KindAddress && err == nil && e.ledger.Wanted(k) == nil && !(p.Addr().Is6() && p.Addr().IsLinkLocalUnicast())
 }
 
 // considerRoute handles a route of ours, and those that the kernel has with an
 // address of ours.
 func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
-	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+	if want := e.ledger.Wanted(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 		e.mark(ev.Key, batch, nil)
 	}
-	if ev.Key.Netns != "" && len(e.wanted[netstate.Link{Netns: ev.Key.Netns, Name: ev.Key.Link}.Key()]) == 0 {
+	if ev.Key.Netns != "" && e.ledger.Owners(netstate.Link{Netns: ev.Key.Netns, Name: ev.Key.Link}.Key()).Len() == 0 {
 		e.astray[ev.Key.Netns] = true
 		e.soon(readRouting)
 	}
@@ -79,7 +80,7 @@ func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 	}
 	e.freed(ev.Key, batch)
 	dst, err := netip.ParsePrefix(ev.Key.Name)
-	e.recheck(e.on(place(ev.Key), func(k netstate.Key) bool {
+	e.recheck(e.on(ledger.On(ev.Key), func(k netstate.Key) bool {
 		p, bad := netip.ParsePrefix(k.Name)
 		with := dst == p.Masked() || dst.IsSingleIP() && dst.Addr() == p.Addr() || dst.Addr().IsMulticast() && p.Addr().Is6()
 		return k.Kind == netstate.KindAddress && err == nil && bad == nil && with
@@ -89,7 +90,7 @@ func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 // on returns the wanted objects on an interface that are chosen.
 func (e *Engine) on(p netstate.End, chosen func(netstate.Key) bool) []netstate.Key {
 	var keys []netstate.Key
-	for k := range e.links[p] {
+	for k := range e.ledger.At(p) {
 		if chosen(k) {
 			keys = append(keys, k)
 		}
@@ -100,7 +101,7 @@ func (e *Engine) on(p netstate.End, chosen func(netstate.Key) bool) []netstate.K
 // considerLimit handles what limits a link. Of a redirect the kernel tells in
 // parts, so it is read.
 func (e *Engine) considerLimit(ev kernel.Event, batch map[netstate.Owner]bool) {
-	switch want := e.wantedAt(ev.Key); {
+	switch want := e.ledger.Wanted(ev.Key); {
 	case want == nil:
 	case ev.Key.Kind == netstate.KindRedirect:
 		e.recheck([]netstate.Key{ev.Key}, batch)
@@ -112,7 +113,7 @@ func (e *Engine) considerLimit(ev kernel.Event, batch map[netstate.Owner]bool) {
 // considerLink handles a link's own state and its place in a bridge, of which
 // the kernel speaks in the same message.
 func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
-	if want := e.wantedAt(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
+	if want := e.ledger.Wanted(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 		e.mark(ev.Key, batch, nil)
 	}
 	if l, ok := ev.Object.(netstate.Link); ok && l.XDP != e.early[ev.Key] {
@@ -121,11 +122,11 @@ func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
 	e.considerStray(ev, batch)
 	e.freed(ev.Key, batch)
 	if ev.Runs {
-		e.recheck(e.on(place(ev.Key), func(k netstate.Key) bool { return k.Kind == netstate.KindAddress || k.Kind == netstate.KindRoute }), batch)
+		e.recheck(e.on(ledger.On(ev.Key), func(k netstate.Key) bool { return k.Kind == netstate.KindAddress || k.Kind == netstate.KindRoute }), batch)
 	}
 	var ports []netstate.Key
 	for _, kind := range []netstate.Kind{netstate.KindPort, netstate.KindHairpin} {
-		if k := (netstate.Key{Kind: kind, Link: ev.Key.Link}); e.wantedAt(k) != nil {
+		if k := (netstate.Key{Kind: kind, Link: ev.Key.Link}); e.ledger.Wanted(k) != nil {
 			ports = append(ports, k)
 		}
 	}
@@ -138,12 +139,12 @@ func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
 // wants look again: somebody renamed it.
 func (e *Engine) considerStray(ev kernel.Event, batch map[netstate.Owner]bool) {
 	l, ok := ev.Object.(netstate.Link)
-	if !ok || e.wantedAt(ev.Key) != nil || l.Type == netstate.Loopback {
+	if !ok || e.ledger.Wanted(ev.Key) != nil || l.Type == netstate.Loopback {
 		return
 	}
 	source, owner, marked := netstate.ParseMark(l.Mark)
 	if u := e.units[owner]; marked && source == e.Source && u != nil {
-		u.held[ev.Key] = true
+		u.Hold(ev.Key)
 		batch[owner] = true
 	}
 }
@@ -152,8 +153,8 @@ func (e *Engine) considerStray(ev kernel.Event, batch map[netstate.Owner]bool) {
 // those of its interface and those of the whole node.
 func (e *Engine) sysctls(k netstate.Key) []netstate.Key {
 	var keys []netstate.Key
-	for _, p := range []netstate.End{place(k), {}} {
-		for key := range e.links[p] {
+	for _, p := range []netstate.End{ledger.On(k), {}} {
+		for key := range e.ledger.At(p) {
 			if key.Kind == netstate.KindSysctl || key.Kind == netstate.KindSysctlNode {
 				keys = append(keys, key)
 			}
@@ -169,14 +170,14 @@ func (e *Engine) recheck(keys []netstate.Key, batch map[netstate.Owner]bool) {
 	}
 	observed, _ := e.Kernel.Observe(keys)
 	for _, k := range keys {
-		if observed[k] == nil || !plan.Same(e.wantedAt(k), observed[k]) {
+		if observed[k] == nil || !plan.Same(e.ledger.Wanted(k), observed[k]) {
 			e.mark(k, batch, nil)
 		}
 	}
 }
 
 func (e *Engine) mark(k netstate.Key, batch map[netstate.Owner]bool, which func(*unit) bool) {
-	for o := range e.wanted[k] {
+	for o := range e.ledger.Owners(k).All() {
 		if which == nil || which(e.units[o]) {
 			batch[o] = true
 		}

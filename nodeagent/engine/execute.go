@@ -41,7 +41,7 @@ func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, ste
 		// What nobody wants and nothing kept from going is gone, by a step of
 		// its own or with its link or namespace.
 		u := e.units[o]
-		maps.DeleteFunc(u.held, func(k netstate.Key, _ bool) bool { return len(e.wanted[k]) == 0 && u.errs[k] == nil })
+		u.DropIf(func(k netstate.Key) bool { return e.ledger.Owners(k).Len() == 0 && u.errs[k] == nil })
 	}
 	return x.applied
 }
@@ -64,13 +64,13 @@ func (x *execution) blocked(s plan.Step) bool {
 		}
 		return true
 	}
-	owners := x.e.wanted[s.Key]
-	for o := range owners {
+	owners := x.e.ledger.Owners(s.Key)
+	for o := range owners.All() {
 		if !x.stopped[o] && !x.waitsForAttachment(o, s) {
 			return false
 		}
 	}
-	return len(owners) > 0
+	return owners.Len() > 0
 }
 
 var (
@@ -102,7 +102,7 @@ func (x *execution) kernel(part []plan.Step) {
 			x.failed = append(x.failed, part[i].Key)
 			x.e.fail(x.batch, part[i].Key, advised(part[i].Key, err))
 			if errors.Is(err, kernel.ErrSysctlReadOnly) {
-				maps.Copy(x.stopped, x.e.wanted[part[i].Key])
+				x.stop(part[i].Key)
 			}
 			continue
 		}
@@ -132,9 +132,14 @@ func (x *execution) firewall(ctx context.Context, part []plan.Step) {
 	x.e.natFailed()
 	for _, s := range part {
 		x.e.fail(x.batch, s.Key, err)
-		for o := range x.e.wanted[s.Key] {
-			x.stopped[o] = true
-		}
+		x.stop(s.Key)
+	}
+}
+
+// stop keeps the owners of an object from getting anything more.
+func (x *execution) stop(k netstate.Key) {
+	for o := range x.e.ledger.Owners(k).All() {
+		x.stopped[o] = true
 	}
 }
 
@@ -142,27 +147,28 @@ func (x *execution) firewall(ctx context.Context, part []plan.Step) {
 func (x *execution) success(s plan.Step) {
 	x.applied = append(x.applied, s)
 	x.e.identifyMade(s)
-	for o := range x.e.wanted[s.Key] {
-		x.e.units[o].held[s.Key] = true
+	for o := range x.e.ledger.Owners(s.Key).All() {
+		x.e.ledger.Account(o).Hold(s.Key)
 	}
 }
 
 // fail notes an error with the owners that want or hold the object. Those
 // outside the batch find it themselves when they are looked at.
 func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) {
-	for o := range e.wanted[k] {
+	owners := e.ledger.Owners(k)
+	for o := range owners.All() {
 		if batch[o] {
 			e.units[o].errs[k] = err
 		} else {
 			e.requeue([]netstate.Owner{o})
 		}
 	}
-	if len(e.wanted[k]) > 0 {
+	if owners.Len() > 0 {
 		return
 	}
-	for o := range batch {
-		if u := e.units[o]; u.held[k] {
-			u.errs[k] = err
+	for o := range e.ledger.Holders(k).All() {
+		if batch[o] {
+			e.units[o].errs[k] = err
 		}
 	}
 }

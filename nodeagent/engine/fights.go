@@ -88,7 +88,7 @@ func (e *Engine) noteFights(batch map[netstate.Owner]bool, applied []plan.Step, 
 			continue
 		}
 		seen[u] = true
-		f := e.fightOf(u, e.wanted[s.Key])
+		f := e.fightOf(u, slices.Collect(e.ledger.Owners(s.Key).All()))
 		if f.again(e.Now()) {
 			f.text = f.describe(u)
 			begun[owner] = append(begun[owner], f)
@@ -111,14 +111,13 @@ func (e *Engine) noteFights(batch map[netstate.Owner]bool, applied []plan.Step, 
 
 // noteMended counts that rules of the firewall were put back, once for all owners.
 func (e *Engine) noteMended(batch map[netstate.Owner]bool, begun map[netstate.Owner][]*fight) {
-	owners := maps.Clone(batch)
-	maps.DeleteFunc(owners, func(o netstate.Owner, _ bool) bool { return !e.units[o].mended() })
+	owners := slices.DeleteFunc(slices.Collect(maps.Keys(batch)), func(o netstate.Owner) bool { return !e.units[o].mended() })
 	if len(owners) == 0 {
 		return
 	}
 	if f := e.fightOf(undoing{}, owners); f.again(e.Now()) {
 		f.text = f.describe(undoing{})
-		begun[slices.MinFunc(slices.Collect(maps.Keys(owners)), netstate.Owner.Compare)] = []*fight{f}
+		begun[slices.MinFunc(owners, netstate.Owner.Compare)] = []*fight{f}
 	}
 }
 
@@ -175,7 +174,7 @@ func under(s plan.Step, objects map[netstate.Key]netstate.Key) netstate.Key {
 }
 
 // fightOf returns the count of an undoing, which owners share.
-func (e *Engine) fightOf(u undoing, owners map[netstate.Owner]bool) *fight {
+func (e *Engine) fightOf(u undoing, owners []netstate.Owner) *fight {
 	f := e.knownFight(u, owners)
 	if f == nil {
 		f = &fight{since: e.Now(), few: fewRepairs}
@@ -183,7 +182,7 @@ func (e *Engine) fightOf(u undoing, owners map[netstate.Owner]bool) *fight {
 			f.bout, f.few = firewallBout, fewBouts
 		}
 	}
-	for o := range owners {
+	for _, o := range owners {
 		if e.units[o].fights == nil {
 			e.units[o].fights = map[undoing]*fight{}
 		}
@@ -192,8 +191,8 @@ func (e *Engine) fightOf(u undoing, owners map[netstate.Owner]bool) *fight {
 	return f
 }
 
-func (e *Engine) knownFight(u undoing, owners map[netstate.Owner]bool) *fight {
-	for o := range owners {
+func (e *Engine) knownFight(u undoing, owners []netstate.Owner) *fight {
+	for _, o := range owners {
 		if f := e.units[o].fights[u]; f != nil {
 			return f
 		}
@@ -206,7 +205,7 @@ func (e *Engine) knownFight(u undoing, owners map[netstate.Owner]bool) *fight {
 func (e *Engine) holdContested(batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
 	held := map[netstate.Key]netstate.Key{}
 	for _, s := range steps {
-		f := e.knownFight(undoing{key: s.Key, found: s.Old}, e.wanted[s.Key])
+		f := e.knownFight(undoing{key: s.Key, found: s.Old}, slices.Collect(e.ledger.Owners(s.Key).All()))
 		if f == nil || !e.Now().Before(f.until) || !mayWait(s) {
 			continue
 		}
@@ -226,7 +225,7 @@ func (e *Engine) holdContested(batch map[netstate.Owner]bool, steps []plan.Step)
 			return true
 		}
 		on := under(s, held)
-		if on != (netstate.Key{}) && len(e.wanted[s.Key]) > 0 {
+		if on != (netstate.Key{}) && e.ledger.Owners(s.Key).Len() > 0 {
 			e.failIn(batch, s.Key, fmt.Errorf("%w %s", errWaits, plan.Describe(on)))
 			return true
 		}
@@ -236,7 +235,7 @@ func (e *Engine) holdContested(batch map[netstate.Owner]bool, steps []plan.Step)
 
 // failIn notes an error with those of the batch that want an object.
 func (e *Engine) failIn(batch map[netstate.Owner]bool, k netstate.Key, err error) {
-	for o := range e.wanted[k] {
+	for o := range e.ledger.Owners(k).All() {
 		if batch[o] {
 			e.units[o].errs[k] = err
 		}

@@ -29,7 +29,7 @@ func (e *Engine) grantHeld(units []*unit, results []compile.Result) {
 	both := func(i int, c compile.Claim) bool { return there(i, c) && recorded(i, c) }
 	for _, shown := range []func(int, compile.Claim) bool{both, there, recorded} {
 		for i, u := range units {
-			if !u.fresh() || u.problem != nil && len(u.held)+len(u.recalled) == 0 {
+			if !u.fresh() || u.problem != nil && u.Empty() && len(u.recalled) == 0 {
 				continue
 			}
 			for _, c := range results[i].Claims {
@@ -45,7 +45,7 @@ func (e *Engine) grantHeld(units []*unit, results []compile.Result) {
 // and what is on them bear its mark; a published port leads to its targets.
 func (e *Engine) proves(u *unit, r compile.Result, c compile.Claim) bool {
 	if !c.Proof.Kind.Firewall() {
-		return u.held[c.Proof]
+		return u.Holds(c.Proof)
 	}
 	found := e.NAT.Observe([]netstate.Key{c.Proof})[c.Proof]
 	if p, ok := found.(netstate.Publish); ok {

@@ -155,7 +155,7 @@ func (e *Engine) publishes(u *unit, k netstate.Key) bool {
 	if e.NAT.Observe([]netstate.Key{k})[k] != nil {
 		return true
 	}
-	return u.done && u.desired[k] != nil
+	return u.done && u.Wanted()[k] != nil
 }
 
 func listenersText(list []hostport.Listener) string {
@@ -220,7 +220,7 @@ func (e *Engine) notHeld(u *unit) (list []netstate.Publish) {
 	if u.in == nil || u.in.Publish == nil {
 		return list
 	}
-	for k, o := range u.desired {
+	for k, o := range u.Wanted() {
 		p, ok := o.(netstate.Publish)
 		if _, known := u.occupied[k]; ok && !known && !e.HostPorts.Held(p) {
 			list = append(list, p)
@@ -247,7 +247,7 @@ func (e *Engine) reservePorts(batch map[netstate.Owner]bool) {
 		u := e.units[o]
 		var gone []netstate.Key
 		for k := range u.reserved {
-			if !u.held[k] || u.desired[k] != nil && !u.reserves() {
+			if !u.Holds(k) || u.Wanted()[k] != nil && !u.reserves() {
 				gone = append(gone, k)
 				delete(u.reserved, k)
 			}
@@ -277,8 +277,8 @@ func (e *Engine) holdPorts(u *unit) {
 		return
 	}
 	var list []netstate.Publish
-	for k, o := range u.desired {
-		if p, ok := o.(netstate.Publish); ok && u.held[k] {
+	for k, o := range u.Wanted() {
+		if p, ok := o.(netstate.Publish); ok && u.Holds(k) {
 			list = append(list, p)
 			u.reserved[k] = true
 		}

@@ -68,7 +68,7 @@ func (e *Engine) identifyMade(s plan.Step) {
 		return
 	}
 	if id, ok := e.Kernel.NetnsID(s.Key.Netns); ok {
-		for o := range e.wanted[s.Key] {
+		for o := range e.ledger.Owners(s.Key).All() {
 			e.claims.grant(o, compile.NetnsClaim(id, netstate.End{Netns: s.Key.Netns}))
 		}
 	}
@@ -77,7 +77,7 @@ func (e *Engine) identifyMade(s plan.Step) {
 // usedName returns the name by which an attachment uses the namespace that a name
 // leads to; the name itself if none does.
 func (e *Engine) usedName(name string) string {
-	if name == "" || len(e.wanted[netstate.Netns{Name: name}.Key()]) > 0 {
+	if name == "" || e.ledger.Owners(netstate.Netns{Name: name}.Key()).Len() > 0 {
 		return name
 	}
 	id, ok := e.Kernel.NetnsID(name)
@@ -107,10 +107,10 @@ func (e *Engine) byUsedName(ev kernel.Event) kernel.Event {
 // isSecondName reports whether a key that an owner holds is an object that it wants,
 // under another name of the namespace: the inventory lists a namespace by each name.
 func (e *Engine) isSecondName(u *unit, k netstate.Key) bool {
-	if k.Netns == "" || k.Kind == netstate.KindNetns || len(u.desired) == 0 {
+	if k.Netns == "" || k.Kind == netstate.KindNetns || len(u.Wanted()) == 0 {
 		return false
 	}
 	used := k
 	used.Netns = e.usedName(k.Netns)
-	return used.Netns != k.Netns && u.desired[used] != nil
+	return used.Netns != k.Netns && u.Wanted()[used] != nil
 }

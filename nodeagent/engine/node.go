@@ -52,7 +52,7 @@ func (e *Engine) followRoutings(batch map[netstate.Owner]bool) {
 		key := netstate.Netns{Name: netns}.Key()
 		before, known := e.routings[netns]
 		delete(e.routings, netns)
-		if len(e.wanted[key]) > 0 && (!known || !reflect.DeepEqual(before, e.routingOf(netns))) {
+		if e.ledger.Owners(key).Len() > 0 && (!known || !reflect.DeepEqual(before, e.routingOf(netns))) {
 			e.mark(key, batch, nil)
 		}
 	}
@@ -74,7 +74,7 @@ func (e *Engine) routingOf(netns string) netstate.Routing {
 
 // noteEarly notes the links of an owner where a program of others sees packets first.
 func (e *Engine) noteEarly(u *unit, observed netstate.Set) {
-	for _, k := range u.desired.Keys() {
+	for _, k := range u.Wanted().Keys() {
 		l, ok := observed[k].(netstate.Link)
 		if !ok || !l.XDP && !e.early[k] {
 			continue

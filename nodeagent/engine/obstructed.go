@@ -20,7 +20,7 @@ var (
 func (e *Engine) failObstructed(batch map[netstate.Owner]bool, observed netstate.Set) {
 	for o := range batch {
 		u := e.units[o]
-		for k := range u.desired {
+		for k := range u.Wanted() {
 			l, ok := observed[k].(netstate.Link)
 			switch {
 			case !ok:
@@ -64,7 +64,7 @@ func takenError(l netstate.Link) error {
 // another MAC address than the gateway's. Other neighbours are not judged: their MAC
 // addresses are not known here.
 func (e *Engine) plantedError(u *unit, l netstate.Link) error {
-	way, ok := e.wantedAt(netstate.Link{Name: u.view.Way}.Key()).(netstate.Link)
+	way, ok := e.ledger.Wanted(netstate.Link{Name: u.view.Way}.Key()).(netstate.Link)
 	if !ok || u.view.Target != (netstate.End{Netns: l.Netns, Name: l.Name}) {
 		return nil
 	}

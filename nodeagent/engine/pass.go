@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -40,7 +41,7 @@ func losesRoutes(s plan.Step) bool {
 // may not let it forward yet.
 func (e *Engine) joinsForeign(s plan.Step) bool {
 	l, ok := s.New.(netstate.Link)
-	return ok && s.Op == plan.Activate && l.Master != "" && e.wantedAt(netstate.Link{Name: l.Master}.Key()) == nil
+	return ok && s.Op == plan.Activate && l.Master != "" && e.ledger.Wanted(netstate.Link{Name: l.Master}.Key()) == nil
 }
 
 // converge observes, plans and applies once.
@@ -67,19 +68,16 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 	desired, release, listed := netstate.Set{}, []netstate.Key{}, map[netstate.Key]bool{}
 	for o := range batch {
 		u := e.units[o]
-		for k, obj := range u.desired {
+		for k, obj := range u.Wanted() {
 			desired[k] = obj
 		}
-		for k := range u.held {
-			if len(e.wanted[k]) > 0 && u.desired[k] == nil {
-				// Others want it still; it is theirs now.
-				delete(u.held, k)
-			}
-			if len(e.wanted[k]) == 0 && e.isSecondName(u, k) {
-				delete(u.held, k)
-				continue
-			}
-			if len(e.wanted[k]) == 0 {
+		for k := range u.Held() {
+			switch wanted := e.ledger.Owners(k).Len() > 0; {
+			case wanted && u.Wanted()[k] != nil:
+			case wanted || e.isSecondName(u, k):
+				// Another owner wants the object still, which is that owner's now.
+				u.Drop(k)
+			default:
 				if !listed[k] {
 					release = append(release, k)
 				}
@@ -97,7 +95,7 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 	// links that had theirs are repaired: others are up like them.
 	e.blind, e.unseen = map[netstate.Owner]bool{}, nil
 	for k, err := range unknown {
-		if len(e.wanted[k]) == 0 && errors.Is(err, kernel.ErrForeign) {
+		if e.ledger.Owners(k).Len() == 0 && errors.Is(err, kernel.ErrForeign) {
 			// A namespace that is the host's own was refused, so nothing in it is ours.
 			delete(unknown, k)
 			continue
@@ -105,8 +103,8 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 		e.fail(batch, k, err)
 		e.unseen = append(e.unseen, k)
 		delete(desired, k)
-		for o := range e.wanted[k] {
-			if u := e.units[o]; k.Kind.Firewall() && u.complete[k] != u.desired[k] {
+		for o := range e.ledger.Owners(k).All() {
+			if u := e.units[o]; k.Kind.Firewall() && u.complete[k] != u.Wanted()[k] {
 				e.blind[o] = true
 			}
 		}
@@ -150,13 +148,13 @@ func (e *Engine) toSee(release []netstate.Key) []netstate.Key {
 	links, onHost := map[netstate.End]bool{}, map[netstate.Owner]bool{}
 	for _, k := range release {
 		if k.Kind == netstate.KindLink {
-			links[place(k)] = true
+			links[ledger.On(k)] = true
 			onHost[e.leaving[k]] = onHost[e.leaving[k]] || k.Netns == ""
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(release), func(k netstate.Key) bool {
 		inner := k.Kind == netstate.KindLink && k.Netns != "" && (onHost[e.leaving[k]] || k.Link == "lo")
-		return inner || plan.DiesWithLink(k.Kind) && links[place(k)]
+		return inner || plan.DiesWithLink(k.Kind) && links[ledger.On(k)]
 	})
 }
 
@@ -184,10 +182,10 @@ func (e *Engine) holdSeen(batch map[netstate.Owner]bool, observed netstate.Set, 
 	}
 	for o := range batch {
 		u := e.units[o]
-		maps.DeleteFunc(u.held, func(k netstate.Key, _ bool) bool { return gone[k] })
-		for k := range u.desired {
+		u.DropIf(func(k netstate.Key) bool { return gone[k] })
+		for k := range u.Wanted() {
 			if observed[k] != nil {
-				u.held[k] = true
+				u.Hold(k)
 			}
 		}
 	}

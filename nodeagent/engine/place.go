@@ -142,7 +142,7 @@ func (e *Engine) interfaceOf(u *unit, netns string) string {
 // interfacesIn are the interfaces of a namespace that bear the owner's mark.
 func (u *unit) interfacesIn(netns string) []string {
 	var names []string
-	for k := range u.held {
+	for k := range u.Held() {
 		if k.Kind == netstate.KindLink && k.Netns == netns {
 			names = append(names, k.Link)
 		}

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -112,7 +113,7 @@ func (e *Engine) planned(ctx context.Context) []Planned {
 		if u := e.units[o]; u.in != nil {
 			s := e.status(u)
 			planned[o].Status = &s
-			if planned[o].Mend = !intact && slices.ContainsFunc(u.desired.Keys(), func(k netstate.Key) bool { return k.Kind.Firewall() }); planned[o].Mend {
+			if planned[o].Mend = !intact && slices.ContainsFunc(u.Wanted().Keys(), func(k netstate.Key) bool { return k.Kind.Firewall() }); planned[o].Mend {
 				planned[o].Note = mendNote
 			}
 			if s.Ready.Status != metav1.ConditionTrue {
@@ -145,16 +146,13 @@ func sorted(planned map[netstate.Owner]*Planned) []Planned {
 // planOwner returns under whom of a batch an object is shown: the first who
 // wants it, else the first who holds it.
 func (e *Engine) planOwner(k netstate.Key, batch map[netstate.Owner]bool) netstate.Owner {
-	best, found := orphans, false
-	for o := range batch {
-		if !e.wanted[k][o] && !e.units[o].held[k] {
-			continue
-		}
-		if !found || e.wanted[k][o] && !e.wanted[k][best] || e.wanted[k][o] == e.wanted[k][best] && o.Compare(best) < 0 {
-			best, found = o, true
+	for _, owners := range []*ledger.Owners{e.ledger.Owners(k), e.ledger.Holders(k)} {
+		in := slices.SortedFunc(owners.All(), netstate.Owner.Compare)
+		if i := slices.IndexFunc(in, func(o netstate.Owner) bool { return batch[o] }); i >= 0 {
+			return in[i]
 		}
 	}
-	return best
+	return orphans
 }
 
 func planTitle(o netstate.Owner) string {

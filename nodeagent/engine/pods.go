@@ -104,7 +104,7 @@ func (e *Engine) unknown(u *unit) bool {
 // tellUnknown reports an attachment of which nothing is built and nothing is
 // known.
 func (e *Engine) tellUnknown(u *unit) {
-	if len(u.held) > 0 {
+	if !u.Empty() {
 		return
 	}
 	u.problem = &compile.Problem{Reason: v1alpha1.ReasonPending, Message: "waits for the container runtime of node " + e.node.Name + " to answer"}

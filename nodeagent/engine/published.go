@@ -13,9 +13,9 @@ import (
 // published is what of a publish is open.
 func (u *unit) published() []v1alpha1.PublishedStatus {
 	var out []v1alpha1.PublishedStatus
-	for _, k := range u.desired.Keys() {
-		p, ok := u.desired[k].(netstate.Publish)
-		if !ok || !u.held[k] || u.errs[k] != nil || p.Sources == netstate.Nobody {
+	for _, k := range u.Wanted().Keys() {
+		p, ok := u.Wanted()[k].(netstate.Publish)
+		if !ok || !u.Holds(k) || u.errs[k] != nil || p.Sources == netstate.Nobody {
 			continue
 		}
 		s := v1alpha1.PublishedStatus{Protocol: v1alpha1.Protocol(strings.ToUpper(p.Proto)), HostPort: int32(p.HostPort), HostPortEnd: int32(p.HostPortEnd)}

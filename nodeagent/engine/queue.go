@@ -60,7 +60,7 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 func (e *Engine) receive(o netstate.Owner, in *Input) {
 	u := e.unit(o)
 	u.formerly, u.byCommand = nil, in != nil && in.removed
-	if in != nil && len(u.desired) == 0 {
+	if in != nil && len(u.Wanted()) == 0 {
 		u.formerly = in.Before
 	}
 	if u.byCommand {
@@ -164,14 +164,14 @@ func (u *unit) unfiltered() bool {
 
 func (e *Engine) misses(u *unit) bool {
 	var keys []netstate.Key
-	for k := range u.desired {
+	for k := range u.Wanted() {
 		if k.Kind.Firewall() {
 			keys = append(keys, k)
 		}
 	}
 	there := e.NAT.Observe(keys)
 	for _, k := range keys {
-		if there[k] != u.desired[k] {
+		if there[k] != u.Wanted()[k] {
 			return true
 		}
 	}
@@ -223,7 +223,7 @@ func (e *Engine) startKernel() error {
 
 func (e *Engine) hold(held []kernel.Held) {
 	for _, h := range held {
-		e.unit(h.Owner).held[h.Object.Key()] = true
+		e.unit(h.Owner).Hold(h.Object.Key())
 	}
 }
 

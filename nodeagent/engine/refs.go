@@ -38,6 +38,7 @@ func (e *Engine) forget(u *unit) {
 	delete(e.units, u.owner)
 	delete(e.stuck, u.owner)
 	e.calm(u)
+	e.ledger.Close(u.owner)
 }
 
 // setRefs replaces the refs of a unit. Twins that it leaves look again.

@@ -29,8 +29,8 @@ func (e *Engine) complete() bool {
 		return false
 	}
 	for _, u := range e.units {
-		there := e.NAT.Observe(u.desired.Keys())
-		for k, o := range u.desired {
+		there := e.NAT.Observe(u.Wanted().Keys())
+		for k, o := range u.Wanted() {
 			if k.Kind.Firewall() && there[k] != o && !errors.Is(u.errs[k], errWaits) {
 				return false
 			}

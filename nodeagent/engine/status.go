@@ -40,7 +40,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summ
 		recovered := !u.done && len(u.errs) == 0
 		u.done = len(u.errs) == 0
 		if u.done {
-			u.complete = u.desired
+			u.complete = u.Wanted()
 		}
 		e.pause(u)
 		if recovered {
@@ -53,7 +53,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summ
 		case u.in != nil:
 			u.changed = u.changed && !u.done
 			e.report(u)
-		case o.Kind != "" && u.done && len(u.held) == 0:
+		case o.Kind != "" && u.done && u.Empty():
 			e.forget(u)
 			e.wakeWaiting(leaving)
 			e.Reporter.Removed(o)
@@ -99,7 +99,7 @@ func (u *unit) mended() bool { return !u.changed && u.filtered() }
 
 // filtered says whether something of the owner is in the firewall.
 func (u *unit) filtered() bool {
-	for k := range u.desired {
+	for k := range u.Wanted() {
 		if k.Kind.Firewall() {
 			return true
 		}
@@ -160,16 +160,17 @@ func ownerText(o netstate.Owner) string {
 // blame returns an owner of an object, and whether none of its owners had a
 // change to make.
 func (e *Engine) blame(k netstate.Key) (owner netstate.Owner, drift bool) {
-	owners := make([]netstate.Owner, 0, 1)
-	for o := range e.wanted[k] {
-		owners = append(owners, o)
-	}
-	if len(owners) == 0 {
+	owners := e.ledger.Owners(k)
+	owner, ok := owners.First()
+	if !ok {
 		return e.leaving[k], false
 	}
-	slices.SortFunc(owners, netstate.Owner.Compare)
-	changed := slices.ContainsFunc(owners, func(o netstate.Owner) bool { return e.units[o].changed })
-	return owners[0], !changed
+	for o := range owners.All() {
+		if e.units[o].changed {
+			return owner, false
+		}
+	}
+	return owner, true
 }
 
 // statuses returns the status of every resource, in order.
@@ -228,7 +229,7 @@ func (u *unit) readyCondition(notes []*compile.Problem) metav1.Condition {
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, all.Reason, all.Message
 	default:
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonProgrammed
-		c.Message = fmt.Sprintf("the kernel holds all of it: %d objects", len(u.desired))
+		c.Message = fmt.Sprintf("the kernel holds all of it: %d objects", len(u.Wanted()))
 	}
 	return c
 }
@@ -266,7 +267,7 @@ func (u *unit) sortedErrs() []netstate.Key {
 
 func (u *unit) addressesOn(link string) []v1alpha1.Subnet {
 	var out []v1alpha1.Subnet
-	for _, k := range u.desired.Keys() {
+	for _, k := range u.Wanted().Keys() {
 		if k.Kind == netstate.KindAddress && k.Link == link {
 			out = append(out, v1alpha1.Subnet(k.Name))
 		}

@@ -55,13 +55,14 @@ func (e *Engine) addStrays(batch map[netstate.Owner]bool) {
 			continue
 		}
 		u := e.unit(strays)
-		u.held[k], u.byCommand, batch[strays] = true, true, true
+		u.Hold(k)
+		u.byCommand, batch[strays] = true, true
 	}
 }
 
 func (e *Engine) countGone() (gone, total int) {
 	for _, u := range e.units {
-		if u.owner == orphans || len(u.held) == 0 {
+		if u.owner == orphans || u.Empty() {
 			continue
 		}
 		total++
@@ -73,27 +74,19 @@ func (e *Engine) countGone() (gone, total int) {
 }
 
 func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
-	held := map[netstate.Key]bool{}
 	for o, u := range e.units {
 		if u.going() && o != orphans {
 			batch[o] = true
 		}
-		for k := range u.held {
-			held[k] = true
-		}
 	}
 	u := e.unit(orphans)
 	for k := range e.NAT.Held() {
-		if !held[k] {
-			u.held[k] = true
+		if e.ledger.Holders(k).Len() == 0 {
+			u.Hold(k)
 		}
 	}
-	for k := range u.held {
-		if len(e.wanted[k]) > 0 {
-			delete(u.held, k)
-		}
-	}
-	if len(u.held) > 0 {
+	u.DropIf(func(k netstate.Key) bool { return e.ledger.Owners(k).Len() > 0 })
+	if !u.Empty() {
 		batch[orphans] = true
 	}
 }
@@ -136,7 +129,7 @@ func (e *Engine) recallRound(batch map[netstate.Owner]bool, round int) bool {
 	}
 	e.compileKinds(batch)
 	for u, in := range then {
-		u.recalled = append(u.recalled, u.desired.Keys()...)
+		u.recalled = append(u.recalled, u.Wanted().Keys()...)
 		u.in, u.adopted, u.joined = in, false, nil
 	}
 	return true

@@ -8,6 +8,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -15,6 +16,8 @@ import (
 // unit is what the engine knows of one owner.
 type unit struct {
 	owner netstate.Owner
+	// Account is what compile wanted last, and what may be in the kernel.
+	*ledger.Account
 	// in is nil for an owner that is gone, or known only by its marks.
 	in *Input
 	// formerly is what earlier processes built, until it is recalled.
@@ -24,12 +27,8 @@ type unit struct {
 	recalled []netstate.Key
 	// byCommand owners went by somebody's explicit word.
 	byCommand bool
-	// desired is what compile wanted last.
-	desired netstate.Set
 	// complete is what was wanted when it last was all there.
 	complete netstate.Set
-	// held are the objects that may be in the kernel because of this owner.
-	held map[netstate.Key]bool
 	// given are the addresses that an attachment's interface has, or had last.
 	given []netip.Prefix
 	// seen is a text of what others last took from this owner.
@@ -82,7 +81,7 @@ type unit struct {
 func (e *Engine) unit(o netstate.Owner) *unit {
 	u := e.units[o]
 	if u == nil {
-		u = &unit{owner: o, desired: netstate.Set{}, held: map[netstate.Key]bool{}, errs: map[netstate.Key]error{},
+		u = &unit{owner: o, Account: e.ledger.Account(o), errs: map[netstate.Key]error{},
 			occupied: map[netstate.Key]occupied{}, reserved: map[netstate.Key]bool{}, unheld: map[netstate.Key]bool{}}
 		e.units[o] = u
 		e.refer(u)
@@ -105,62 +104,23 @@ func (u *unit) going() bool {
 	}
 	switch u.in.Accepted.Reason {
 	case v1alpha1.ReasonNetworkNotFound, v1alpha1.ReasonAttachmentNotFound, v1alpha1.ReasonNodeNotFound:
-		return len(u.held) > 0
+		return !u.Empty()
 	}
 	return false
 }
 
-// want replaces what an owner wants, in the unit and in the indexes.
+// want replaces what an owner wants, and keeps up what follows from wanted objects.
 func (e *Engine) want(u *unit, objects netstate.Set) {
-	u.changed = u.changed || !maps.Equal(u.desired, objects)
-	for k := range u.desired {
-		if objects[k] != nil {
-			continue
-		}
-		delete(e.wanted[k], u.owner)
-		if len(e.wanted[k]) == 0 {
-			delete(e.wanted, k)
-			e.unindex(k)
-		}
+	u.changed = u.changed || !maps.Equal(u.Wanted(), objects)
+	came, went := u.Want(objects)
+	for _, k := range went {
+		e.own.remove(k)
+		delete(e.silent, k)
 	}
-	for k := range objects {
-		if e.wanted[k] == nil {
-			e.wanted[k] = map[netstate.Owner]bool{}
-			e.index(k)
-		}
-		e.wanted[k][u.owner] = true
+	for _, k := range came {
+		e.own.add(k)
+		e.addSilent(k)
 	}
-	u.desired = objects
-}
-
-func place(k netstate.Key) netstate.End { return netstate.End{Netns: k.Netns, Name: k.Link} }
-
-func (e *Engine) index(k netstate.Key) {
-	p := place(k)
-	if e.links[p] == nil {
-		e.links[p] = map[netstate.Key]bool{}
-	}
-	e.links[p][k] = true
-	e.own.add(k)
-	e.addSilent(k)
-}
-
-func (e *Engine) unindex(k netstate.Key) {
-	p := place(k)
-	delete(e.links[p], k)
-	if len(e.links[p]) == 0 {
-		delete(e.links, p)
-	}
-	e.own.remove(k)
-	delete(e.silent, k)
-}
-
-// wantedAt returns what some owner wants under a key.
-func (e *Engine) wantedAt(k netstate.Key) netstate.Object {
-	for o := range e.wanted[k] {
-		return e.units[o].desired[k]
-	}
-	return nil
 }
 
 // final says that only somebody else can mend what fails: waiting for it here

@@ -31,14 +31,14 @@ func (e *Engine) vacated(u *unit) []netip.Addr {
 		return nil
 	}
 	stays := map[netip.Addr]bool{}
-	for _, o := range u.desired {
+	for _, o := range u.Wanted() {
 		if a, ok := o.(netstate.Address); ok {
 			stays[a.Prefix.Addr()] = true
 		}
 	}
 	var gone []netip.Addr
-	for k := range u.held {
-		if k.Kind != netstate.KindAddress || k.Netns == "" || len(e.wanted[k]) > 0 || u.errs[k] != nil {
+	for k := range u.Held() {
+		if k.Kind != netstate.KindAddress || k.Netns == "" || e.ledger.Owners(k).Len() > 0 || u.errs[k] != nil {
 			continue
 		}
 		if p, err := netip.ParsePrefix(k.Name); err == nil && !stays[p.Addr()] {
