@@ -30,9 +30,8 @@ func (v verdict) binds() bool {
 
 // subject is an attachment or a publish: what is bound to a node.
 type subject struct {
-	object           client.Object
+	object           v1alpha1.Object
 	nodeName, podUID *string
-	conditions       *[]metav1.Condition
 	// summed: the status is the controller's sum over children.
 	summed bool
 	// forget clears what the agent wrote, conditions aside.
@@ -41,14 +40,14 @@ type subject struct {
 
 func attachmentSubject(a *v1alpha1.NamespaceAttachment) subject {
 	s := &a.Status
-	return subject{a, &s.NodeName, &s.PodUID, &s.Conditions, false, func() {
+	return subject{a, &s.NodeName, &s.PodUID, false, func() {
 		*s = v1alpha1.NamespaceAttachmentStatus{NodeName: s.NodeName, PodUID: s.PodUID, Conditions: s.Conditions}
 	}}
 }
 
 func publishSubject(p *v1alpha1.PortPublish) subject {
 	s := &p.Status
-	return subject{p, &s.NodeName, new(string), &s.Conditions, wasSpread(p), func() {
+	return subject{p, &s.NodeName, new(string), wasSpread(p), func() {
 		*s = v1alpha1.PortPublishStatus{NodeName: s.NodeName, Conditions: s.Conditions}
 	}}
 }
@@ -75,13 +74,13 @@ func (c *cluster) settle(ctx context.Context, s subject, v verdict) (reconcile.R
 		return c.patchStatus(ctx, s.object, before)
 	}
 	if !judge(s, v) {
-		return c.watchNode(ctx, nodeSubject{s.object, former, s.conditions})
+		return c.watchNode(ctx, nodeSubject{s.object, former})
 	}
 	log.FromContext(ctx).Info("judged", "accepted", v.accepted.Status, "reason", v.accepted.Reason, "message", v.accepted.Message, "node", *s.nodeName, "pod", *s.podUID)
 	if former == "" && *s.nodeName != "" {
 		c.metrics.bindings.Inc()
 	}
-	accepted := meta.FindStatusCondition(*s.conditions, v1alpha1.ConditionAccepted)
+	accepted := meta.FindStatusCondition(*s.object.Conditions(), v1alpha1.ConditionAccepted)
 	return c.applyStatus(ctx, s.object, boundStatus{NodeName: *s.nodeName, PodUID: *s.podUID, Conditions: []metav1.Condition{*accepted}})
 }
 
@@ -89,7 +88,7 @@ func (c *cluster) settle(ctx context.Context, s subject, v verdict) (reconcile.R
 // refers to: whoever applies several objects at once cannot choose which is
 // seen first.
 func patience(s subject, v verdict, now time.Time, grace time.Duration) time.Duration {
-	old := meta.FindStatusCondition(*s.conditions, v1alpha1.ConditionAccepted)
+	old := meta.FindStatusCondition(*s.object.Conditions(), v1alpha1.ConditionAccepted)
 	judged := old != nil && old.Status != metav1.ConditionUnknown
 	early := v.early || v.accepted.Status == metav1.ConditionUnknown
 	if !early || judged || v.accepted.Status == metav1.ConditionTrue {
@@ -114,8 +113,8 @@ func rebind(s subject, v verdict) bool {
 		return false
 	}
 	s.forget()
-	meta.SetStatusCondition(s.conditions, v.accepted)
-	meta.SetStatusCondition(s.conditions, metav1.Condition{
+	meta.SetStatusCondition(s.object.Conditions(), v.accepted)
+	meta.SetStatusCondition(s.object.Conditions(), metav1.Condition{
 		Type: v1alpha1.ConditionReady, Status: metav1.ConditionUnknown, ObservedGeneration: s.object.GetGeneration(),
 		Reason:  v1alpha1.ReasonRebinding,
 		Message: fmt.Sprintf("moved from %s to node %s; waiting for its agent", former, v.binding.Node),
@@ -127,7 +126,7 @@ func rebind(s subject, v verdict) bool {
 // judge sets Accepted, the node of what is accepted and not yet bound, and the
 // pod there. What is bound stays so. It says whether anything changed its meaning.
 func judge(s subject, v verdict) bool {
-	changed := meta.SetStatusCondition(s.conditions, v.accepted)
+	changed := meta.SetStatusCondition(s.object.Conditions(), v.accepted)
 	if have := (accept.Binding{Node: *s.nodeName, PodUID: *s.podUID}); v.binds() && have != v.binding {
 		*s.nodeName, *s.podUID = v.binding.Node, v.binding.PodUID
 		return true

@@ -67,9 +67,8 @@ func readyOf(node *corev1.Node) *corev1.NodeCondition {
 
 // nodeSubject is anything whose Ready condition a node's agent writes.
 type nodeSubject struct {
-	object     client.Object
-	nodeName   string
-	conditions *[]metav1.Condition
+	object   v1alpha1.Object
+	nodeName string
 }
 
 // watchNode is the one exception to one writer per condition: it answers for an
@@ -100,7 +99,7 @@ func (c *cluster) watchNode(ctx context.Context, s nodeSubject) (reconcile.Resul
 // changed anything.
 func answerFor(s nodeSubject, h health) bool {
 	ready := metav1.Condition{Type: v1alpha1.ConditionReady}
-	if c := meta.FindStatusCondition(*s.conditions, v1alpha1.ConditionReady); c != nil {
+	if c := meta.FindStatusCondition(*s.object.Conditions(), v1alpha1.ConditionReady); c != nil {
 		ready = *c
 	}
 	switch {
@@ -113,5 +112,5 @@ func answerFor(s nodeSubject, h health) bool {
 	}
 	ready.Status = metav1.ConditionUnknown
 	ready.LastTransitionTime = metav1.Time{} // now, if the status changes
-	return meta.SetStatusCondition(s.conditions, ready)
+	return meta.SetStatusCondition(s.object.Conditions(), ready)
 }

@@ -75,10 +75,11 @@ func TestAnswerFor(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			accepted := condition("Accepted", "True", "Accepted", "", 2)
-			conditions := []metav1.Condition{accepted, c.ready}
-			if got := answerFor(nodeSubject{nil, "w1", &conditions}, health{lost: c.lost}); got != c.changed {
+			a := attachment("w1", accepted, c.ready)
+			if got := answerFor(nodeSubject{a, "w1"}, health{lost: c.lost}); got != c.changed {
 				t.Errorf("changed %v", got)
 			}
+			conditions := a.Status.Conditions
 			if kept := conditions[1].LastTransitionTime.Time.Equal(noon); kept != (c.ready.Status == c.want.Status) {
 				t.Errorf("lastTransitionTime %v", conditions[1].LastTransitionTime)
 			}

@@ -62,7 +62,7 @@ func (r nodeBridges) Reconcile(ctx context.Context, p place) (reconcile.Result, 
 		log.FromContext(ctx).Info("delete")
 		return written(r.Delete(ctx, have, client.Preconditions{UID: &have.UID}), "delete NodeBridge %s", have.Name)
 	}
-	return r.watchNode(ctx, nodeSubject{have, have.Spec.NodeName, &have.Status.Conditions})
+	return r.watchNode(ctx, nodeSubject{have, have.Spec.NodeName})
 }
 
 // networkUID is the label of a NodeBridge that tells its network from a namesake.

@@ -22,23 +22,12 @@ const (
 // Parent is the name of the object that made this one, which is then of the same
 // kind and namespace; empty for an object that somebody wrote.
 func Parent(o metav1.Object) string {
+	child, ok := o.(Object)
 	ref := metav1.GetControllerOf(o)
-	if ref == nil || ref.APIVersion != GroupVersion.String() || ref.Kind != parentKind(o) {
+	if !ok || ref == nil || ref.APIVersion != GroupVersion.String() || ref.Kind != child.KindName() {
 		return ""
 	}
 	return ref.Name
-}
-
-// parentKind is the kind of an object that can be made by another of its kind; the
-// objects of typed clients do not say it.
-func parentKind(o metav1.Object) string {
-	switch o.(type) {
-	case *NamespaceAttachment:
-		return "NamespaceAttachment"
-	case *PortPublish:
-		return "PortPublish"
-	}
-	return ""
 }
 
 // ChildName is the name of the child that a parent makes for a pod, by the pod's

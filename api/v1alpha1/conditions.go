@@ -20,15 +20,8 @@ const (
 // ConditionsOf returns the conditions in the status of an object of this
 // package; nil for anything else.
 func ConditionsOf(o any) []metav1.Condition {
-	switch o := o.(type) {
-	case *BridgeNetwork:
-		return o.Status.Conditions
-	case *NodeBridge:
-		return o.Status.Conditions
-	case *NamespaceAttachment:
-		return o.Status.Conditions
-	case *PortPublish:
-		return o.Status.Conditions
+	if o, ok := o.(Object); ok {
+		return *o.Conditions()
 	}
 	return nil
 }

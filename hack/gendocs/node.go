@@ -28,7 +28,7 @@ func compiled(v *dir.Validator, manifests []string, node netstate.Node, firewall
 	if err != nil {
 		return nil, err
 	}
-	var objects []dir.Object
+	var objects []v1alpha1.Object
 	for _, d := range docs {
 		objects = append(objects, d.Object)
 	}
@@ -98,7 +98,7 @@ func nodeOf(s scenario, one shown) netstate.Node {
 }
 
 // externals are the namespaces that somebody else has made.
-func externals(objects []dir.Object) netstate.Set {
+func externals(objects []v1alpha1.Object) netstate.Set {
 	set := netstate.Set{}
 	for _, o := range objects {
 		a, ok := o.(*v1alpha1.NamespaceAttachment)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -111,7 +112,7 @@ func (f *flags) openQuiet(cmd *cobra.Command, s netstate.Source, tune ...func(*e
 
 // split parts the node's objects into those that the documents name and the
 // rest. A document without a record stands for itself: the kernel may know it.
-func (n *node) split(docs []dir.Document) (going, staying []dir.Object) {
+func (n *node) split(docs []dir.Document) (going, staying []v1alpha1.Object) {
 	named := map[netstate.Owner]bool{}
 	for _, d := range docs {
 		named[ownerOf(d.Object)] = true
@@ -130,7 +131,7 @@ func (n *node) split(docs []dir.Document) (going, staying []dir.Object) {
 }
 
 // inUse refuses to take a network from under attachments that stay.
-func inUse(docs []dir.Document, staying []dir.Object) error {
+func inUse(docs []dir.Document, staying []v1alpha1.Object) error {
 	var errs []error
 	for _, d := range docs {
 		network := engine.InputOf(d.Object).Network

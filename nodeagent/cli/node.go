@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/hostport"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -120,7 +121,7 @@ func (f *flags) store() *report.Store {
 
 // records returns what was applied to this node before, in order. What cannot be
 // read is left out, and said.
-func (n *node) records() []dir.Object {
+func (n *node) records() []v1alpha1.Object {
 	list := n.sound()
 	sortObjects(list)
 	return list
@@ -139,7 +140,7 @@ func (n *node) setAside() {
 
 // sound returns the records that can be read, and says once of each other, a
 // sysctl's too, that it is damaged.
-func (n *node) sound() (list []dir.Object) {
+func (n *node) sound() []v1alpha1.Object {
 	records, damaged := n.store.Load()
 	files := n.kernel.DamagedRecords()
 	for _, d := range damaged {
@@ -151,10 +152,7 @@ func (n *node) sound() (list []dir.Object) {
 			n.log.Error("a record is damaged and is not used; what the kernel has stays as it is", "file", file, "err", files[file])
 		}
 	}
-	for _, o := range records {
-		list = append(list, o.(dir.Object))
-	}
-	return list
+	return records
 }
 
 // former returns what earlier processes built of a resource, the last record
@@ -175,11 +173,11 @@ func sortObjects[T metav1.Object](list []T) {
 
 // merge puts documents in the place of the records they replace, with the
 // records' status, and refuses changes of what cannot change.
-func merge(records []dir.Object, docs []dir.Document, v *dir.Validator) ([]dir.Object, error) {
+func merge(records []v1alpha1.Object, docs []dir.Document, v *dir.Validator) ([]v1alpha1.Object, error) {
 	merged := slices.Clone(records)
 	var errs []error
 	for _, d := range docs {
-		i := slices.IndexFunc(merged, func(o dir.Object) bool { return ownerOf(o) == ownerOf(d.Object) })
+		i := slices.IndexFunc(merged, func(o v1alpha1.Object) bool { return ownerOf(o) == ownerOf(d.Object) })
 		if i < 0 {
 			merged = append(merged, d.Object)
 			continue

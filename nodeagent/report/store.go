@@ -71,7 +71,7 @@ func (s *Store) saveNode() error {
 
 // Load returns the records that can be read, in the order of their files, and
 // an error for each that cannot: those are left out.
-func (s *Store) Load() (records []metav1.Object, damaged []*DamagedRecord) {
+func (s *Store) Load() (records []v1alpha1.Object, damaged []*DamagedRecord) {
 	files, _ := filepath.Glob(filepath.Join(s.dir, "*.yaml"))
 	for _, f := range files {
 		o, err := s.read(f)
@@ -112,7 +112,7 @@ func asideName(file string) string {
 }
 
 // read reads a record, which must be of the resource that its name says.
-func (s *Store) read(file string) (metav1.Object, error) {
+func (s *Store) read(file string) (v1alpha1.Object, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -125,8 +125,8 @@ func (s *Store) read(file string) (metav1.Object, error) {
 	return o, err
 }
 
-func parseRecord(kind string, data []byte) (metav1.Object, error) {
-	var o metav1.Object
+func parseRecord(kind string, data []byte) (v1alpha1.Object, error) {
+	var o v1alpha1.Object
 	switch kind {
 	case netstate.OwnerNetwork:
 		o = &v1alpha1.BridgeNetwork{}
@@ -141,7 +141,7 @@ func parseRecord(kind string, data []byte) (metav1.Object, error) {
 }
 
 // Get returns one record, or nil.
-func (s *Store) Get(o netstate.Owner) metav1.Object {
+func (s *Store) Get(o netstate.Owner) v1alpha1.Object {
 	rec, err := s.read(s.file(o))
 	if err != nil {
 		return nil

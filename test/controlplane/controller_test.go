@@ -403,17 +403,7 @@ func (l *lab) wroteOnce(parts ...string) {
 
 // message of a condition.
 func message(o client.Object, kind string) string {
-	switch o := o.(type) {
-	case *v1alpha1.BridgeNetwork:
-		return meta.FindStatusCondition(o.Status.Conditions, kind).Message
-	case *v1alpha1.NodeBridge:
-		return meta.FindStatusCondition(o.Status.Conditions, kind).Message
-	case *v1alpha1.NamespaceAttachment:
-		return meta.FindStatusCondition(o.Status.Conditions, kind).Message
-	case *v1alpha1.PortPublish:
-		return meta.FindStatusCondition(o.Status.Conditions, kind).Message
-	}
-	return ""
+	return meta.FindStatusCondition(v1alpha1.ConditionsOf(o), kind).Message
 }
 
 // agent writes a status as the agent of a node does.

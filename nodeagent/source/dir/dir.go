@@ -13,8 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
 // Stdin is the path that stands for standard input.
@@ -23,18 +22,13 @@ const Stdin = "-"
 // ErrEmpty says that there was nothing to read: no file, or none with an object.
 var ErrEmpty = errors.New("no objects")
 
-// Object is a *v1alpha1.BridgeNetwork, *v1alpha1.NamespaceAttachment or
-// *v1alpha1.PortPublish, defaulted, without status and with generation 1.
-type Object interface {
-	metav1.Object
-	runtime.Object
-}
-
 // Document is one valid object and where it came from.
 type Document struct {
 	// File is the path that was read, or Stdin.
-	File   string
-	Object Object
+	File string
+	// Object is a *v1alpha1.BridgeNetwork, *v1alpha1.NamespaceAttachment or
+	// *v1alpha1.PortPublish, defaulted, without status and with generation 1.
+	Object v1alpha1.Object
 }
 
 // Read returns the objects of the paths as one set. A path is a file, a folder, of
@@ -149,7 +143,7 @@ func regularFile(path string) source {
 // key identifies an object within a set.
 type key struct{ kind, namespace, name string }
 
-func keyOf(o Object) key {
+func keyOf(o v1alpha1.Object) key {
 	return key{o.GetObjectKind().GroupVersionKind().Kind, o.GetNamespace(), o.GetName()}
 }
 

@@ -16,7 +16,7 @@ import (
 
 // Inputs does the controller's part for a node without a cluster: it decides
 // for every object whether it is accepted among the others.
-func Inputs(objects []Object, nodeName string) []engine.Input {
+func Inputs(objects []v1alpha1.Object, nodeName string) []engine.Input {
 	var networks []*v1alpha1.BridgeNetwork
 	var attachments []*v1alpha1.NamespaceAttachment
 	for _, o := range objects {
@@ -35,7 +35,7 @@ func Inputs(objects []Object, nodeName string) []engine.Input {
 	return inputs
 }
 
-func input(o Object, w accept.World) engine.Input {
+func input(o v1alpha1.Object, w accept.World) engine.Input {
 	switch o := o.(type) {
 	case *v1alpha1.BridgeNetwork:
 		return engine.Input{Network: o, Accepted: here(o, accept.Network(o, w), w)}
@@ -63,7 +63,7 @@ type Feed struct {
 	NodeName string
 	Log      *slog.Logger
 	// Records are the objects of an earlier run, with their status.
-	Records []Object
+	Records []v1alpha1.Object
 
 	last map[netstate.Owner]engine.Input
 }
@@ -73,7 +73,7 @@ func (f *Feed) Take(s Snapshot) {
 	for _, err := range s.Errors {
 		f.Log.Error("manifest not used; its last good state stays", "err", err)
 	}
-	var objects []Object
+	var objects []v1alpha1.Object
 	for _, d := range s.Documents {
 		objects = append(objects, d.Object)
 	}
@@ -115,13 +115,13 @@ func has(inputs map[netstate.Owner]engine.Input, o netstate.Owner) bool {
 
 // withMissing gives the objects the status they had, and keeps those that an
 // incomplete snapshot lacks: what this run saw last, else an earlier one.
-func (f *Feed) withMissing(objects []Object, complete bool) []Object {
-	before := map[netstate.Owner]Object{}
+func (f *Feed) withMissing(objects []v1alpha1.Object, complete bool) []v1alpha1.Object {
+	before := map[netstate.Owner]v1alpha1.Object{}
 	for _, o := range f.Records {
 		before[engine.InputOf(o).Owner()] = o
 	}
 	for owner, in := range f.last {
-		before[owner] = in.Object().(Object)
+		before[owner] = in.Object().(v1alpha1.Object)
 	}
 	for _, o := range objects {
 		owner := engine.InputOf(o).Owner()

@@ -13,7 +13,7 @@ import (
 // supportedKinds are the kinds that people write.
 var supportedKinds = []string{"BridgeNetwork", "NamespaceAttachment", "PortPublish"}
 
-func newObject(kind string) Object {
+func newObject(kind string) v1alpha1.Object {
 	switch kind {
 	case "BridgeNetwork":
 		return &v1alpha1.BridgeNetwork{}
@@ -31,16 +31,16 @@ type checksum [sha256.Size]byte
 // for one turn, because a watched folder is read whole when one file changes.
 type parser struct {
 	validator        *Validator
-	previous, recent map[checksum][]Object
+	previous, recent map[checksum][]v1alpha1.Object
 }
 
 func newParser(v *Validator) *parser {
-	return &parser{validator: v, recent: map[checksum][]Object{}}
+	return &parser{validator: v, recent: map[checksum][]v1alpha1.Object{}}
 }
 
 // turn forgets what was not parsed since the last turn.
 func (p *parser) turn() {
-	p.previous, p.recent = p.recent, map[checksum][]Object{}
+	p.previous, p.recent = p.recent, map[checksum][]v1alpha1.Object{}
 }
 
 // parse returns the documents of one file in their order, and every error in it.
@@ -60,7 +60,7 @@ func (p *parser) parse(file string, data []byte) ([]Document, []error) {
 	return docs, errs
 }
 
-func (p *parser) document(part part) ([]Object, []*Error) {
+func (p *parser) document(part part) ([]v1alpha1.Object, []*Error) {
 	sum := checksum(sha256.Sum256(part.text))
 	objects, ok := p.recent[sum]
 	if !ok {
@@ -76,7 +76,7 @@ func (p *parser) document(part part) ([]Object, []*Error) {
 	return objects, nil
 }
 
-func (p *parser) objects(part part) ([]Object, []*Error) {
+func (p *parser) objects(part part) ([]v1alpha1.Object, []*Error) {
 	content, errs := decode(part)
 	if len(errs) > 0 || content == nil {
 		return nil, errs
@@ -85,7 +85,7 @@ func (p *parser) objects(part part) ([]Object, []*Error) {
 	if err != nil {
 		return nil, []*Error{err}
 	}
-	var objects []Object
+	var objects []v1alpha1.Object
 	for _, item := range items {
 		o, itemErrs := p.object(item)
 		objects, errs = append(objects, o), append(errs, itemErrs...)
@@ -93,7 +93,7 @@ func (p *parser) objects(part part) ([]Object, []*Error) {
 	return objects, errs
 }
 
-func (p *parser) object(content map[string]any) (Object, []*Error) {
+func (p *parser) object(content map[string]any) (v1alpha1.Object, []*Error) {
 	k := contentKey(content)
 	if err := checkKind(content, k); err != nil {
 		return nil, []*Error{err}

@@ -147,32 +147,20 @@ func (t *tracker) succeedAll(docs []Document, before map[key]Document) []error {
 
 // succeed says what follows old: itself where nothing changed, or the next
 // generation where the spec did.
-func (t *tracker) succeed(file string, updated, old Object) (Object, []*Error) {
-	same := equality.Semantic.DeepEqual(spec(updated), spec(old))
+func (t *tracker) succeed(file string, updated, old v1alpha1.Object) (v1alpha1.Object, []*Error) {
+	same := equality.Semantic.DeepEqual(updated.SpecPointer(), old.SpecPointer())
 	if same && maps.Equal(updated.GetLabels(), old.GetLabels()) && maps.Equal(updated.GetAnnotations(), old.GetAnnotations()) {
 		return old, nil
 	}
 	if errs := t.parser.validator.updateErrors(file, updated, old); len(errs) > 0 {
 		return nil, errs
 	}
-	next := updated.DeepCopyObject().(Object)
+	next := updated.DeepCopyObject().(v1alpha1.Object)
 	next.SetGeneration(old.GetGeneration())
 	if !same {
 		next.SetGeneration(old.GetGeneration() + 1)
 	}
 	return next, nil
-}
-
-func spec(o Object) any {
-	switch o := o.(type) {
-	case *v1alpha1.BridgeNetwork:
-		return &o.Spec
-	case *v1alpha1.NamespaceAttachment:
-		return &o.Spec
-	case *v1alpha1.PortPublish:
-		return &o.Spec
-	}
-	return nil
 }
 
 // settle finds objects that several files define. The file that had the object

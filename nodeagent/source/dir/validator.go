@@ -237,7 +237,7 @@ func rulesBlocked(errs field.ErrorList) bool {
 // ValidateUpdate says whether updated, valid in itself, may follow old, the
 // previous state of the same object. The error joins *Error values without a
 // file.
-func (v *Validator) ValidateUpdate(updated, old Object) error {
+func (v *Validator) ValidateUpdate(updated, old v1alpha1.Object) error {
 	var errs []error
 	for _, e := range v.updateErrors("", updated, old) {
 		errs = append(errs, e)
@@ -245,7 +245,7 @@ func (v *Validator) ValidateUpdate(updated, old Object) error {
 	return errors.Join(errs...)
 }
 
-func (v *Validator) updateErrors(file string, updated, old Object) []*Error {
+func (v *Validator) updateErrors(file string, updated, old v1alpha1.Object) []*Error {
 	k := keyOf(updated)
 	obj, err := runtime.DefaultUnstructuredConverter.ToUnstructured(updated)
 	if err != nil {

@@ -266,7 +266,7 @@ func TestTrackerGenerations(t *testing.T) {
 	// A reporter may fill in the status of the object that it was given.
 	first.Status.Nodes.Ready = 1
 	write(t, path, "# a comment\n"+network)
-	if same := track.scan().Documents[0].Object; same != Object(first) {
+	if same := track.scan().Documents[0].Object; same != v1alpha1.Object(first) {
 		t.Error("an object without a change is another one")
 	}
 	write(t, path, strings.Replace(network, "red}", "red, labels: {a: b}}", 1))

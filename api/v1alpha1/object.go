@@ -1,0 +1,57 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Object is a resource of this package: a *BridgeNetwork, *NodeBridge,
+// *NamespaceAttachment or *PortPublish.
+//
+// +kubebuilder:object:generate=false
+type Object interface {
+	metav1.Object
+	runtime.Object
+	// KindName returns the kind; the objects of typed clients leave TypeMeta empty.
+	KindName() string
+	// SpecPointer returns a pointer to the spec.
+	SpecPointer() any
+	// Conditions returns the conditions of the status, to read and to set.
+	Conditions() *[]metav1.Condition
+}
+
+// KindName implements Object.
+func (*BridgeNetwork) KindName() string { return "BridgeNetwork" }
+
+// KindName implements Object.
+func (*NodeBridge) KindName() string { return "NodeBridge" }
+
+// KindName implements Object.
+func (*NamespaceAttachment) KindName() string { return "NamespaceAttachment" }
+
+// KindName implements Object.
+func (*PortPublish) KindName() string { return "PortPublish" }
+
+// SpecPointer implements Object.
+func (n *BridgeNetwork) SpecPointer() any { return &n.Spec }
+
+// SpecPointer implements Object.
+func (b *NodeBridge) SpecPointer() any { return &b.Spec }
+
+// SpecPointer implements Object.
+func (a *NamespaceAttachment) SpecPointer() any { return &a.Spec }
+
+// SpecPointer implements Object.
+func (p *PortPublish) SpecPointer() any { return &p.Spec }
+
+// Conditions implements Object.
+func (n *BridgeNetwork) Conditions() *[]metav1.Condition { return &n.Status.Conditions }
+
+// Conditions implements Object.
+func (b *NodeBridge) Conditions() *[]metav1.Condition { return &b.Status.Conditions }
+
+// Conditions implements Object.
+func (a *NamespaceAttachment) Conditions() *[]metav1.Condition { return &a.Status.Conditions }
+
+// Conditions implements Object.
+func (p *PortPublish) Conditions() *[]metav1.Condition { return &p.Status.Conditions }
