@@ -137,7 +137,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 
 func checkNetwork(v NetworkView, node netstate.Node) *Problem {
 	if l, ok := node.Links[v.Bridge]; !v.Managed && !ok {
-		return problem(v1alpha1.ReasonInterfaceConflict, "spec.bridge.name: there is no bridge %s on node %s: create it, or use lifecycle Managed", v.Bridge, node.Name)
+		return problem(v1alpha1.ReasonInterfaceConflict, "spec.bridge.name: there is no bridge %s on node %s: %s", v.Bridge, node.Name, nameInstead(v.Bridge, node, "create it, or use lifecycle Managed"))
 	} else if !v.Managed && l.Type != netstate.Bridge {
 		return problem(v1alpha1.ReasonInterfaceConflict, "spec.bridge.name: interface %s of node %s is not a bridge: name a bridge", v.Bridge, node.Name)
 	}
@@ -157,14 +157,15 @@ func checkNetwork(v NetworkView, node netstate.Node) *Problem {
 	return checkUplink(v, node)
 }
 
-// uplinkToName says which interface to name instead of one that is not there.
-func uplinkToName(uplink string, node netstate.Node) string {
+// nameInstead returns the advice for an interface name that the node does not have: to
+// name the interface that has it as its alternative name, or else the given advice.
+func nameInstead(missing string, node netstate.Node, advice string) string {
 	for name, l := range node.Links {
-		if slices.Contains(strings.Fields(l.AltNames), uplink) {
-			return name + ", of which that is an alternative name"
+		if slices.Contains(strings.Fields(l.AltNames), missing) {
+			return "name " + name + ", of which that is an alternative name"
 		}
 	}
-	return "one it has"
+	return advice
 }
 
 // checkUplink refuses an interface whose loss would cut off the node: joined to
@@ -173,7 +174,7 @@ func checkUplink(v NetworkView, node netstate.Node) *Problem {
 	l, ok := node.Links[v.Uplink]
 	switch {
 	case !ok:
-		return problem(v1alpha1.ReasonUplinkNotFound, "spec.uplink.interface: node %s has no interface %s: name %s", node.Name, v.Uplink, uplinkToName(v.Uplink, node))
+		return problem(v1alpha1.ReasonUplinkNotFound, "spec.uplink.interface: node %s has no interface %s: %s", node.Name, v.Uplink, nameInstead(v.Uplink, node, "name one it has"))
 	case l.Master == v.Bridge:
 		return nil
 	case v.Uplink == node.DefaultLink || slices.Contains(node.DefaultLinks, v.Uplink):

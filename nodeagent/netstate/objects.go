@@ -99,7 +99,11 @@ func (l Link) Key() Key { return Key{Kind: KindLink, Netns: l.Netns, Link: l.Nam
 
 func (l Link) String() string {
 	if l.Holder != "" {
-		return fmt.Sprintf("an alternative name of %s: ip link property del dev %s altname %s", l.Holder, l.Holder, l.Name)
+		ip := "ip"
+		if l.Netns != "" {
+			ip = "ip -n " + l.Netns
+		}
+		return fmt.Sprintf("an alternative name of %s: %s link property del dev %s altname %s", l.Holder, ip, l.Holder, l.Name)
 	}
 	s := []string{string(l.Type)}
 	if l.MAC != (MAC{}) {
