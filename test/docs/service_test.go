@@ -19,17 +19,17 @@ var mountNamespace = regexp.MustCompile(`^(Private(Tmp|Devices|Mounts|Network|Us
 	`(ReadWrite|ReadOnly|Inaccessible|Exec|NoExec|Bind|BindReadOnly)(Paths|Directories)|TemporaryFileSystem|Root(Directory|Image)|(Mount|Extension)(Images|Directories)|` +
 	`ProcSubset|DynamicUser|MountFlags|MountAPIVFS|LogNamespace|NetworkNamespacePath|LoadCredential\w*|SetCredential\w*)=(.*)$`)
 
-// TestUnitSharesMounts holds the README's unit to the host's mount namespace: what is
+// TestUnitSharesMounts holds the unit of docs/standalone.md to the host's mount namespace: what is
 // mounted in another does not come back.
 func TestUnitSharesMounts(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	text, err := os.ReadFile(filepath.Join(root, "docs", "standalone.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, rest, found := strings.Cut(string(text), "```ini\n")
 	unit, _, closed := strings.Cut(rest, "```")
 	if !found || !closed || !strings.Contains(unit, "ExecStart=") {
-		t.Fatal("the README shows no unit")
+		t.Fatal("the page shows no unit")
 	}
 	for line := range strings.Lines(unit) {
 		m := mountNamespace.FindStringSubmatch(strings.TrimSpace(line))
