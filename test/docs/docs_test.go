@@ -23,7 +23,7 @@ var pageOf = map[string]string{
 	"PortPublish":         "docs/publishes.md",
 }
 
-// pages are the README and all of docs/, by their path in the repository.
+// pages are the README, ARCHITECTURE.md and all of docs/, by their path in the repository.
 func pages(t *testing.T) map[string]page {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
@@ -35,7 +35,7 @@ func pages(t *testing.T) map[string]page {
 	if err != nil || len(decisions) == 0 {
 		t.Fatalf("%v, %d decisions", err, len(decisions))
 	}
-	for _, path := range append(append(paths, decisions...), filepath.Join(root, "README.md")) {
+	for _, path := range append(append(paths, decisions...), filepath.Join(root, "README.md"), filepath.Join(root, "ARCHITECTURE.md")) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
