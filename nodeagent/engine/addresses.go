@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -153,7 +154,7 @@ func (e *Engine) leftovers() map[string]leftover {
 		return e.leftover
 	}
 	e.leftover = map[string]leftover{}
-	for _, o := range e.referrers(refLeaving) {
+	for _, o := range slices.SortedFunc(maps.Keys(e.removing), netstate.Owner.Compare) {
 		u := e.units[o]
 		if len(e.claims.of[o]) > 0 {
 			continue

@@ -50,13 +50,13 @@ func (e *Engine) rest(w what, pause time.Duration) {
 	e.alarms.Rest(alarm{what: w}, e.Now().Add(pause))
 }
 
-// due takes out what is to be looked at now, and adds the owners among it to a batch.
-func (e *Engine) due(batch map[netstate.Owner]bool) map[what]bool {
+// due takes out what is to be looked at now, and has the owners among it looked at.
+func (e *Engine) due() map[what]bool {
 	now := map[what]bool{}
 	for _, a := range e.alarms.Due(e.Now()) {
 		now[a.what] = true
 		if a.what == lookAtOwner {
-			batch[a.owner] = true
+			e.facts.Mark(a.owner)
 		}
 	}
 	return now
@@ -64,6 +64,9 @@ func (e *Engine) due(batch map[netstate.Owner]bool) map[what]bool {
 
 // untilNext returns how long the loop may sleep.
 func (e *Engine) untilNext() time.Duration {
+	if e.dirty() {
+		return 0
+	}
 	next, ok := e.alarms.Next()
 	if !ok {
 		return idle

@@ -76,11 +76,10 @@ func TestBridgeFull(t *testing.T) {
 	w.set(bnet("blue", "10.1.0.0/24"))
 	w.set(nsa("x", "blue"))
 	w.turns(20)
-	looked := w.e.units[own(c)]
-	looked.seen = "not compiled since"
+	h := newHistory(w)
 	w.e.Remove(yes(InputOf(nsa("x", "blue"))))
 	w.turns(20)
-	if looked.seen != "not compiled since" {
+	if h.compiled[own(c).String()] > 0 {
 		t.Error("c is compiled again for a release that does not concern it")
 	}
 	w.e.Remove(yes(InputOf(a)))

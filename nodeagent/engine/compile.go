@@ -18,18 +18,8 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 	e.recall(batch)
 	e.leftover = nil
 	for o := range batch {
-		e.refer(e.unit(o))
-	}
-	for o := range batch {
 		if u := e.unit(o); !u.accepted() {
 			e.release(u)
-			// The ports that lead to it turn elsewhere in the same pass, before
-			// it goes.
-			for _, d := range e.publishesOf(o) {
-				if e.units[d].accepted() {
-					batch[d] = true
-				}
-			}
 		}
 	}
 	e.compileKinds(batch)
@@ -46,9 +36,12 @@ func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 	e.exhausted = map[*ipam.Pool]*compile.Problem{}
 	for _, kind := range ownerKinds {
 		e.progressed()
-		e.addNaming(batch)
+		e.addDirty(batch, kind)
 		units := e.ofKind(batch, kind)
 		e.setAside(units)
+		for _, u := range units {
+			e.enterSiblings(u)
+		}
 		results := make([]compile.Result, len(units))
 		// All let go of what they no longer claim before any claims anew, so
 		// that two may swap.
@@ -59,11 +52,17 @@ func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 		e.grantHeld(units, results)
 		e.lookForListeners(results)
 		for i, u := range units {
-			for _, dependent := range e.adopt(u, results[i]) {
-				if !e.unknown(e.units[dependent]) {
-					batch[dependent] = true
-				}
-			}
+			e.adopt(u, results[i])
+		}
+	}
+}
+
+// addDirty adds to a batch the owners of a kind that have read what changed in this
+// pass: the ports that lead to an attachment turn elsewhere before it goes.
+func (e *Engine) addDirty(batch map[netstate.Owner]bool, kind string) {
+	for _, o := range e.facts.Take(func(o netstate.Owner) bool { return o.Kind == kind }) {
+		if u := e.units[o]; u != nil && u.accepted() && !e.unknown(u) {
+			batch[o] = true
 		}
 	}
 }
@@ -106,7 +105,6 @@ func (u *unit) built() bool { return !u.Empty() || u.recordedReady() }
 // release takes away all that an owner wants, and has those look again who
 // waited for it or, of a network, depend on it.
 func (e *Engine) release(u *unit) {
-	had := len(u.Wanted()) > 0
 	e.want(u, netstate.Set{})
 	u.problem, u.notes, u.partial, u.joined = nil, nil, nil, nil
 	clear(u.occupied)
@@ -116,20 +114,19 @@ func (e *Engine) release(u *unit) {
 	}
 	e.claims.awaitNothing(u.owner)
 	e.wakeWaiting(e.claims.take(u.owner, nil)...)
-	if had && u.owner.Kind == netstate.OwnerNetwork {
-		e.requeue(e.dependents(u.owner))
-	}
+	e.facts.Leave(u.siblings, u.owner)
+	u.siblings = fact{}
+	e.show(u)
 }
 
 // compile computes what an owner wants.
 func (e *Engine) compile(u *unit) (r compile.Result) {
 	e.Log.Debug("compile", "owner", u.owner)
-	u.seen = u.dependedOn()
+	e.facts.Begin(u.owner)
 	switch u.owner.Kind {
 	case netstate.OwnerNetwork:
-		c := e.context()
-		c.Attached = len(e.refs[refTo(u.owner)])
-		u.room = compile.Room(c.Attached)
+		c := e.context(u, true)
+		c.Attached = e.attached(u)
 		r, u.problem = compile.Network(u.in.Network, c)
 		u.network = compile.View(u.in.Network, e.node)
 		e.pools.sync(u.network, e.node)
@@ -142,8 +139,8 @@ func (e *Engine) compile(u *unit) (r compile.Result) {
 }
 
 // adopt makes a compiled result what the owner wants, as far as it gets what
-// it claims, and returns who depends on a change.
-func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
+// it claims, and shows it.
+func (e *Engine) adopt(u *unit, r compile.Result) {
 	u.notes = slices.Clone(r.Notes)
 	// A network that is there stays, with its attachments, when the node
 	// changes under it: a new route, an uplink that is gone.
@@ -175,35 +172,30 @@ func (e *Engine) adopt(u *unit, r compile.Result) []netstate.Owner {
 			}
 		}
 	}
-	if u.dependedOn() != u.seen {
-		e.requeue(e.twins(u))
-		return e.dependents(u.owner)
+	if u.problem != nil {
+		// Whatever it is, the node's links and routes may be what it lacks.
+		e.facts.Get(u.owner, fact{kind: nodeFact})
 	}
-	return nil
-}
-
-func (e *Engine) context() compile.Context {
-	return compile.Context{Source: e.Source, Node: e.node, Blockers: e.NAT.Blockers(), NoAntiSpoof: !e.NAT.AntiSpoof()}
-}
-
-// dependedOn is a text of what others take from this owner.
-func (u *unit) dependedOn() string {
-	return fmt.Sprint(u.network, u.view, u.problem == nil || u.kept)
+	if u.in.Attachment != nil {
+		e.enterSiblings(u)
+	}
+	e.show(u)
 }
 
 func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 	at, network, problem := e.place(u)
 	if u.problem = problem; problem == nil {
-		u.given, at.Routing = at.Addresses, e.routingOf(at.Target.Netns)
+		u.given, at.Routing = at.Addresses, e.routingOf(u, at.Target.Netns)
 		at.NoIPv6 = e.noIPv6(u, at)
 		u.noIPv6 = len(at.NoIPv6) > 0
-		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context())
+		node := u.in.Attachment.Spec.PointToPoint != nil || network != nil && network.Mode == v1alpha1.GatewayExternal
+		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context(u, node))
 	}
 	if u.problem == nil {
 		u.problem = e.identify(u, &r)
 	}
 	if u.problem == nil && network != nil {
-		e.addTwins(u, network.AntiSpoof && e.NAT.AntiSpoof(), &r)
+		e.addSiblings(u, network.AntiSpoof && e.NAT.AntiSpoof(), &r)
 	}
 	if u.problem != nil {
 		r = compile.Result{Objects: netstate.Set{}, Claims: e.leased(u)}
@@ -213,32 +205,18 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 
 func (e *Engine) compilePublish(u *unit) (r compile.Result) {
 	r.Objects = netstate.Set{}
-	u.targets = e.targetsOf(u.in.Publish)
-	e.refer(u)
 	var views []compile.AttachmentView
-	for _, a := range u.targets {
-		views = append(views, e.units[a].view)
-	}
-	if len(views) == 0 {
-		u.problem = waitsFor("attachment "+u.in.Publish.Spec.Attachment, e.anyTarget(u.in.Publish))
+	if u.targets, views = e.targetsOf(u); len(views) == 0 {
+		for _, o := range append(e.candidates(u), attachmentOf(u.in.Publish)) {
+			u.problem = e.waitsFor(u, "attachment "+u.in.Publish.Spec.Attachment, o)
+			break
+		}
 		return r
 	}
-	c := e.context()
-	c.Own = e.own.among(named(u.in.Publish))
+	c := e.context(u, true)
+	c.Own = e.ownAddresses(u)
 	r, u.problem = compile.Publish(u.in.Publish, views, c)
 	return r
-}
-
-func waitsFor(what string, u *unit) *compile.Problem {
-	why := "it is not there"
-	switch {
-	case u == nil:
-	case u.problem != nil:
-		why = u.problem.Message
-	case u.in != nil:
-		why = u.in.Accepted.Message
-	}
-	return &compile.Problem{Reason: v1alpha1.ReasonPending, Message: "waits for " + what + ": " + why}
 }
 
 // claim asks for what only one owner may have. Who loses goes without the one
@@ -305,15 +283,6 @@ const leaving = "leaving"
 // wakeWaiting lets owners ask again that wait for the release of a claim of these classes.
 func (e *Engine) wakeWaiting(classes ...string) {
 	for _, class := range classes {
-		e.requeue(slices.Collect(maps.Keys(e.claims.waiting[class])))
+		e.requeue(slices.Collect(maps.Keys(e.claims.waiting[class]))...)
 	}
-}
-
-// dependents returns the attachments of a network, or the publishes of an
-// attachment.
-func (e *Engine) dependents(o netstate.Owner) []netstate.Owner {
-	if o.Kind != netstate.OwnerNetwork {
-		return e.publishesOf(o)
-	}
-	return e.referrers(refTo(o))
 }

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/facts"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
@@ -86,7 +87,6 @@ type Engine struct {
 	mu sync.Mutex
 	// What came in since the last pass.
 	inputs  map[netstate.Owner]*Input
-	dirty   map[netstate.Owner]bool
 	events  map[netstate.Key]kernel.Event
 	lost    bool
 	natLost bool
@@ -120,17 +120,17 @@ type Engine struct {
 	// exhausted are the pools found so while attachments are compiled: asking one
 	// again costs as much as it has addresses.
 	exhausted map[*ipam.Pool]*compile.Problem
-	own       ownAddresses
 	silent    silent
-	// refs are the owners by what they refer to.
-	refs map[ref]map[netstate.Owner]bool
+	// facts are who has to look again. again are the owners to look at in the next turn,
+	// and removing the attachments that are not to be built, whatever the kernel holds.
+	facts    *factBook
+	again    []netstate.Owner
+	removing map[netstate.Owner]bool
 	// pods by UID; nil until they are known.
 	pods map[string]Pod
 	node netstate.Node
-	// routings are those of targets that were looked at; astray are the namespaces
-	// where others changed theirs since.
-	routings map[string]netstate.Routing
-	astray   map[string]bool
+	// astray are the namespaces where others changed the routing since it was read.
+	astray map[string]bool
 	// early are the links of ours where a program of others sees packets first.
 	early map[netstate.Key]bool
 	brake time.Time
@@ -169,19 +169,17 @@ func New(o Options) *Engine {
 	e := &Engine{
 		Options:  o,
 		inputs:   map[netstate.Owner]*Input{},
-		dirty:    map[netstate.Owner]bool{},
 		events:   map[netstate.Key]kernel.Event{},
 		wake:     make(chan struct{}, 1),
 		units:    map[netstate.Owner]*unit{},
 		ledger:   ledger.New(),
-		refs:     map[ref]map[netstate.Owner]bool{},
+		facts:    facts.New[netstate.Owner, fact](),
+		removing: map[netstate.Owner]bool{},
 		stuck:    map[netstate.Owner]bool{},
 		claims:   newClaims(),
 		pools:    pools{},
 		early:    map[netstate.Key]bool{},
 		astray:   map[string]bool{},
-		routings: map[string]netstate.Routing{},
-		own:      newOwnAddresses(),
 		silent:   silent{},
 		ports:    hostPorts{said: map[string]bool{}},
 	}

@@ -25,31 +25,31 @@ func (e *Engine) event(ev kernel.Event) {
 }
 
 // consider adds the owners whose objects an event says are not as wanted.
-func (e *Engine) consider(ev kernel.Event, batch map[netstate.Owner]bool) {
+func (e *Engine) consider(ev kernel.Event) {
 	ev = e.byUsedName(ev)
 	switch ev.Key.Kind {
 	case netstate.KindLink:
-		e.considerLink(ev, batch)
+		e.considerLink(ev)
 	case netstate.KindSysctl:
-		e.recheck(e.sysctls(ev.Key), batch)
+		e.recheck(e.sysctls(ev.Key))
 		if ev.Key.Link == "" && ev.Key.Netns == "" {
 			e.soon(readNode)
 		}
 	case netstate.KindRoute:
-		e.considerRoute(ev, batch)
+		e.considerRoute(ev)
 	case netstate.KindShaper, netstate.KindRedirect:
-		e.considerLimit(ev, batch)
+		e.considerLimit(ev)
 		return
 	case netstate.KindNetns:
-		delete(e.routings, ev.Key.Netns)
-		e.mark(ev.Key, batch, func(u *unit) bool { return ev.Gone || !u.done })
+		e.facts.Learn(named(routingFact, ev.Key.Netns), nil)
+		e.mark(ev.Key, func(u *unit) bool { return ev.Gone || !u.done })
 	default:
 		if ev.Key.Kind == netstate.KindAddress && strings.Contains(ev.Key.Name, ":") {
 			// The first that is heard of IPv6 that is switched on.
-			e.mark(netstate.Netns{Name: ev.Key.Netns}.Key(), batch, func(u *unit) bool { return u.noIPv6 })
+			e.facts.Set(named(ipv6OffFact, ev.Key.Netns), nil)
 		}
 		if want := e.ledger.Wanted(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
-			e.mark(ev.Key, batch, nil)
+			e.mark(ev.Key, nil)
 		}
 	}
 	ours := e.ledger.Owners(netstate.Key{Kind: netstate.KindLink, Netns: ev.Key.Netns, Link: ev.Key.Link}).Len() > 0
@@ -67,9 +67,9 @@ func (e *Engine) isOthersAddress(k netstate.Key) bool {
 
 // considerRoute handles a route of ours, and those that the kernel has with an
 // address of ours.
-func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
+func (e *Engine) considerRoute(ev kernel.Event) {
 	if want := e.ledger.Wanted(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
-		e.mark(ev.Key, batch, nil)
+		e.mark(ev.Key, nil)
 	}
 	if ev.Key.Netns != "" && e.ledger.Owners(netstate.Link{Netns: ev.Key.Netns, Name: ev.Key.Link}.Key()).Len() == 0 {
 		e.astray[ev.Key.Netns] = true
@@ -78,13 +78,13 @@ func (e *Engine) considerRoute(ev kernel.Event, batch map[netstate.Owner]bool) {
 	if !ev.Gone {
 		return
 	}
-	e.freed(ev.Key, batch)
+	e.freed(ev.Key)
 	dst, err := netip.ParsePrefix(ev.Key.Name)
 	e.recheck(e.on(ledger.On(ev.Key), func(k netstate.Key) bool {
 		p, bad := netip.ParsePrefix(k.Name)
 		with := dst == p.Masked() || dst.IsSingleIP() && dst.Addr() == p.Addr() || dst.Addr().IsMulticast() && p.Addr().Is6()
 		return k.Kind == netstate.KindAddress && err == nil && bad == nil && with
-	}), batch)
+	}))
 }
 
 // on returns the wanted objects on an interface that are chosen.
@@ -100,29 +100,29 @@ func (e *Engine) on(p netstate.End, chosen func(netstate.Key) bool) []netstate.K
 
 // considerLimit handles what limits a link. Of a redirect the kernel tells in
 // parts, so it is read.
-func (e *Engine) considerLimit(ev kernel.Event, batch map[netstate.Owner]bool) {
+func (e *Engine) considerLimit(ev kernel.Event) {
 	switch want := e.ledger.Wanted(ev.Key); {
 	case want == nil:
 	case ev.Key.Kind == netstate.KindRedirect:
-		e.recheck([]netstate.Key{ev.Key}, batch)
+		e.recheck([]netstate.Key{ev.Key})
 	case ev.Gone || !plan.Same(want, ev.Object):
-		e.mark(ev.Key, batch, nil)
+		e.mark(ev.Key, nil)
 	}
 }
 
 // considerLink handles a link's own state and its place in a bridge, of which
 // the kernel speaks in the same message.
-func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
+func (e *Engine) considerLink(ev kernel.Event) {
 	if want := e.ledger.Wanted(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
-		e.mark(ev.Key, batch, nil)
+		e.mark(ev.Key, nil)
 	}
 	if l, ok := ev.Object.(netstate.Link); ok && l.XDP != e.early[ev.Key] {
-		e.mark(ev.Key, batch, nil)
+		e.mark(ev.Key, nil)
 	}
-	e.considerStray(ev, batch)
-	e.freed(ev.Key, batch)
+	e.considerStray(ev)
+	e.freed(ev.Key)
 	if ev.Runs {
-		e.recheck(e.on(ledger.On(ev.Key), func(k netstate.Key) bool { return k.Kind == netstate.KindAddress || k.Kind == netstate.KindRoute }), batch)
+		e.recheck(e.on(ledger.On(ev.Key), func(k netstate.Key) bool { return k.Kind == netstate.KindAddress || k.Kind == netstate.KindRoute }))
 	}
 	var ports []netstate.Key
 	for _, kind := range []netstate.Kind{netstate.KindPort, netstate.KindHairpin} {
@@ -131,13 +131,13 @@ func (e *Engine) considerLink(ev kernel.Event, batch map[netstate.Owner]bool) {
 		}
 	}
 	if len(ports) > 0 && ev.Key.Netns == "" {
-		e.recheck(ports, batch)
+		e.recheck(ports)
 	}
 }
 
 // considerStray has the owner of a link that bears its mark and is none that it
 // wants look again: somebody renamed it.
-func (e *Engine) considerStray(ev kernel.Event, batch map[netstate.Owner]bool) {
+func (e *Engine) considerStray(ev kernel.Event) {
 	l, ok := ev.Object.(netstate.Link)
 	if !ok || e.ledger.Wanted(ev.Key) != nil || l.Type == netstate.Loopback {
 		return
@@ -145,7 +145,7 @@ func (e *Engine) considerStray(ev kernel.Event, batch map[netstate.Owner]bool) {
 	source, owner, marked := netstate.ParseMark(l.Mark)
 	if u := e.units[owner]; marked && source == e.Source && u != nil {
 		u.Hold(ev.Key)
-		batch[owner] = true
+		e.facts.Mark(owner)
 	}
 }
 
@@ -164,22 +164,22 @@ func (e *Engine) sysctls(k netstate.Key) []netstate.Key {
 }
 
 // recheck reads a few objects and adds the owners of those that differ.
-func (e *Engine) recheck(keys []netstate.Key, batch map[netstate.Owner]bool) {
+func (e *Engine) recheck(keys []netstate.Key) {
 	if len(keys) == 0 {
 		return
 	}
 	observed, _ := e.Kernel.Observe(keys)
 	for _, k := range keys {
 		if observed[k] == nil || !plan.Same(e.ledger.Wanted(k), observed[k]) {
-			e.mark(k, batch, nil)
+			e.mark(k, nil)
 		}
 	}
 }
 
-func (e *Engine) mark(k netstate.Key, batch map[netstate.Owner]bool, which func(*unit) bool) {
+func (e *Engine) mark(k netstate.Key, which func(*unit) bool) {
 	for o := range e.ledger.Owners(k).All() {
 		if which == nil || which(e.units[o]) {
-			batch[o] = true
+			e.facts.Mark(o)
 		}
 	}
 }

@@ -89,6 +89,8 @@ func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
 	}
 	for _, a := range x.e.units[o].targets {
 		if t := x.e.units[a]; t != nil && len(t.errs) > 0 {
+			// It is looked at again when the attachment is whole.
+			x.e.facts.Get(o, about(failingFact, a))
 			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, Title(a)))
 			return true
 		}
@@ -160,7 +162,7 @@ func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) 
 		if batch[o] {
 			e.units[o].errs[k] = err
 		} else {
-			e.requeue([]netstate.Owner{o})
+			e.requeue(o)
 		}
 	}
 	if owners.Len() > 0 {

@@ -183,7 +183,7 @@ func some(texts []string) string {
 
 // followHostPorts looks again at the ports that are not held, or not even
 // published, and adds the owners for whom something has changed.
-func (e *Engine) followHostPorts(batch map[netstate.Owner]bool) {
+func (e *Engine) followHostPorts() {
 	open := map[netstate.Owner][]netstate.Publish{}
 	var ask []netstate.Publish
 	for o, u := range e.units {
@@ -195,8 +195,8 @@ func (e *Engine) followHostPorts(batch map[netstate.Owner]bool) {
 	for o, list := range open {
 		u := e.units[o]
 		if u.portsChanged(list, found) {
-			batch[o] = true
-		} else if len(u.unheld) > 0 && !batch[o] {
+			e.facts.Mark(o)
+		} else if len(u.unheld) > 0 {
 			e.holdPorts(u)
 		}
 		e.lookAgain(u)

@@ -2,17 +2,14 @@ package engine
 
 import (
 	"maps"
-	"reflect"
 	"slices"
 
-	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// followNode reads the node's own state anew when something of it changed, and
-// adds the owners that may depend on it: what is built on it, and what failed.
-func (e *Engine) followNode(batch map[netstate.Owner]bool) {
+// followNode reads the node's own state anew.
+func (e *Engine) followNode() {
 	node, err := e.readNode()
 	if err != nil {
 		e.Log.Error("read the node's own links and routes", "err", err)
@@ -20,17 +17,9 @@ func (e *Engine) followNode(batch map[netstate.Owner]bool) {
 		e.soon(readNode)
 		return
 	}
-	before := facts(e.node)
 	e.node = node
 	e.rest(readNode, nodePause)
-	if reflect.DeepEqual(before, facts(node)) {
-		return
-	}
-	for o, u := range e.units {
-		if u.in != nil && (e.dependsOnNode(u) || u.problem != nil || len(u.errs) > 0) {
-			batch[o] = true
-		}
-	}
+	e.facts.Set(fact{kind: nodeFact}, foreign(node))
 }
 
 // readNode reads the node's own state. A forward guard of ours says that forwarding
@@ -44,32 +33,53 @@ func (e *Engine) readNode() (netstate.Node, error) {
 	return node, err
 }
 
-// followRoutings reads anew how targets route where others changed that, and adds the
-// owners that are there.
-func (e *Engine) followRoutings(batch map[netstate.Owner]bool) {
+// foreign is what of a node others made.
+func foreign(n netstate.Node) netstate.Node {
+	n.Links = maps.Clone(n.Links)
+	maps.DeleteFunc(n.Links, func(_ string, l netstate.NodeLink) bool { return l.Ours })
+	return n
+}
+
+// followRoutings reads anew how targets route where others changed that.
+func (e *Engine) followRoutings() {
 	e.rest(readRouting, nodePause)
 	for netns := range e.astray {
-		key := netstate.Netns{Name: netns}.Key()
-		before, known := e.routings[netns]
-		delete(e.routings, netns)
-		if e.ledger.Owners(key).Len() > 0 && (!known || !reflect.DeepEqual(before, e.routingOf(netns))) {
-			e.mark(key, batch, nil)
+		if e.ledger.Owners(netstate.Netns{Name: netns}.Key()).Len() == 0 {
+			e.facts.Learn(named(routingFact, netns), nil)
+			continue
+		}
+		if r, err := e.Kernel.Routing(netns); err == nil {
+			e.facts.Set(named(routingFact, netns), r)
+		} else {
+			e.facts.Set(named(routingFact, netns), nil)
 		}
 	}
 	clear(e.astray)
 }
 
-// routingOf is what others made of a target's routing. Nothing is known of that in a
+// routingOf reads what others made of a target's routing. Nothing is known of that in a
 // namespace which is not there yet, or cannot be read.
-func (e *Engine) routingOf(netns string) netstate.Routing {
-	if r, known := e.routings[netns]; known {
+func (e *Engine) routingOf(reader *unit, netns string) netstate.Routing {
+	f := named(routingFact, netns)
+	r, known := e.facts.Get(reader.owner, f).(netstate.Routing)
+	if known {
 		return r
 	}
 	r, err := e.Kernel.Routing(netns)
 	if err == nil {
-		e.routings[netns] = r
+		e.facts.Learn(f, r)
 	}
 	return r
+}
+
+// ipv6Off reads whether IPv6 is off in a namespace.
+func (e *Engine) ipv6Off(reader *unit, netns string) bool {
+	off := e.Kernel.IPv6Off(netns)
+	if f := named(ipv6OffFact, netns); off {
+		e.facts.Learn(f, true)
+		e.facts.Get(reader.owner, f)
+	}
+	return off
 }
 
 // noteEarly notes the links of an owner where a program of others sees packets first.
@@ -88,21 +98,4 @@ func (e *Engine) noteEarly(u *unit, observed netstate.Set) {
 			e.early[k] = true
 		}
 	}
-}
-
-// facts are what of a node others made.
-func facts(n netstate.Node) netstate.Node {
-	n.Links = maps.Clone(n.Links)
-	maps.DeleteFunc(n.Links, func(_ string, l netstate.NodeLink) bool { return l.Ours })
-	return n
-}
-
-// dependsOnNode reports whether compile looks at the node for the owner. For an
-// attachment behind a gateway of ours it does so only to refuse the node's addresses.
-func (e *Engine) dependsOnNode(u *unit) bool {
-	if u.in.Attachment == nil {
-		return true
-	}
-	network := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: u.in.Attachment.Spec.Network}]
-	return u.in.Attachment.Spec.PointToPoint != nil || network != nil && network.network.Mode == v1alpha1.GatewayExternal
 }

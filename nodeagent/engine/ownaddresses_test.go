@@ -37,8 +37,8 @@ func TestOwnAddressNamed(t *testing.T) {
 	w.e.Update(nil, []netstate.Owner{own(moved)})
 	w.turns(20)
 	w.expectReady("when the network has gone", missing, "False", v1alpha1.ReasonHostPortConflict, not)
-	if len(w.e.own.keys) != 1 || len(w.e.own.changed) != 0 {
-		t.Errorf("of the addresses are left %v, unseen %v", w.e.own.keys, w.e.own.changed)
+	if red, blue := w.e.facts.Peek(named(hostAddressFact, "10.0.0.1")), w.e.facts.Peek(named(hostAddressFact, "10.1.0.7")); red != 1 || blue != nil {
+		t.Errorf("of the addresses are left %v and %v", red, blue)
 	}
 }
 

@@ -191,19 +191,6 @@ func (e *Engine) holdSeen(batch map[netstate.Owner]bool, observed netstate.Set, 
 	}
 }
 
-// requeue has owners looked at in the next turn.
-func (e *Engine) requeue(owners []netstate.Owner) {
-	if len(owners) == 0 {
-		return
-	}
-	e.mu.Lock()
-	for _, o := range owners {
-		e.dirty[o] = true
-	}
-	e.mu.Unlock()
-	e.signal()
-}
-
 // Title is how a person calls an owner, such as BridgeNetwork red.
 func Title(o netstate.Owner) string {
 	kind := map[string]string{netstate.OwnerNetwork: "BridgeNetwork", netstate.OwnerAttachment: "NamespaceAttachment", netstate.OwnerPublish: "PortPublish"}[o.Kind]

@@ -18,14 +18,14 @@ func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView,
 	a := u.in.Attachment
 	u.short = nil
 	if a.Spec.Network != "" {
-		n := e.units[netstate.Owner{Kind: netstate.OwnerNetwork, Name: a.Spec.Network}]
-		if n == nil || !n.accepted() || n.problem != nil && !n.kept {
+		n, _ := e.viewOf(u, networkOf(a.Spec.Network))
+		if !n.built {
 			e.wish(u)
-			return at, nil, waitsFor("network "+a.Spec.Network, n)
+			return at, nil, e.waitsFor(u, "network "+a.Spec.Network, networkOf(a.Spec.Network))
 		}
 		network = &n.network
 	}
-	at.Target.Netns, p = e.netnsOf(a)
+	at.Target.Netns, p = e.netnsOf(u)
 	switch {
 	case network == nil || len(a.Spec.Addresses) > 0:
 		at.Addresses = e.static(u)
@@ -65,7 +65,7 @@ func (e *Engine) noIPv6(u *unit, at compile.Place) []string {
 	}
 	var off []string
 	for netns, six := range wants {
-		if six && e.Kernel.IPv6Off(netns) {
+		if six && e.ipv6Off(u, netns) {
 			off = append(off, netns)
 		}
 	}
@@ -76,8 +76,9 @@ func ephemeral(a *v1alpha1.NamespaceAttachment) bool {
 	return a.Spec.IPAM != nil && a.Spec.IPAM.Lifecycle == v1alpha1.IPAMEphemeral
 }
 
-// netnsOf names the network namespace of an attachment's target.
-func (e *Engine) netnsOf(a *v1alpha1.NamespaceAttachment) (string, *compile.Problem) {
+// netnsOf reads the name of the network namespace of an attachment's target.
+func (e *Engine) netnsOf(u *unit) (string, *compile.Problem) {
+	a := u.in.Attachment
 	t := a.Spec.Target
 	if t.Netns != nil {
 		return string(t.Netns.Name), nil
@@ -88,7 +89,7 @@ func (e *Engine) netnsOf(a *v1alpha1.NamespaceAttachment) (string, *compile.Prob
 	if t.Pod == nil {
 		return problem(v1alpha1.ReasonUnsupported, "spec.target names neither a network namespace nor a pod")
 	}
-	pod, runs := e.pods[a.Status.PodUID]
+	pod, runs := e.facts.Get(u.owner, named(podFact, a.Status.PodUID)).(Pod)
 	// The UID of a static pod comes from an annotation, in which whoever makes a pod
 	// can write that of somebody else's.
 	runs = runs && pod.Namespace == a.Namespace && pod.Name == t.Pod.Name

@@ -32,36 +32,21 @@ func (e *Engine) SetPods(list []Pod) {
 	e.signal()
 }
 
-// followPods adds the attachments whose pod came, went or got another namespace.
-func (e *Engine) followPods(running map[string]Pod, batch map[netstate.Owner]bool) {
+// followPods notes which pods came, went or got another namespace.
+func (e *Engine) followPods(running map[string]Pod) {
 	if running == nil {
 		return
 	}
-	for o, u := range e.units {
-		uid, ok := u.pod()
-		if ok && (e.pods == nil || e.pods[uid] != running[uid]) {
-			batch[o] = true
-			if e.pods == nil {
-				// Their publishes waited too.
-				e.add(batch, e.dependents(o))
-			}
+	for uid := range e.pods {
+		if _, runs := running[uid]; !runs {
+			e.facts.Set(named(podFact, uid), nil)
 		}
 	}
+	for uid, pod := range running {
+		e.facts.Set(named(podFact, uid), pod)
+	}
 	e.pods = running
-}
-
-func (e *Engine) add(batch map[netstate.Owner]bool, owners []netstate.Owner) {
-	for _, o := range owners {
-		batch[o] = true
-	}
-}
-
-// pod is the UID of the pod that an attachment is for.
-func (u *unit) pod() (uid string, ok bool) {
-	if u.in == nil || u.in.Attachment == nil || u.in.Attachment.Spec.Target.Pod == nil {
-		return "", false
-	}
-	return u.in.Attachment.Status.PodUID, true
+	e.facts.Set(fact{kind: podsFact}, true)
 }
 
 // awaitPods leaves out, while nothing is known of the pods, what is for some, and
@@ -70,41 +55,44 @@ func (e *Engine) awaitPods(batch map[netstate.Owner]bool) (waits bool) {
 	if e.pods != nil {
 		return false
 	}
-	for o, u := range e.units {
-		_, forPod := u.pod()
-		waits = waits || forPod && u.accepted()
-		if !batch[o] || !e.unknown(u) {
-			continue
-		}
-		delete(batch, o)
-		e.remember(*u.in)
-		if forPod {
+	for o := range batch {
+		if u := e.units[o]; e.unknown(u) {
+			delete(batch, o)
+			e.remember(*u.in)
 			e.tellUnknown(u)
 		}
+	}
+	for o := range e.facts.PeekMembers(fact{kind: podsFact}) {
+		waits = waits || e.units[o].accepted()
 	}
 	return waits
 }
 
+// forPod reports whether an owner is an attachment that names a pod.
+func (u *unit) forPod() bool {
+	return u.in != nil && u.in.Attachment != nil && u.in.Attachment.Spec.Target.Pod != nil
+}
+
 // unknown reports whether an owner is, or leads to, an attachment of a pod of which
-// nothing is known yet.
+// nothing is known yet. The owner hears of the pods then.
 func (e *Engine) unknown(u *unit) bool {
 	if e.pods != nil || !u.accepted() {
 		return false
 	}
-	if u.in.Publish == nil {
-		_, forPod := u.pod()
-		return forPod
+	unknown := u.forPod()
+	if u.in.Publish != nil {
+		unknown = slices.ContainsFunc(e.candidates(u), func(a netstate.Owner) bool { return e.units[a].forPod() })
 	}
-	return slices.ContainsFunc(e.candidates(u.in.Publish), func(a *unit) bool {
-		_, forPod := a.pod()
-		return forPod
-	})
+	if unknown {
+		e.facts.Get(u.owner, fact{kind: podsFact})
+	}
+	return unknown
 }
 
 // tellUnknown reports an attachment of which nothing is built and nothing is
 // known.
 func (e *Engine) tellUnknown(u *unit) {
-	if !u.Empty() {
+	if !u.forPod() || !u.Empty() {
 		return
 	}
 	u.problem = &compile.Problem{Reason: v1alpha1.ReasonPending, Message: "waits for the container runtime of node " + e.node.Name + " to answer"}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
+	"maps"
 	"slices"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
@@ -16,12 +16,14 @@ import (
 // take merges what came in and returns the owners to look at.
 func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	e.mu.Lock()
-	inputs, batch, events := e.inputs, e.dirty, e.events
+	inputs, events := e.inputs, e.events
 	lost, natLost, synced, remembered, running := e.lost, e.natLost, e.synced, e.remembered, e.running
-	e.inputs, e.dirty, e.events = map[netstate.Owner]*Input{}, map[netstate.Owner]bool{}, map[netstate.Key]kernel.Event{}
+	e.inputs, e.events = map[netstate.Owner]*Input{}, map[netstate.Key]kernel.Event{}
 	e.lost, e.natLost, e.remembered, e.running = false, false, nil, nil
 	e.mu.Unlock()
 
+	e.facts.Mark(e.again...)
+	e.again = nil
 	if natLost {
 		e.soon(readFirewall)
 	}
@@ -31,18 +33,22 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	for _, o := range remembered {
 		e.remember(InputOf(o))
 	}
-	e.followPods(running, batch)
+	e.followPods(running)
 	for o, in := range inputs {
 		e.receive(o, in)
-		batch[o] = true
+		e.facts.Mark(o)
 	}
 	for _, ev := range events {
-		e.consider(ev, batch)
+		e.consider(ev)
 	}
 	if lost {
-		e.addAll(batch)
+		e.addAll()
 	}
-	e.follow(ctx, e.due(batch), lost, batch)
+	e.follow(ctx, e.due(), lost)
+	batch := map[netstate.Owner]bool{}
+	for _, o := range e.facts.Take(func(netstate.Owner) bool { return true }) {
+		batch[o] = true
+	}
 	// What the firewall holds of pods' attachments is nobody's until these are
 	// compiled, and without a sweep there is no brake.
 	sweepable := !e.awaitPods(batch) && synced
@@ -66,8 +72,10 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 	if u.byCommand {
 		in = nil
 	}
+	e.enter(u, in)
 	u.in, u.changed = in, true
-	e.refer(u)
+	e.noteRemoving(u)
+	e.show(u)
 	if in != nil {
 		u.repairs = max(u.repairs, in.Repairs)
 	}
@@ -89,65 +97,63 @@ func (e *Engine) holdBack(batch map[netstate.Owner]bool, sweepable bool) {
 }
 
 // addAll has everything looked at.
-func (e *Engine) addAll(batch map[netstate.Owner]bool) {
+func (e *Engine) addAll() {
 	e.soon(readNode)
-	clear(e.routings)
+	e.facts.Forget(func(f fact) bool { return f.kind == routingFact })
 	e.sweepDue = true
-	for o := range e.units {
-		batch[o] = true
-	}
+	e.facts.Mark(slices.Collect(maps.Keys(e.units))...)
 }
 
-// follow reads again what is due and adds the owners that a change concerns. After a
-// loss of notifications the firewall is read without a pause.
-func (e *Engine) follow(ctx context.Context, due map[what]bool, lost bool, batch map[netstate.Owner]bool) {
+// follow reads again what is due. After a loss of notifications the firewall is read
+// without a pause.
+func (e *Engine) follow(ctx context.Context, due map[what]bool, lost bool) {
 	// A call that goes on beside the loop tells of its end.
 	if lost || due[readFirewall] && !e.firewall.busy() {
-		e.reloadNAT(ctx, batch)
+		e.reloadNAT(ctx)
 	}
 	if due[lookAtSilent] {
-		e.lookAtSilent(batch)
+		e.lookAtSilent()
 	}
 	if due[readNode] {
-		e.followNode(batch)
+		e.followNode()
 	}
 	if due[readRouting] {
-		e.followRoutings(batch)
+		e.followRoutings()
 	}
 	if due[lookAtPorts] {
-		e.followHostPorts(batch)
+		e.followHostPorts()
 	}
 }
 
-// reloadNAT reads the firewall anew and adds the owners who miss something
+// reloadNAT reads the firewall anew and has the owners looked at who miss something
 // there.
-func (e *Engine) reloadNAT(ctx context.Context, batch map[netstate.Owner]bool) {
+func (e *Engine) reloadNAT(ctx context.Context) {
 	e.alarms.Clear(alarm{what: readFirewall})
-	before := e.NAT.Blockers()
 	if err := e.NAT.Load(ctx); err != nil {
 		e.Log.Error("read the firewall", "err", err)
 		e.natFailed()
-		e.addUnknown(err, batch)
+		e.addUnknown(err)
 		return
 	}
 	e.sweepDue = true
-	same := e.NAT.Intact() && slices.EqualFunc(before, e.NAT.Blockers(), func(a, b netstate.Blocker) bool { return reflect.DeepEqual(a, b) })
+	e.facts.Set(fact{kind: blockersFact}, e.NAT.Blockers())
+	intact := e.NAT.Intact()
 	for o, u := range e.units {
-		if !same || e.misses(u) || u.unfiltered() {
-			batch[o] = true
+		if !intact || e.misses(u) || u.unfiltered() {
+			e.facts.Mark(o)
 		}
 	}
 }
 
 // addUnknown adds the owners of whom nobody can tell whether they are filtered, so
 // that they say so, unless they do. A single failure is over before that is read.
-func (e *Engine) addUnknown(err error, batch map[netstate.Owner]bool) {
+func (e *Engine) addUnknown(err error) {
 	if hung := (*nat.NoAnswer)(nil); !errors.As(err, &hung) && e.natFailures == 1 {
 		return
 	}
 	for o, u := range e.units {
 		if u.filtered() && len(u.errs) == 0 {
-			batch[o] = true
+			e.facts.Mark(o)
 		}
 	}
 }
@@ -178,10 +184,13 @@ func (e *Engine) misses(u *unit) bool {
 	return false
 }
 
+// dirty reports whether owners are to be looked at in the next turn.
+func (e *Engine) dirty() bool { return len(e.again) > 0 || !e.facts.Clean() }
+
 // settled reports whether nothing is left to do or to wait for.
 func (e *Engine) settled() bool {
 	e.mu.Lock()
-	pending := len(e.inputs)+len(e.dirty) > 0 || e.lost || e.natLost
+	pending := len(e.inputs) > 0 || e.lost || e.natLost || e.dirty()
 	e.mu.Unlock()
 	for _, w := range []what{readFirewall, readNode, readRouting} {
 		pending = pending || e.alarms.Has(alarm{what: w})
@@ -209,9 +218,11 @@ func (e *Engine) startKernel() error {
 		return fmt.Errorf("read what bears our mark: %w", err)
 	}
 	e.hold(held)
+	e.facts.Set(fact{kind: blockersFact}, e.NAT.Blockers())
 	if e.node, err = e.readNode(); err != nil {
 		return fmt.Errorf("read the node's own links and routes: %w", err)
 	}
+	e.facts.Set(fact{kind: nodeFact}, foreign(e.node))
 	for k := range e.NAT.Held() {
 		if k.Kind == netstate.KindForeignBridge {
 			e.bridged = append(e.bridged, k)

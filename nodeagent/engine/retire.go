@@ -23,7 +23,7 @@ func (e *Engine) retire(ctx context.Context) {
 // wants, but for what waits for something that is not the firewall's.
 func (e *Engine) complete() bool {
 	e.mu.Lock()
-	pending := !e.synced || e.natLost || e.lost || len(e.inputs)+len(e.dirty) > 0
+	pending := !e.synced || e.natLost || e.lost || len(e.inputs) > 0 || e.dirty()
 	e.mu.Unlock()
 	if pending || e.alarms.Has(alarm{what: readFirewall}) || !e.brake.IsZero() || e.awaitPods(nil) || !e.NAT.Known() {
 		return false

@@ -24,11 +24,11 @@ func (e *Engine) addSilent(k netstate.Key) {
 	}
 }
 
-// lookAtSilent reads silent sysctls and adds the owners of sysctls that differ.
-func (e *Engine) lookAtSilent(batch map[netstate.Owner]bool) {
+// lookAtSilent reads silent sysctls.
+func (e *Engine) lookAtSilent() {
 	if len(e.silent) == 0 {
 		return
 	}
 	e.alarms.At(alarm{what: lookAtSilent}, e.Now().Add(silentPause))
-	e.recheck(slices.Collect(maps.Keys(e.silent)), batch)
+	e.recheck(slices.Collect(maps.Keys(e.silent)))
 }

@@ -34,21 +34,14 @@ type Status struct {
 func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summed map[netstate.Key]bool) {
 	e.tell(applied, summed)
 	e.rejoin(applied)
-	var turning []netstate.Owner
+	e.showFailing(batch)
 	for o := range batch {
 		u := e.units[o]
-		recovered := !u.done && len(u.errs) == 0
 		u.done = len(u.errs) == 0
 		if u.done {
 			u.complete = u.Wanted()
 		}
 		e.pause(u)
-		if recovered {
-			e.requeue(e.failing(e.dependents(o)))
-		}
-		if recovered || !u.done {
-			turning = append(turning, o)
-		}
 		switch {
 		case u.in != nil:
 			u.changed = u.changed && !u.done
@@ -63,7 +56,31 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summ
 		}
 	}
 	e.reportPorts(batch)
-	e.requeue(e.turned(turning))
+}
+
+// showFailing lets others see which owners of a batch fail. An owner that fails itself
+// hears of the end of that: it may be what it waits for.
+func (e *Engine) showFailing(batch map[netstate.Owner]bool) {
+	for o := range batch {
+		var failing any
+		if len(e.units[o].errs) > 0 {
+			failing = true
+		}
+		e.facts.Set(about(failingFact, o), failing)
+	}
+	for o := range batch {
+		u := e.units[o]
+		if len(u.errs) == 0 || u.in == nil {
+			continue
+		}
+		e.facts.Get(o, fact{kind: nodeFact})
+		if u.in.Attachment != nil && u.in.Attachment.Spec.Network != "" {
+			e.facts.Get(o, about(failingFact, networkOf(u.in.Attachment.Spec.Network)))
+		}
+		for _, a := range u.targets {
+			e.facts.Get(o, about(failingFact, a))
+		}
+	}
 }
 
 // report tells what came of an owner.
@@ -107,12 +124,6 @@ func (u *unit) filtered() bool {
 	return false
 }
 
-// failing returns those of the owners that have errors: something they waited
-// for may be mended.
-func (e *Engine) failing(owners []netstate.Owner) []netstate.Owner {
-	return slices.DeleteFunc(owners, func(o netstate.Owner) bool { return len(e.units[o].errs) == 0 })
-}
-
 // rejoin has the attachments of a bridge that was made anew looked at: they
 // lost their place in it.
 func (e *Engine) rejoin(applied []plan.Step) {
@@ -122,7 +133,7 @@ func (e *Engine) rejoin(applied []plan.Step) {
 			continue
 		}
 		if owner, drift := e.blame(s.Key); drift {
-			e.requeue(e.dependents(owner))
+			e.facts.Touch(about(viewFact, owner))
 		}
 	}
 }

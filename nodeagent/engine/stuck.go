@@ -58,16 +58,16 @@ func (e *Engine) isStuck(u *unit) bool {
 	return true
 }
 
-// freed adds the stuck owners of objects for which another one may have been in the
+// freed marks the stuck owners of objects for which another one may have been in the
 // way that has changed: a route to the same destination on whatever interface, and in a
 // namespace any link, whose alternative names count as well. Those of the node's links
 // are among its facts (followNode).
-func (e *Engine) freed(changed netstate.Key, batch map[netstate.Owner]bool) {
+func (e *Engine) freed(changed netstate.Key) {
 	for o := range e.stuck {
 		for k := range e.units[o].errs {
 			same := k.Kind == changed.Kind && k.Netns == changed.Netns
 			if same && (k.Kind == netstate.KindRoute && k.Name == changed.Name || k.Kind == netstate.KindLink && k.Netns != "") {
-				batch[o] = true
+				e.facts.Mark(o)
 			}
 		}
 	}

@@ -121,7 +121,6 @@ func (e *Engine) recallRound(batch map[netstate.Owner]bool, round int) bool {
 			}
 			in.Accepted.Status = metav1.ConditionTrue
 			u.in = &in
-			e.refer(u)
 		}
 	}
 	if len(then) == 0 {

@@ -30,13 +30,9 @@ type unit struct {
 	// complete is what was wanted when it last was all there.
 	complete netstate.Set
 	// given are the addresses that an attachment's interface has, or had last.
-	given []netip.Prefix
-	// seen is a text of what others last took from this owner.
-	seen    string
+	given   []netip.Prefix
 	network compile.NetworkView
 	view    compile.AttachmentView
-	// room is what a network was last given for the number of its attachments.
-	room uint32
 	// targets are the attachments that a publish leads to.
 	targets []netstate.Owner
 	problem *compile.Problem
@@ -50,8 +46,8 @@ type unit struct {
 	crowded bool
 	// kept says that the objects stay in spite of the problem.
 	kept bool
-	// refs are those under which it is found.
-	refs []ref
+	// siblings is what an attachment shares with the others of its target.
+	siblings fact
 	// short is why an attachment goes without an address of some subnet.
 	short *compile.Problem
 	// noIPv6 says that IPv6 addresses were left out, or would be, since a namespace has
@@ -84,9 +80,27 @@ func (e *Engine) unit(o netstate.Owner) *unit {
 		u = &unit{owner: o, Account: e.ledger.Account(o), errs: map[netstate.Key]error{},
 			occupied: map[netstate.Key]occupied{}, reserved: map[netstate.Key]bool{}, unheld: map[netstate.Key]bool{}}
 		e.units[o] = u
-		e.refer(u)
+		e.noteRemoving(u)
 	}
 	return u
+}
+
+// noteRemoving keeps up which attachments are not to be built.
+func (e *Engine) noteRemoving(u *unit) {
+	delete(e.removing, u.owner)
+	if u.owner.Kind == netstate.OwnerAttachment && !u.accepted() {
+		e.removing[u.owner] = true
+	}
+}
+
+// forget ends a unit.
+func (e *Engine) forget(u *unit) {
+	delete(e.units, u.owner)
+	delete(e.removing, u.owner)
+	delete(e.stuck, u.owner)
+	e.facts.Begin(u.owner)
+	e.calm(u)
+	e.ledger.Close(u.owner)
 }
 
 // accepted says whether the owner is there and may be built.
@@ -114,11 +128,11 @@ func (e *Engine) want(u *unit, objects netstate.Set) {
 	u.changed = u.changed || !maps.Equal(u.Wanted(), objects)
 	came, went := u.Want(objects)
 	for _, k := range went {
-		e.own.remove(k)
+		e.giveHostAddress(k, -1)
 		delete(e.silent, k)
 	}
 	for _, k := range came {
-		e.own.add(k)
+		e.giveHostAddress(k, 1)
 		e.addSilent(k)
 	}
 }
