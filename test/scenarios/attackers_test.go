@@ -98,7 +98,7 @@ func openAny(name string) (fd int, err error) {
 		if err != nil {
 			return err
 		}
-		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: pollEvery.Microseconds()})
+		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: (frameWindow / 10).Microseconds()})
 	})
 	if err != nil {
 		return -1, fmt.Errorf("listen in netns %s: %w", name, err)

@@ -86,7 +86,7 @@ func join(from, to, addr, via string) (client, server net.Conn, err error) {
 	}
 	defer l.Close()
 	err = in(from, func() (err error) {
-		client, err = net.DialTimeout("tcp", via, dialPatience)
+		client, err = net.DialTimeout("tcp", via, stretched(dialPatience))
 		return err
 	})
 	if err != nil {

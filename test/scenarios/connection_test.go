@@ -52,7 +52,7 @@ func alive(c call) (output, error) {
 	}
 	patience := alivePatience
 	if c.neg {
-		patience = dialPatience
+		patience = refusalPatience
 	}
 	out, err := conv.ask(patience)
 	if err != nil {
@@ -76,7 +76,7 @@ func connectTCP(from, to, addr, via string) (conversation, error) {
 }
 
 func (e echoed) ask(patience time.Duration) (string, error) {
-	if err := e.client.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := e.client.SetDeadline(time.Now().Add(stretched(patience))); err != nil {
 		return "", err
 	}
 	buf := []byte("are you there?")

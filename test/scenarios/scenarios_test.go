@@ -37,14 +37,14 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, programs)
 }
 
-// waitSideBySide has more scripts run at once than there are processors, unless the
-// caller says how many: most of the time they wait for what does not happen.
+// waitSideBySide runs four scripts for each processor at once, unless the caller says how
+// many: a script mostly waits, for packets that must not arrive.
 func waitSideBySide() {
 	flag.Parse()
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if !given {
-		_ = flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+		_ = flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
 	}
 }
 
@@ -143,6 +143,8 @@ func runScript(t *testing.T, file, variant string) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SAMPLES", filepath.Join(root, "config/samples"))
 			env.Setenv("DOCS", filepath.Join(root, "docs"))
+			// The programs live for a moment: what they collect is work for nothing.
+			env.Setenv("GOGC", "400")
 			env.Setenv(envBackend, os.Getenv(envBackend))
 			// What a network is whose ports are to be filtered.
 			env.Setenv("PROGRAMMED", "Programmed")

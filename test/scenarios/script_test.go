@@ -49,7 +49,9 @@ func isRefuted(err error) bool { return errors.As(err, &refutation{}) }
 
 var errUsage = errors.New("wrong arguments")
 
-const pollEvery = 30 * time.Millisecond
+// pollEvery is the pause before a command is tried again. A program takes the processor
+// for about as long, so that those that wait leave half of it to the others.
+const pollEvery = 100 * time.Millisecond
 
 // commands is filled in by init, since eventually and shows refer to it.
 var commands map[string]command
@@ -126,11 +128,12 @@ func (c call) do(name string) (output, error) {
 	return out, err
 }
 
-// retry calls f until it returns nil or something else than a refutation, or
-// the time is over; at least once.
+// retry calls f until it returns nil or an error that is no refutation, or until the
+// patience of an idle machine ends, stretched by the crowd; at least once.
 func retry(patience time.Duration, f func() error) error {
-	for deadline := time.Now().Add(patience); ; time.Sleep(pollEvery) {
-		if err := f(); err == nil || !isRefuted(err) || time.Now().After(deadline) {
+	for begin := time.Now(); ; time.Sleep(pollEvery) {
+		err := f()
+		if err == nil || !isRefuted(err) || time.Since(begin) > stretched(patience) {
 			return err
 		}
 	}
@@ -205,7 +208,7 @@ func eventually(c call) (output, error) {
 	name := inner.args[0]
 	inner.args = inner.args[1:]
 	var out output
-	err = retry(time.Duration(float64(limit)*crowd()), func() (err error) {
+	err = retry(limit, func() (err error) {
 		if out, err = inner.do(name); err != nil {
 			return refutation{err}
 		}
@@ -213,6 +216,9 @@ func eventually(c call) (output, error) {
 	})
 	return out, err
 }
+
+// stretched is what takes d on an idle machine.
+func stretched(d time.Duration) time.Duration { return time.Duration(float64(d) * crowd()) }
 
 // crowd is how many processes want to run for each core of the machine, 1 at least.
 func crowd() float64 {

@@ -118,7 +118,7 @@ func serveSCTP(addr, text string) (io.Closer, error) {
 
 // askSCTP sends an INIT and returns what the INIT ACK says that comes back from
 // just where the INIT went.
-func askSCTP(where, addr string) (string, error) {
+func askSCTP(where, addr string, patience time.Duration) (string, error) {
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return "", err
@@ -140,11 +140,11 @@ func askSCTP(where, addr string) (string, error) {
 	if _, err := conn.WriteTo(ask.packet(), &net.IPAddr{IP: to.Addr().AsSlice()}); err != nil {
 		return "", refutation{err}
 	}
-	return awaitInitACK(conn, to, ask)
+	return awaitInitACK(conn, to, ask, patience)
 }
 
-func awaitInitACK(conn net.PacketConn, from netip.AddrPort, ask initChunk) (string, error) {
-	if err := conn.SetDeadline(time.Now().Add(dialPatience)); err != nil {
+func awaitInitACK(conn net.PacketConn, from netip.AddrPort, ask initChunk, patience time.Duration) (string, error) {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
 	buf := make([]byte, 2048)

@@ -13,7 +13,20 @@ import (
 	"time"
 )
 
-const dialPatience = time.Second
+// dialPatience is how long an answer is awaited on an idle machine, and refusalPatience
+// how long where the script expects none: an answer takes a millisecond.
+const (
+	dialPatience    = time.Second
+	refusalPatience = 400 * time.Millisecond
+)
+
+// patience is how long c awaits an answer.
+func (c call) patience() time.Duration {
+	if c.neg {
+		return stretched(refusalPatience)
+	}
+	return stretched(dialPatience)
+}
 
 func ping(c call) (output, error) {
 	if len(c.args) != 2 {
@@ -24,7 +37,7 @@ func ping(c call) (output, error) {
 	}
 	args := []string{"-n", "-q", "-c1", "-W1", c.args[1]}
 	if c.neg {
-		args = []string{"-n", "-q", "-c2", "-i0.2", "-W1", c.args[1]}
+		args = []string{"-n", "-q", "-c2", "-i0.2", "-W0.5", c.args[1]}
 	}
 	out, err := runIn(c.args[0], "ping", args...)
 	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) {
@@ -132,11 +145,13 @@ func dial(c call) (output, error) {
 	if err != nil {
 		return output{}, err
 	}
-	ask := askStream
+	ask, patience := askStream, c.patience()
 	if c.args[1] == "sctp" {
-		ask = func(where, _, addr string) (string, error) { return askSCTP(where, addr) }
+		ask = func(where, _, addr string, patience time.Duration) (string, error) {
+			return askSCTP(where, addr, patience)
+		}
 	}
-	got, err := ask(c.args[0], c.args[1], c.args[2])
+	got, err := ask(c.args[0], c.args[1], c.args[2], patience)
 	if err == nil && !want.MatchString(got) {
 		err = fmt.Errorf("%q does not match the answer:\n%s", want, got)
 	}
@@ -144,12 +159,12 @@ func dial(c call) (output, error) {
 }
 
 // askStream asks a server over TCP, HTTP or UDP; no answer is a refutation.
-func askStream(where, proto, addr string) (string, error) {
+func askStream(where, proto, addr string, patience time.Duration) (string, error) {
 	var conn net.Conn
 	var refusal error
 	network := strings.Replace(proto, "http", "tcp", 1)
 	err := in(where, func() error {
-		conn, refusal = net.DialTimeout(network, addr, dialPatience)
+		conn, refusal = net.DialTimeout(network, addr, patience)
 		return nil
 	})
 	if err != nil {
@@ -159,7 +174,7 @@ func askStream(where, proto, addr string) (string, error) {
 		return "", refutation{refusal}
 	}
 	defer conn.Close()
-	got, err := exchange(conn, proto, addr)
+	got, err := exchange(conn, proto, addr, patience)
 	if err != nil {
 		return got, refutation{err}
 	}
@@ -167,8 +182,8 @@ func askStream(where, proto, addr string) (string, error) {
 }
 
 // exchange asks the server at the other end of conn and returns its answer.
-func exchange(conn net.Conn, proto, host string) (string, error) {
-	if err := conn.SetDeadline(time.Now().Add(dialPatience)); err != nil {
+func exchange(conn net.Conn, proto, host string, patience time.Duration) (string, error) {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
 	switch proto {
