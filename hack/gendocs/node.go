@@ -12,8 +12,8 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
@@ -143,7 +143,7 @@ func (emptyKernel) Watch(context.Context, func(kernel.Event)) error { return nil
 
 // emptyFirewall is a backend that holds nothing.
 type emptyFirewall struct {
-	nat.Backend
+	firewall.Backend
 	kind     string
 	blockers []netstate.Blocker
 }
@@ -158,7 +158,7 @@ func firewallOf(kind string, one shown) emptyFirewall {
 }
 
 func (f emptyFirewall) Name() string                      { return f.kind }
-func (f emptyFirewall) AntiSpoof() bool                   { return f.kind == nat.KindNFTables }
+func (f emptyFirewall) AntiSpoof() bool                   { return f.kind == firewall.KindNFTables }
 func (emptyFirewall) Load(context.Context) error          { return nil }
 func (emptyFirewall) Known() bool                         { return true }
 func (emptyFirewall) Observe([]netstate.Key) netstate.Set { return netstate.Set{} }

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 )
 
 // missing are the scenarios that build something in the firewall and do not say
@@ -123,8 +123,8 @@ func newPage(t *testing.T) page {
 
 // TestConstants has what is shown as constant be the same in every input.
 func TestConstants(t *testing.T) {
-	inputs := func(add string) []nat.Input {
-		return []nat.Input{
+	inputs := func(add string) []program.Input {
+		return []program.Input{
 			{Program: "nft", Text: "add table inet patchbay\nadd chain inet patchbay forward\n" + add},
 			{Program: "iptables-restore", Text: "*nat\n:PATCHBAY-ANY - [0:0]\n" + strings.ReplaceAll(add, "add rule", "-A") + "COMMIT\n"},
 		}
@@ -139,7 +139,7 @@ func TestConstants(t *testing.T) {
 		t.Error(err)
 	}
 	for i, in := range inputs("add rule inet patchbay forward drop\n") {
-		if _, err := p.own([]nat.Input{in}); err == nil {
+		if _, err := p.own([]program.Input{in}); err == nil {
 			t.Errorf("input %d of another rule is taken", i)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 )
 
 // Options are what a caller may set beside the command line.
@@ -91,7 +91,7 @@ type flags struct {
 	runDir, nodeName, backend, logLevel string
 	step                                func()
 	// findNAT replaces the backend auto where it is set.
-	findNAT func(nat.Options) (nat.Backend, error)
+	findNAT func(firewall.Options) (firewall.Backend, error)
 }
 
 func (f *flags) logger(w io.Writer, fallback slog.Level) (*slog.Logger, error) {

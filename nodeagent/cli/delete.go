@@ -11,7 +11,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
@@ -168,7 +168,7 @@ func (f *flags) deleteAll(cmd *cobra.Command, timeout time.Duration) error {
 }
 
 // unlisted is a firewall of which nothing is known or changed.
-type unlisted struct{ nat.Backend }
+type unlisted struct{ firewall.Backend }
 
 func (unlisted) Load(context.Context) error               { return nil }
 func (unlisted) Known() bool                              { return true }
@@ -192,5 +192,5 @@ func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Dur
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
 		return err
 	}
-	return errors.Join(n.engine.Left(), nat.CleanAll(cmd.Context(), n.nat, nat.Options{Source: s, Step: f.step}))
+	return errors.Join(n.engine.Left(), firewall.CleanAll(cmd.Context(), n.nat, firewall.Options{Source: s, Step: f.step}))
 }

@@ -18,9 +18,9 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/hostport"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/report"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
@@ -30,7 +30,7 @@ import (
 type node struct {
 	name    string
 	kernel  *kernel.Kernel
-	nat     nat.Backend
+	nat     firewall.Backend
 	store   *report.Store
 	metrics *report.Metrics
 	ports   *hostport.Ports
@@ -60,7 +60,7 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	if n.kernel, err = kernel.Open(kernel.Options{Source: source, NodeName: n.name, RunDir: f.runDir, Step: f.step}); err != nil {
 		return nil, err
 	}
-	if n.nat, err = f.firewall(nat.Options{Source: source, Step: f.step}); err != nil {
+	if n.nat, err = f.firewall(firewall.Options{Source: source, Step: f.step}); err != nil {
 		return nil, errors.Join(err, n.kernel.Close())
 	}
 	n.store.By(report.Node{Name: n.name, Backend: n.nat.Name()})
@@ -82,17 +82,17 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 
 // firewall is the backend that the command line chooses, or where it leaves that open,
 // the command.
-func (f *flags) firewall(o nat.Options) (nat.Backend, error) {
-	if f.backend == nat.KindAuto && f.findNAT != nil {
+func (f *flags) firewall(o firewall.Options) (firewall.Backend, error) {
+	if f.backend == firewall.KindAuto && f.findNAT != nil {
 		return f.findNAT(o)
 	}
-	return nat.New(f.backend, o)
+	return firewall.New(f.backend, o)
 }
 
 // retire removes what the node's other firewalls hold of the source.
 func (n *node) retire(source netstate.Source, step func()) func(context.Context) error {
 	return func(ctx context.Context) error {
-		return nat.Retire(ctx, n.nat, nat.Options{Source: source, Step: step})
+		return firewall.Retire(ctx, n.nat, firewall.Options{Source: source, Step: step})
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/nodeagent/report"
@@ -43,7 +43,9 @@ func (f *flags) status(cmd *cobra.Command, output string) error {
 		return err
 	}
 	look, by := *f, f.store().WrittenBy()
-	look.findNAT = func(o nat.Options) (nat.Backend, error) { return nat.InUse(cmd.Context(), by.Backend, o) }
+	look.findNAT = func(o firewall.Options) (firewall.Backend, error) {
+		return firewall.InUse(cmd.Context(), by.Backend, o)
+	}
 	if f.nodeName == "" {
 		look.nodeName = by.Name
 	}

@@ -20,9 +20,9 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/facts"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -61,7 +61,7 @@ type Reporter interface {
 type Options struct {
 	Source   netstate.Source
 	Kernel   Kernel
-	NAT      nat.Backend
+	NAT      firewall.Backend
 	Reporter Reporter
 	// HostPorts is asked before a port is published; nil if nobody is.
 	HostPorts HostPorts
@@ -102,7 +102,7 @@ type Engine struct {
 	progress atomic.Int64
 
 	// State of the loop's goroutine alone.
-	firewall *firewall
+	firewall *patientFirewall
 	units    map[netstate.Owner]*unit
 	ledger   *ledger.Ledger
 	// blind are owners of whom it is not known what the firewall holds.
@@ -183,7 +183,7 @@ func New(o Options) *Engine {
 		silent:   silent{},
 		ports:    hostPorts{said: map[string]bool{}},
 	}
-	e.firewall = &firewall{Backend: o.NAT, ended: e.firewallChanged}
+	e.firewall = &patientFirewall{Backend: o.NAT, ended: e.firewallChanged}
 	e.NAT = e.firewall
 	return e
 }

@@ -17,8 +17,9 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
@@ -29,7 +30,7 @@ type node struct {
 	t      *testing.T
 	engine *engine.Engine
 	kernel *kernel.Kernel
-	nat    nat.Backend
+	nat    firewall.Backend
 	drift  int
 	braked int
 	gone   map[netstate.Owner]bool
@@ -51,7 +52,7 @@ func newNode(t *testing.T, tune ...func(*engine.Options)) *node {
 	if n.kernel, err = kernel.Open(kernel.Options{Source: netstate.SourceLocal, NodeName: "node1", RunDir: "/run"}); err != nil {
 		t.Fatal(err)
 	}
-	if n.nat, err = nat.New("nftables", nat.Options{Source: netstate.SourceLocal}); err != nil {
+	if n.nat, err = firewall.New("nftables", firewall.Options{Source: netstate.SourceLocal}); err != nil {
 		t.Fatal(err)
 	}
 	o := engine.Options{Source: netstate.SourceLocal, Kernel: n.kernel, NAT: n.nat, Reporter: n, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
@@ -174,7 +175,7 @@ func TestQuiet(t *testing.T) {
 
 func generation(t *testing.T) uint32 {
 	t.Helper()
-	g, err := nat.Generation()
+	g, err := nfnl.Generation()
 	if err != nil {
 		t.Fatal(err)
 	}

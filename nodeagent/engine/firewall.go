@@ -7,16 +7,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// firewall is a Backend whose programs may hang while the loop goes on: a call that
+// patientFirewall is a Backend whose programs may hang while the loop goes on: a call that
 // the loop's patience is too short for ends beside it, and until then the firewall is
 // not known. Its methods are for the loop's goroutine alone.
-type firewall struct {
-	nat.Backend
+type patientFirewall struct {
+	firewall.Backend
 	// patience is how long the loop waits for a call; zero is until it ends.
 	patience time.Duration
 	// ended is called when a call ends that the loop did not wait for.
@@ -45,7 +46,7 @@ type firewall struct {
 const loopPatience = 3 * time.Second
 
 // busy reports whether a call goes on beside the loop.
-func (f *firewall) busy() bool {
+func (f *patientFirewall) busy() bool {
 	select {
 	case f.last = <-f.beside:
 		f.beside, f.read = nil, f.reading && f.last == nil
@@ -55,7 +56,7 @@ func (f *firewall) busy() bool {
 }
 
 // run calls a function and waits for it as long as the loop may.
-func (f *firewall) run(reading bool, call func() error) error {
+func (f *patientFirewall) run(reading bool, call func() error) error {
 	if f.patience == 0 {
 		return call()
 	}
@@ -85,18 +86,18 @@ func (f *firewall) run(reading bool, call func() error) error {
 }
 
 // unanswered is the error of what needs the firewall while it does not answer.
-func (f *firewall) unanswered() error {
-	if hung := (*nat.NoAnswer)(nil); errors.As(f.last, &hung) {
+func (f *patientFirewall) unanswered() error {
+	if hung := (*program.NoAnswer)(nil); errors.As(f.last, &hung) {
 		return hung
 	}
-	program := f.Name()
-	if program == nat.KindNFTables {
-		program = "nft"
+	name := f.Name()
+	if name == firewall.KindNFTables {
+		name = "nft"
 	}
-	return &nat.NoAnswer{Program: program, After: f.patience}
+	return &program.NoAnswer{Program: name, After: f.patience}
 }
 
-func (f *firewall) Load(ctx context.Context) error {
+func (f *patientFirewall) Load(ctx context.Context) error {
 	if f.busy() {
 		return f.unanswered()
 	}
@@ -113,11 +114,11 @@ func (f *firewall) Load(ctx context.Context) error {
 	return f.Forget(nil)
 }
 
-func (f *firewall) Apply(ctx context.Context, steps []plan.Step) error {
+func (f *patientFirewall) Apply(ctx context.Context, steps []plan.Step) error {
 	return f.run(false, func() error { return f.Backend.Apply(ctx, steps) })
 }
 
-func (f *firewall) Forget(gone []netip.Addr) error {
+func (f *patientFirewall) Forget(gone []netip.Addr) error {
 	if f.gone = append(f.gone, gone...); len(f.gone) == 0 || f.busy() {
 		return nil
 	}
@@ -125,33 +126,33 @@ func (f *firewall) Forget(gone []netip.Addr) error {
 	return f.Backend.Forget(gone)
 }
 
-func (f *firewall) Known() bool { return !f.busy() && f.Backend.Known() }
+func (f *patientFirewall) Known() bool { return !f.busy() && f.Backend.Known() }
 
 // Intact reports true of a firewall that is not known: nothing in it can be mended.
-func (f *firewall) Intact() bool { return !f.Known() || f.Backend.Intact() }
+func (f *patientFirewall) Intact() bool { return !f.Known() || f.Backend.Intact() }
 
-func (f *firewall) Observe(keys []netstate.Key) netstate.Set {
+func (f *patientFirewall) Observe(keys []netstate.Key) netstate.Set {
 	if f.busy() {
 		return netstate.Set{}
 	}
 	return f.Backend.Observe(keys)
 }
 
-func (f *firewall) Held() netstate.Set {
+func (f *patientFirewall) Held() netstate.Set {
 	if f.busy() {
 		return netstate.Set{}
 	}
 	return f.Backend.Held()
 }
 
-func (f *firewall) Blockers() []netstate.Blocker {
+func (f *patientFirewall) Blockers() []netstate.Blocker {
 	if !f.busy() {
 		f.blockers = f.Backend.Blockers()
 	}
 	return f.blockers
 }
 
-func (f *firewall) Watch(ctx context.Context, fn func()) error {
+func (f *patientFirewall) Watch(ctx context.Context, fn func()) error {
 	return f.Backend.Watch(ctx, func() {
 		f.changes.Add(1)
 		fn()
@@ -160,7 +161,7 @@ func (f *firewall) Watch(ctx context.Context, fn func()) error {
 
 // finish waits for the call beside the loop, whose programs the end of the loop's
 // context kills.
-func (f *firewall) finish() {
+func (f *patientFirewall) finish() {
 	if f.beside == nil {
 		return
 	}

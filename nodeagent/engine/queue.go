@@ -8,8 +8,8 @@ import (
 	"slices"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -148,7 +148,7 @@ func (e *Engine) reloadNAT(ctx context.Context) {
 // addUnknown adds the owners of whom nobody can tell whether they are filtered, so
 // that they say so, unless they do. A single failure is over before that is read.
 func (e *Engine) addUnknown(err error) {
-	if hung := (*nat.NoAnswer)(nil); !errors.As(err, &hung) && e.natFailures == 1 {
+	if hung := (*program.NoAnswer)(nil); !errors.As(err, &hung) && e.natFailures == 1 {
 		return
 	}
 	for o, u := range e.units {

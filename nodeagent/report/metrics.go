@@ -6,7 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -56,7 +56,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "patchbay_firewall_timeouts_total",
 		Help: "Runs of nft or iptables that did not end in time and were killed.",
-	}, func() float64 { return float64(nat.Unanswered()) }))
+	}, func() float64 { return float64(program.Unanswered()) }))
 	r.MustRegister(m.changes, m.brakes, m.writes, m.state, m.pods, m.runtime)
 	return m
 }

@@ -16,8 +16,8 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
@@ -95,7 +95,7 @@ func newEngine(b *testing.B) *engine.Engine {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = k.Close() })
-	n, err := nat.New("nftables", nat.Options{Source: netstate.SourceLocal})
+	n, err := firewall.New("nftables", firewall.Options{Source: netstate.SourceLocal})
 	if err != nil {
 		b.Fatal(err)
 	}

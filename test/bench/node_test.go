@@ -12,8 +12,8 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -115,13 +115,13 @@ func withEngine(b *testing.B, measure func(*engine.Engine, *stopwatch, []engine.
 	}
 }
 
-func drivers(b *testing.B, source netstate.Source, w *stopwatch) (*kernel.Kernel, nat.Backend) {
+func drivers(b *testing.B, source netstate.Source, w *stopwatch) (*kernel.Kernel, firewall.Backend) {
 	k, err := kernel.Open(kernel.Options{Source: source, NodeName: nodeName, RunDir: "/run", Step: w.step})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = k.Close() })
-	n, err := nat.New(nat.KindNFTables, nat.Options{Source: source, Step: w.step})
+	n, err := firewall.New(firewall.KindNFTables, firewall.Options{Source: source, Step: w.step})
 	if err != nil {
 		b.Fatal(err)
 	}

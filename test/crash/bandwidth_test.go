@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -21,7 +21,7 @@ func TestKillWhileLimiting(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	b := newBench(t, nat.KindNFTables)
+	b := newBench(t, firewall.KindNFTables)
 	address := []byte(`  addresses: ["192.168.1.2/24"]`)
 	limited := bytes.ReplaceAll(b.manifest, address, append([]byte("  bandwidth: {ingressRate: 20M, egressRate: 20M}\n"), address...))
 	b.fill()

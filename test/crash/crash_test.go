@@ -20,7 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/cli"
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -59,9 +59,9 @@ func step() func() {
 
 // TestKillWhileBuilding kills the agent after each step of building the
 // quickstart.
-func TestKillWhileBuilding(t *testing.T) { killWhileBuilding(t, nat.KindNFTables) }
+func TestKillWhileBuilding(t *testing.T) { killWhileBuilding(t, firewall.KindNFTables) }
 
-func TestKillWhileBuildingWithIPTables(t *testing.T) { killWhileBuilding(t, nat.KindIPTables) }
+func TestKillWhileBuildingWithIPTables(t *testing.T) { killWhileBuilding(t, firewall.KindIPTables) }
 
 func killWhileBuilding(t *testing.T, backend string) {
 	if !sandbox.Enter(t) {
@@ -90,9 +90,9 @@ func killWhileBuilding(t *testing.T, backend string) {
 }
 
 // TestKillWhileRemoving kills the agent after each step of removing it again.
-func TestKillWhileRemoving(t *testing.T) { killWhileRemoving(t, nat.KindNFTables) }
+func TestKillWhileRemoving(t *testing.T) { killWhileRemoving(t, firewall.KindNFTables) }
 
-func TestKillWhileRemovingWithIPTables(t *testing.T) { killWhileRemoving(t, nat.KindIPTables) }
+func TestKillWhileRemovingWithIPTables(t *testing.T) { killWhileRemoving(t, firewall.KindIPTables) }
 
 func killWhileRemoving(t *testing.T, backend string) {
 	if !sandbox.Enter(t) {
@@ -258,9 +258,9 @@ func (b *bench) poll(limit time.Duration, ok func() bool, late func()) {
 // TestKillWhileEditing kills apply after each step of changing what another
 // process built: the next apply finishes the edit, and nothing of the old is
 // left open.
-func TestKillWhileEditing(t *testing.T) { killWhileEditing(t, nat.KindNFTables) }
+func TestKillWhileEditing(t *testing.T) { killWhileEditing(t, firewall.KindNFTables) }
 
-func TestKillWhileEditingWithIPTables(t *testing.T) { killWhileEditing(t, nat.KindIPTables) }
+func TestKillWhileEditingWithIPTables(t *testing.T) { killWhileEditing(t, firewall.KindIPTables) }
 
 func killWhileEditing(t *testing.T, backend string) {
 	if !sandbox.Enter(t) {

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/nat"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 )
 
 var (
@@ -40,7 +40,7 @@ func (b *bench) dump() []string {
 }
 
 func (b *bench) firewall() []string {
-	if b.backend == nat.KindNFTables {
+	if b.backend == firewall.KindNFTables {
 		return section("nft", strings.NewReplacer(",", "\n", "{", "\n", "}", "\n").Replace(output("nft", "list", "ruleset")))
 	}
 	// To look at a table of iptables makes it, with its built-in chains.

@@ -1,0 +1,63 @@
+package firewall
+
+import (
+	"net"
+	"slices"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/conntrack"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+// TestAsk has the kernel tell of exactly those connections that are asked for.
+func TestAsk(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	buildWorld(t)
+	bridgeNF(t, false)
+	serveAll(t, placeA, 80)
+	b := backend(t, netstate.SourceLocal)
+	six := net.JoinHostPort(placeA.v6.String(), "80")
+	four := net.JoinHostPort(placeA.v4.String(), "80")
+	firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.List(without(netstate.Set{}.Add(firewalltest.Publish("0.0.0.0", "tcp", 8001, four), firewalltest.Publish("0.0.0.0", "udp", 8001, four),
+		firewalltest.Publish("0.0.0.0", "tcp", 8002, four), firewalltest.Publish("::", "tcp", 8001, six), firewalltest.Publish("::", "tcp", 8002, six))))...))
+	for _, to := range []string{node4 + ":8001", node4 + ":8002", "[" + node6 + "]:8001", "[" + node6 + "]:8002"} {
+		connect(t, "tcp", to).says(t, "")
+	}
+	connect(t, "udp", node4+":8001").says(t, four)
+	is := func(c conntrack.Connection) bool { return c.Orig.Proto == 6 && c.Orig.Dst.Port() == 8001 }
+	told(t, unix.AF_INET, conntrack.Ask{Proto: 6, Port: 8001}, 1, is)
+	told(t, unix.AF_INET6, conntrack.Ask{Proto: 6, Port: 8001}, 1, is)
+	told(t, unix.AF_INET, conntrack.Ask{Proto: 17, Port: 8001}, 1, func(c conntrack.Connection) bool { return c.Orig.Proto == 17 })
+	told(t, unix.AF_INET, conntrack.Ask{From: placeA.v4}, 3, func(c conntrack.Connection) bool { return c.Reply.Src.Addr() == placeA.v4 })
+	told(t, unix.AF_INET, conntrack.Ask{Src: firewalltest.Addr(out4)}, 3, func(c conntrack.Connection) bool { return c.Orig.Src.Addr() == firewalltest.Addr(out4) })
+	told(t, unix.AF_INET, conntrack.Ask{Dst: firewalltest.Addr(node4)}, 3, func(c conntrack.Connection) bool { return c.Orig.Dst.Addr() == firewalltest.Addr(node4) })
+	told(t, unix.AF_INET, conntrack.Ask{Dst: placeA.v4}, 0, nil)
+	told(t, unix.AF_INET, conntrack.Ask{Proto: 6, Port: 8002, Src: firewalltest.Addr(out4)}, 1, func(c conntrack.Connection) bool { return c.Orig.Dst.Port() == 8002 })
+	told(t, unix.AF_INET, conntrack.Ask{}, 3, func(conntrack.Connection) bool { return true })
+	told(t, unix.AF_INET6, conntrack.Ask{}, 2, func(conntrack.Connection) bool { return true })
+}
+
+// told expects a dump of so many connections to publishes, all of which are right.
+func told(t *testing.T, family netlink.InetFamily, a conntrack.Ask, count int, right func(conntrack.Connection) bool) {
+	t.Helper()
+	entries, err := conntrack.DumpConnections(family, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []conntrack.Connection
+	for _, e := range entries {
+		if c, ok := conntrack.ParseConnection(e); ok && (c.Orig.Dst.Port() == 8001 || c.Orig.Dst.Port() == 8002) {
+			list = append(list, c)
+		}
+	}
+	if len(list) != count || slices.ContainsFunc(list, func(c conntrack.Connection) bool { return !right(c) }) {
+		t.Errorf("asked for %+v, told of %v, want %d", a, list, count)
+	}
+}

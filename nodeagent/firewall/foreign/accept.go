@@ -1,0 +1,364 @@
+package foreign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"golang.org/x/sys/unix"
+)
+
+// The openings in iptables' chains, which are in tables of nftables' own: Docker
+// sets the policy of FORWARD to DROP there and leaves DOCKER-USER to others. Their
+// chain does not have the prefix of the Backend that is iptables, which makes
+// Accepts otherwise and mends what has it.
+const (
+	filterTable = "filter"
+	chainDocker = "DOCKER-USER"
+	AcceptChain = "PATCHBAY_OPENINGS"
+)
+
+// Accepts are the rules of ours in iptables' FORWARD.
+type Accepts struct {
+	source netstate.Source
+	// write carries out a restore of iptables-nft.
+	write func(context.Context, iptsave.Restore) error
+	// Rules are those of each opening of our source, as iptables lists them.
+	Rules map[netstate.Key][]string
+	// others counts the rules of other sources, and strays are those of none.
+	others map[netstate.Family]int
+	strays map[netstate.Family][]string
+	// chains says in which families the chain is there, and jumps in which packets
+	// come to it.
+	chains, jumps map[netstate.Family]bool
+	// entered are the chains that packets come to before a rule drops them.
+	entered map[netstate.Family]map[string]bool
+}
+
+func NewAccepts(s netstate.Source, write func(context.Context, iptsave.Restore) error) Accepts {
+	return Accepts{source: s, write: write, Rules: map[netstate.Key][]string{}, others: map[netstate.Family]int{}, strays: map[netstate.Family][]string{},
+		chains: map[netstate.Family]bool{}, jumps: map[netstate.Family]bool{}}
+}
+
+// IptablesNFT finds a program of iptables-nft for a family, such as
+// ip6tables-nft-restore; it is empty where there is none.
+func IptablesNFT(f netstate.Family, suffix string) string {
+	path, _ := exec.LookPath(iptsave.NFT.Program(f == netstate.IPv6, suffix))
+	return path
+}
+
+// Load reads our rules, where there is a chain of ours.
+func (o *Accepts) Load(ctx context.Context, chains []nfnl.Chain, entered map[netstate.Family]map[string]bool) error {
+	*o = NewAccepts(o.source, o.write)
+	o.entered = entered
+	for _, c := range chains {
+		of := ForwardFamilies[c.Family]
+		if c.Table != filterTable || c.Name != AcceptChain || len(of) != 1 || IptablesNFT(of[0], "") == "" {
+			continue
+		}
+		if err := o.read(ctx, of[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *Accepts) read(ctx context.Context, f netstate.Family) error {
+	rules, err := rulesOfFilter(ctx, f, AcceptChain)
+	if err != nil {
+		return err
+	}
+	for _, r := range rules {
+		source, name, owned := iptsave.OwnerOf(r.Spec)
+		is, named := AcceptNamed(name)
+		switch {
+		case !owned || !named:
+			o.strays[f] = append(o.strays[f], r.Spec)
+		case source != o.source:
+			o.others[f]++
+		default:
+			o.Rules[is.Key()] = append(o.Rules[is.Key()], r.Spec)
+		}
+	}
+	o.chains[f], o.jumps[f] = true, o.entered[f][AcceptChain]
+	return nil
+}
+
+// rulesOfFilter lists the rules of iptables-nft's table filter, or of one chain there.
+func rulesOfFilter(ctx context.Context, f netstate.Family, chain ...string) ([]iptsave.Rule, error) {
+	args := append([]string{"-w", fmt.Sprint(iptsave.LockPatience), "-t", filterTable, "-S"}, chain...)
+	out, err := program.Run(ctx, "", IptablesNFT(f, ""), args...)
+	if err != nil {
+		return nil, fmt.Errorf("list rules of table %s: %w", filterTable, err)
+	}
+	var rules []iptsave.Rule
+	for line := range strings.Lines(string(out)) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "-A "); ok {
+			in, spec, _ := strings.Cut(rest, " ")
+			rules = append(rules, iptsave.InTable(f == netstate.IPv6, filterTable).At(in).With(spec))
+		}
+	}
+	return rules, nil
+}
+
+// jump is the rule that leads to our chain.
+const jump = iptsave.Marked + "-j " + AcceptChain
+
+// openingJumps are the rules of ours that lead to our chain, wherever they are.
+func openingJumps(ctx context.Context, f netstate.Family) ([]iptsave.Rule, error) {
+	rules, err := rulesOfFilter(ctx, f)
+	return slices.DeleteFunc(rules, func(r iptsave.Rule) bool { return iptsave.Canon(r.Spec) != iptsave.Canon(jump) }), err
+}
+
+// AcceptNamed is the opening of a key's text after its kind.
+func AcceptNamed(name string) (netstate.Opening, bool) {
+	kind, rest, _ := strings.Cut(name, " ")
+	link, more, _ := strings.Cut(rest, " ")
+	o := openingFrom(link, more)
+	return o, kind == netstate.KindOpening.String() && o.Key().String() == name && book.Check(o) == nil
+}
+
+// Whole returns the opening of a key if its rules are there, and no others, and lead
+// somewhere.
+func (o *Accepts) Whole(k netstate.Key) (netstate.Opening, bool) {
+	rules, held := o.Rules[k]
+	is, known := AcceptNamed(k.String())
+	return is, held && known && o.jumps[is.Family] && iptsave.SameSpecs(inOrderOf(rules), inOrderOf(AcceptRules(o.source, is)))
+}
+
+func inOrderOf(specs []string) []string {
+	return slices.SortedFunc(slices.Values(specs), func(a, b string) int { return strings.Compare(iptsave.Canon(a), iptsave.Canon(b)) })
+}
+
+// ApartAccepts takes the steps of openings out of others.
+func ApartAccepts(steps []plan.Step) (opened, rest []plan.Step) {
+	for _, s := range steps {
+		if s.Key.Kind == netstate.KindOpening {
+			opened = append(opened, s)
+		} else {
+			rest = append(rest, s)
+		}
+	}
+	return opened, rest
+}
+
+// Open carries out steps of openings, those of a family in one transaction.
+func (o *Accepts) Open(ctx context.Context, steps []plan.Step) error {
+	var errs []error
+	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
+		of := ofOpenings(steps, f)
+		if len(of) == 0 {
+			continue
+		}
+		if err := o.openIn(ctx, f, of); err != nil {
+			errs = append(errs, fmt.Errorf("change openings of %s: %w", f, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func ofOpenings(steps []plan.Step, f netstate.Family) []plan.Step {
+	of := slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool {
+		is, ok := AcceptNamed(s.Key.String())
+		return !ok || is.Family != f
+	})
+	slices.SortFunc(of, func(a, b plan.Step) int { return a.Key.Compare(b.Key) })
+	return of
+}
+
+func (o *Accepts) openIn(ctx context.Context, f netstate.Family, steps []plan.Step) error {
+	if IptablesNFT(f, "-restore") == "" {
+		return errors.New("there is no iptables")
+	}
+	rules := o.after(steps)
+	if o.others[f] == 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(rules)), func(k netstate.Key) bool {
+		is, _ := AcceptNamed(k.String())
+		return is.Family == f
+	}) {
+		return o.removeChain(ctx, f)
+	}
+	var jumps []iptsave.Rule
+	if o.chains[f] && !o.jumps[f] {
+		var err error
+		if jumps, err = openingJumps(ctx, f); err != nil {
+			return err
+		}
+	}
+	if err := o.restore(ctx, f, o.commands(f, steps, jumps)); err != nil {
+		return err
+	}
+	o.Rules, o.chains[f], o.jumps[f] = rules, true, true
+	delete(o.strays, f)
+	return nil
+}
+
+// after are the rules once steps are carried out.
+func (o *Accepts) after(steps []plan.Step) map[netstate.Key][]string {
+	rules := maps.Clone(o.Rules)
+	for _, s := range steps {
+		delete(rules, s.Key)
+		if is, ok := s.New.(netstate.Opening); ok && s.Op != plan.Delete {
+			rules[s.Key] = AcceptRules(o.source, is)
+		}
+	}
+	return rules
+}
+
+// commands carry out the steps of a family, and have packets come to our chain
+// before any rule that drops them; jumps are those that lead there now, too late.
+func (o *Accepts) commands(f netstate.Family, steps []plan.Step, jumps []iptsave.Rule) []string {
+	var out []string
+	if !o.chains[f] {
+		out = append(out, "-N "+AcceptChain)
+	}
+	remove := func(specs []string) {
+		for _, spec := range specs {
+			out = append(out, "-D "+AcceptChain+" "+spec)
+		}
+	}
+	remove(o.strays[f])
+	for _, s := range steps {
+		remove(o.Rules[s.Key])
+		if is, ok := s.New.(netstate.Opening); ok && s.Op != plan.Delete {
+			for _, spec := range AcceptRules(o.source, is) {
+				out = append(out, "-A "+AcceptChain+" "+spec)
+			}
+		}
+	}
+	if o.jumps[f] {
+		return out
+	}
+	entrance := iptsave.Forward
+	if o.entered[f][chainDocker] {
+		entrance = chainDocker
+	}
+	return append(append(out, iptsave.Deletions(jumps)...), "-I "+entrance+" "+jump)
+}
+
+// removeChain removes the chain of a family with all rules, and what leads there.
+func (o *Accepts) removeChain(ctx context.Context, f netstate.Family) error {
+	if !o.chains[f] {
+		return nil
+	}
+	jumps, err := openingJumps(ctx, f)
+	if err != nil {
+		return err
+	}
+	if err := o.restore(ctx, f, append(iptsave.Deletions(jumps), "-F "+AcceptChain, "-X "+AcceptChain)); err != nil {
+		return fmt.Errorf("remove chain %s: %w", AcceptChain, err)
+	}
+	maps.DeleteFunc(o.Rules, func(k netstate.Key, _ []string) bool { return len(ofOpenings([]plan.Step{{Key: k}}, f)) > 0 })
+	delete(o.chains, f)
+	delete(o.jumps, f)
+	delete(o.strays, f)
+	delete(o.others, f)
+	return nil
+}
+
+// CloseOwn removes the openings of our source.
+func (o *Accepts) CloseOwn(ctx context.Context) error {
+	var steps []plan.Step
+	for k := range o.Rules {
+		steps = append(steps, plan.Step{Op: plan.Delete, Key: k})
+	}
+	return o.Open(ctx, steps)
+}
+
+// CloseAll removes all openings, whatever their source.
+func (o *Accepts) CloseAll(ctx context.Context) error {
+	var errs []error
+	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
+		errs = append(errs, o.removeChain(ctx, f))
+	}
+	return errors.Join(errs...)
+}
+
+// AboutAccepts looks for events about the chain that has our openings.
+func AboutAccepts(kind uint16, body []byte) bool {
+	_, table, attrs := nfnl.TableOf(kind, body)
+	if table != filterTable {
+		return false
+	}
+	switch kind & 0xff {
+	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
+		return nfnl.NameIn(attrs, unix.NFTA_RULE_CHAIN) == AcceptChain
+	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
+		return nfnl.NameIn(attrs, unix.NFTA_CHAIN_NAME) == AcceptChain
+	}
+	return false
+}
+
+// openingFrom reads an opening's name, such as "ipv4 out eth0" or "ipv4 to
+// 10.0.0.2:80-82/tcp".
+func openingFrom(link, name string) netstate.Opening {
+	family, rest, _ := strings.Cut(name, " ")
+	o := netstate.Opening{Family: netstate.Family(family), Link: link}
+	switch way, what, _ := strings.Cut(rest, " "); way {
+	case "out":
+		o.Out = what
+	case "to":
+		what, o.Proto, _ = strings.Cut(what, "/")
+		colon := strings.LastIndex(what, ":")
+		ports := book.Fields{what[colon+1:]}
+		first, last := ports.Ports(0)
+		o.To, _ = netip.ParseAddrPort(fmt.Sprintf("%s:%d", what[:max(colon, 0)], first))
+		o.End = last
+	}
+	return o
+}
+
+// answering packets are of connections that others opened to where these come from.
+const answering = " -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY"
+
+// AcceptRules are the rules of an opening. None accepts by where a packet comes from
+// alone: the receiver may be a guest of others, kept from strangers by what drops after
+// this.
+func AcceptRules(s netstate.Source, o netstate.Opening) []string {
+	rule := func(match string) string {
+		return fmt.Sprintf("%s -m comment --comment %q -j ACCEPT", match, iptsave.Comment(s, o.Key()))
+	}
+	switch {
+	case o.Out != "":
+		return []string{rule("-i " + o.Link + " -o " + o.Out)}
+	case o.To.IsValid():
+		ports := fmt.Sprint(o.To.Port())
+		if o.End != 0 {
+			ports += fmt.Sprintf(":%d", o.End)
+		}
+		host, by := netip.PrefixFrom(o.To.Addr(), o.To.Addr().BitLen()).String(), " -p "+o.Proto
+		return []string{
+			rule("-d " + host + " -o " + o.Link + by + " --dport " + ports + " -m conntrack --ctstate DNAT"),
+			rule("-s " + host + " -i " + o.Link + by + " --sport " + ports + " -m conntrack --ctstate DNAT --ctdir REPLY"),
+		}
+	}
+	return []string{rule("-o " + o.Link), rule("-i " + o.Link + answering)}
+}
+
+// restore carries out commands in the table filter of iptables-nft, all or none.
+func (o *Accepts) restore(ctx context.Context, f netstate.Family, commands []string) error {
+	return o.write(ctx, iptsave.Restore{Six: f == netstate.IPv6, Text: iptsave.Text(filterTable, commands), Commits: 1})
+}
+
+// AcceptInputs are what makes the openings of each family where there is no chain
+// for them yet, and none of Docker's.
+func AcceptInputs(source netstate.Source, steps []plan.Step) []program.Input {
+	o := NewAccepts(source, nil)
+	var out []program.Input
+	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
+		if of := ofOpenings(steps, f); len(of) > 0 {
+			out = append(out, program.Input{Program: iptsave.NFT.Program(f == netstate.IPv6, "-restore"), Text: iptsave.Text(filterTable, o.commands(f, of, nil))})
+		}
+	}
+	return out
+}

@@ -1,0 +1,58 @@
+package firewall
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+// TestForwardWatch hears of what others do to forwarded packets, and not of what a
+// service proxy does all the time.
+func TestForwardWatch(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	eachKind(t, func(t *testing.T, k kind) {
+		if k.name == "iptables-legacy" {
+			t.Skip("it is polled: see the scenario legacy-iptables")
+		}
+		firewalltest.Run(t, `nft 'add table ip proxy; add chain ip proxy services; add chain ip proxy check
+			add chain ip proxy forward { type filter hook forward priority 0 ; }
+			add set ip proxy no { type ipv4_addr ; }
+			add rule ip proxy forward ct state new jump check; add rule ip proxy check ip daddr @no reject'
+			nft 'add table inet site; add chain inet site zones; add chain inet site forward { type filter hook forward priority 10 ; }; add rule inet site forward jump zones'
+			iptables -N SITE; iptables -A FORWARD -j SITE`)
+		defer firewalltest.Run(t, `nft delete table ip proxy; nft delete table inet site 2>/dev/null; iptables -F; iptables -X; true`)
+		b := k.loaded(t, netstate.SourceLocal)
+		w := firewalltest.WatchAll(t, b)
+		for i := range 20 {
+			firewalltest.Run(t, fmt.Sprintf(`nft 'add element ip proxy no { 10.0.0.%d }; add rule ip proxy services ip daddr 10.0.0.%d accept; add rule ip proxy check tcp dport %d reject
+				flush chain ip proxy forward; add rule ip proxy forward ct state new jump check'`, i, i, 1+i))
+		}
+		w.Quiet(t)
+		firewalltest.Run(t, "nft 'add table inet later; add chain inet later f { type filter hook forward priority 10 ; }'")
+		defer firewalltest.Run(t, "nft delete table inet later")
+		w.Quiet(t)
+		for _, command := range []string{
+			"nft add rule inet later f drop",
+			"nft flush chain inet later f",
+			"nft add rule inet site zones reject",
+			"nft flush chain inet site zones",
+			"nft add rule inet site forward drop",
+			"nft insert rule inet site forward iifname br-red accept",
+			"nft delete table inet site",
+			"iptables -A SITE -j REJECT",
+			"iptables -F SITE",
+			"nft 'add table inet site; add chain inet site late { type filter hook forward priority 10 ; policy drop ; }'",
+		} {
+			firewalltest.Run(t, command)
+			w.Fires(t)
+			if err := b.Load(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

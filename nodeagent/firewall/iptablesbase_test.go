@@ -1,0 +1,70 @@
+package firewall
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptables"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+// TestNothingOfIPTablesStays shows that tables and base chains of iptables-nft that
+// were not there go with the last rule of ours, and that others' stay: a chain that
+// was there empty, one with a rule of theirs, one whose policy they have set.
+func TestNothingOfIPTablesStays(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	run := func(command string) string {
+		t.Helper()
+		out, err := exec.Command("sh", "-c", command).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
+		return string(out)
+	}
+	b, err := iptables.New(iptsave.NFT, book.Options{Source: netstate.SourceLocal, Step: func() {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Legacy() {
+		t.Fatalf("%s is not iptables-nft", b.Program(false, ""))
+	}
+	objects := []netstate.Object{netstate.ForwardGuard{Family: netstate.IPv4}, netstate.ForwardGuard{Family: netstate.IPv6}}
+	for name, test := range map[string]struct{ before, meanwhile, stays string }{
+		"nothing before":        {before: "true", meanwhile: "true"},
+		"an empty chain before": {before: "nft add table ip filter; nft 'add chain ip filter FORWARD { type filter hook forward priority filter; policy accept; }'", meanwhile: "true", stays: "chain FORWARD"},
+		"a rule meanwhile":      {before: "true", meanwhile: "iptables-nft -A FORWARD -s 192.0.2.1 -j DROP", stays: "192.0.2.1"},
+		"a policy meanwhile":    {before: "true", meanwhile: "ip6tables-nft -P FORWARD DROP", stays: "policy drop"},
+	} {
+		run(test.before)
+		before := run("nft list ruleset")
+		if err := b.Load(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		firewalltest.Apply(t, b, firewalltest.Creates(objects...))
+		run(test.meanwhile)
+		// Another process removes, as after a SIGKILL.
+		other, err := iptables.New(iptsave.NFT, book.Options{Source: netstate.SourceLocal, Step: func() {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Clean(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		after := run("nft list ruleset")
+		if test.meanwhile == "true" && after != before {
+			t.Errorf("%s: %s\nis now %s", name, before, after)
+		}
+		if !strings.Contains(after, test.stays) || strings.Contains(after, iptsave.Prefix) {
+			t.Errorf("%s: left %s", name, after)
+		}
+		run("nft flush ruleset")
+	}
+}

@@ -1,0 +1,121 @@
+package firewall
+
+import (
+	"context"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptables"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// kind is a backend as tests make it.
+type kind struct {
+	name string
+	make func(testing.TB, book.Options) Backend
+}
+
+// kinds are all backends, iptables in both variants whichever is the node's own.
+var kinds = []kind{
+	{"nftables", openNFT},
+	{"iptables-nft", func(t testing.TB, o book.Options) Backend { return ipBackend(t, iptsave.NFT, o) }},
+	{"iptables-legacy", func(t testing.TB, o book.Options) Backend { return ipBackend(t, iptsave.Legacy, o) }},
+}
+
+func ipBackend(t testing.TB, v iptsave.Variant, o book.Options) *iptables.Driver {
+	t.Helper()
+	if o.Step == nil {
+		o.Step = func() {}
+	}
+	b, err := iptables.New(v, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (k kind) open(t testing.TB, source netstate.Source) Backend {
+	t.Helper()
+	return k.make(t, book.Options{Source: source})
+}
+
+// loaded is a backend that has just read the kernel.
+func (k kind) loaded(t testing.TB, source netstate.Source) Backend {
+	t.Helper()
+	b := k.open(t, source)
+	if err := b.Load(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// eachKind runs a test with every backend that can work here; prefix begins the
+// names of its subtests.
+func eachKind(t *testing.T, test func(*testing.T, kind), prefix ...string) {
+	t.Helper()
+	for _, k := range kinds {
+		runKind(t, k, strings.Join(prefix, "")+k.name, test)
+	}
+}
+
+func runKind(t *testing.T, k kind, name string, test func(*testing.T, kind)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		if k.name == "iptables-legacy" && exec.Command("iptables-legacy", "-t", "nat", "-S").Run() != nil {
+			t.Skip("this kernel has no legacy iptables")
+		}
+		test(t, k)
+	})
+}
+
+// able are the objects that a backend can hold.
+func able(b Backend, s netstate.Set) (objects []netstate.Object) {
+	for _, o := range firewalltest.List(s) {
+		switch o.(type) {
+		case netstate.PortFilter, netstate.PortAddress, netstate.AllowedMAC, netstate.AllowedPrefix, netstate.DHCPClient:
+			if !b.AntiSpoof() {
+				continue
+			}
+		}
+		objects = append(objects, o)
+	}
+	return objects
+}
+
+func clean(t testing.TB, b Backend) {
+	t.Helper()
+	if err := b.Clean(context.Background()); err != nil {
+		t.Error(err)
+	}
+	firewalltest.Same(t, "what is left", "", firewall(t))
+}
+
+// firewall is all of ours in whatever firewall: built-in tables that are left
+// empty are not.
+func firewall(t testing.TB) string {
+	t.Helper()
+	var out []string
+	for _, command := range []string{"nft list ruleset | grep -A999 -E 'table (inet|bridge)' || true", saveOf(iptsave.NFT), saveOf(iptsave.Legacy)} {
+		out = append(out, firewalltest.Run(t, command))
+	}
+	return firewalltest.ListedCounts.ReplaceAllString(strings.Join(out, ""), "packets 0 bytes 0")
+}
+
+// saveOf lists what a variant holds of ours and whoever stands beside it.
+func saveOf(v iptsave.Variant) string {
+	return "for f in iptables ip6tables; do $f-" + string(v) + "-save 2>/dev/null | grep -E '^(-A|:PATCHBAY|:FORWARD DROP)' || true; done"
+}
+
+var tableLines = regexp.MustCompile(`(?m)^(#.*|:[A-Z]+ ACCEPT.*|COMMIT)\n`)
+
+// tablesOf shows what a variant holds, as iptables-save does.
+func tablesOf(t testing.TB, v iptsave.Variant) string {
+	t.Helper()
+	text := firewalltest.Run(t, "for f in iptables ip6tables; do echo \"$f:\"; for t in raw filter mangle nat; do $f-"+string(v)+"-save -t $t 2>/dev/null; done; done")
+	return tableLines.ReplaceAllString(text, "")
+}

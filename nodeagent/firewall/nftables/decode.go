@@ -1,0 +1,179 @@
+package nftables
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// held is an element that the kernel holds.
+type held struct {
+	value string
+	// source is empty where the comment is not ours: then nobody owns the
+	// element, and it goes.
+	source netstate.Source
+	note   string
+}
+
+// entry is an object of ours.
+type entry struct {
+	object netstate.Object
+	// exact objects have all their elements and no contradictory ones.
+	exact bool
+	// extra elements contradict the object.
+	extra []id
+}
+
+// objects reconstructs what the given elements were made of; holds are all
+// elements that the kernel holds. Elements that belong to no object, such as a
+// target that nothing leads to, contribute nothing.
+func objects(own map[id]held, holds map[id]held) map[netstate.Key]*entry {
+	groups := map[netstate.Key][]id{}
+	for i, h := range own {
+		if k, ok := keyOf(i, h); ok {
+			groups[k] = append(groups[k], i)
+		}
+	}
+	entries := make(map[netstate.Key]*entry, len(groups))
+	for k, group := range groups {
+		slices.SortFunc(group, compareIDs)
+		if o := objectOf(k, group, holds); o != nil && book.Check(o) == nil {
+			entries[k] = judge(o, group, holds)
+		}
+	}
+	return entries
+}
+
+// judge compares an object with the elements that bear its key. What nobody owns
+// will go and so does not count.
+func judge(o netstate.Object, group []id, holds map[id]held) *entry {
+	e := &entry{object: o, exact: true}
+	want := elements(o)
+	for _, w := range want {
+		if h, ok := holds[w.id]; !ok || h.source == "" || h.value != w.value {
+			e.exact = false
+		}
+	}
+	for _, i := range group {
+		if !slices.ContainsFunc(want, func(w element) bool { return w.id == i }) {
+			e.exact, e.extra = false, append(e.extra, i)
+		}
+	}
+	return e
+}
+
+// keyOf tells which object an element belongs to. It returns false for one that
+// several may share.
+func keyOf(i id, h held) (netstate.Key, bool) {
+	p := fieldsOf(i.key)
+	switch i.set {
+	case setOurs, setGuarded, setSame, setIsolated:
+		return netstate.Realm{Link: p.Text(0)}.Key(), p.Text(0) == p.Text(len(p)-1)
+	case setNoForward:
+		return netstate.ForwardGuard{Family: netstate.Family(p.Text(0))}.Key(), true
+	case setBridged:
+		return netstate.ForeignBridge{Link: p.Text(0)}.Key(), p.Text(0) == p.Text(len(p)-1)
+	case setPorts, setMAC:
+		return netstate.PortFilter{Link: p.Text(0)}.Key(), true
+	case setIP4, setIP6, setND6:
+		return portKey(p), p.Addr(2).IsValid()
+	case setAllowedMAC:
+		return netstate.AllowedMAC{Link: p.Text(0), MAC: p.Mac()}.Key(), true
+	case setAllowed4, setAllowed6, setAllowedND6:
+		return netstate.AllowedPrefix{Link: p.Text(0), Prefix: p.Prefix(1)}.Key(), true
+	case setDHCP:
+		return netstate.DHCPClient{Link: p.Text(0)}.Key(), true
+	case setHairpin4, setHairpin6:
+		return netstate.Masquerade{Link: p.Text(1), Subnet: p.Prefix(0)}.Key(), true
+	case setMasq4, setMasq6, mapSource4, mapSource6:
+		return netstate.Masquerade{Link: h.note, Subnet: p.Prefix(0)}.Key(), h.note != ""
+	case setNoMasq4, setNoMasq6:
+		return netstate.NoMasquerade{Link: h.note, Subnet: p.Prefix(0), Dst: p.Prefix(1)}.Key(), h.note != ""
+	case setWay1, setWay2, setWay3:
+		return netstate.WayBack{Link: p.Text(0), Realm: p.Text(1)}.Key(), true
+	case setLoopback:
+		return netstate.LoopbackGuard{Link: p.Text(0)}.Key(), true
+	}
+	if publishParts[i.set] != 0 {
+		return publishOf(i, h).Key(), true
+	}
+	return netstate.Key{}, false
+}
+
+// portKey is the filter's for the link-local address of its own MAC.
+func portKey(p book.Fields) netstate.Key {
+	if p.Addr(2) == p.Mac().LinkLocal() {
+		return netstate.PortFilter{Link: p.Text(0)}.Key()
+	}
+	return netstate.PortAddress{Link: p.Text(0), Addr: p.Addr(2)}.Key()
+}
+
+// objectOf is the object with the given key of which the group's elements
+// remain; nil where they do not tell.
+func objectOf(k netstate.Key, group []id, holds map[id]held) netstate.Object {
+	first := fieldsOf(group[0].key)
+	switch k.Kind {
+	case netstate.KindRealm:
+		r := netstate.Realm{Link: k.Link}
+		r.Guarded = has(holds, at(setGuarded, k.Link))
+		r.Isolated = has(holds, at(setIsolated, k.Link, k.Link))
+		return r
+	case netstate.KindForwardGuard:
+		return netstate.ForwardGuard{Family: netstate.Family(k.Name)}
+	case netstate.KindForeignBridge:
+		return netstate.ForeignBridge{Link: k.Link}
+	case netstate.KindLoopbackGuard:
+		return netstate.LoopbackGuard{Link: k.Link}
+	case netstate.KindPortFilter:
+		return portFilterOf(k.Link, group)
+	case netstate.KindPortAddress:
+		return netstate.PortAddress{Link: k.Link, MAC: first.Mac(), Addr: first.Addr(2)}
+	case netstate.KindAllowedMAC:
+		return netstate.AllowedMAC{Link: k.Link, MAC: first.Mac()}
+	case netstate.KindAllowedPrefix:
+		return netstate.AllowedPrefix{Link: k.Link, Prefix: first.Prefix(1)}
+	case netstate.KindDHCPClient:
+		return netstate.DHCPClient{Link: k.Link}
+	case netstate.KindMasquerade:
+		return masqueradeOf(k.Link, first.Prefix(0), holds)
+	case netstate.KindNoMasquerade:
+		return netstate.NoMasquerade{Link: k.Link, Subnet: first.Prefix(0), Dst: first.Prefix(1)}
+	case netstate.KindWayBack:
+		return netstate.WayBack{Link: first.Text(0), Realm: first.Text(1), Way: slices.Index(waySets[:], group[0].set) + 1}
+	case netstate.KindPublish:
+		return publishFrom(group, holds)
+	}
+	return nil
+}
+
+func portFilterOf(link string, group []id) netstate.Object {
+	f := netstate.PortFilter{Link: link}
+	for _, i := range group {
+		if i.set != setPorts {
+			f.MAC = fieldsOf(i.key).Mac()
+		}
+		if i.set == setMAC {
+			break
+		}
+	}
+	return f
+}
+
+func masqueradeOf(link string, subnet netip.Prefix, holds map[id]held) netstate.Object {
+	m := netstate.Masquerade{Link: link, Subnet: subnet, Egress: true}
+	if h, ok := holds[at(pick(subnet.Addr(), mapSource4, mapSource6), subnet).id]; ok {
+		m.Source = fieldsOf(h.value).Addr(0)
+		return m
+	}
+	m.Egress = has(holds, at(pick(subnet.Addr(), setMasq4, setMasq6), subnet))
+	return m
+}
+
+func has(holds map[id]held, e element) bool {
+	_, ok := holds[e.id]
+	return ok
+}
+
+func fieldsOf(key string) book.Fields { return split(key) }

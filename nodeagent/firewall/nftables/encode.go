@@ -1,0 +1,154 @@
+package nftables
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// id names one element of the tables: its set and its key, the parts of the key
+// joined by " . " in canonical text.
+type id struct{ set, key string }
+
+func (i id) String() string { return i.set + " { " + i.key + " }" }
+
+// element is what an object wants in a set or map.
+type element struct {
+	id
+	// value is the target in a map; empty in a set.
+	value string
+	// note goes into the comment, for what the key cannot say: the interface
+	// that a subnet is on.
+	note string
+}
+
+// elements is what the kernel must hold for an object. Two objects may want the
+// same element. objectOf is the inverse.
+func elements(o netstate.Object) []element {
+	switch o := o.(type) {
+	case netstate.Realm:
+		return realmElements(o)
+	case netstate.ForwardGuard:
+		return []element{at(setNoForward, o.Family)}
+	case netstate.ForeignBridge:
+		return []element{at(setBridged, o.Link, o.Link)}
+	case netstate.LoopbackGuard:
+		return []element{at(setLoopback, o.Link)}
+	case netstate.PortFilter:
+		own := o.MAC.LinkLocal()
+		return []element{at(setPorts, o.Link), at(setMAC, o.Link, o.MAC), at(setIP6, o.Link, o.MAC, own), at(setND6, o.Link, o.MAC, own)}
+	case netstate.PortAddress:
+		if o.Addr.Is4() {
+			return []element{at(setIP4, o.Link, o.MAC, o.Addr)}
+		}
+		return []element{at(setIP6, o.Link, o.MAC, o.Addr), at(setND6, o.Link, o.MAC, o.Addr)}
+	case netstate.AllowedMAC:
+		return []element{at(setAllowedMAC, o.Link, o.MAC)}
+	case netstate.AllowedPrefix:
+		if o.Prefix.Addr().Is4() {
+			return []element{at(setAllowed4, o.Link, o.Prefix)}
+		}
+		return []element{at(setAllowed6, o.Link, o.Prefix), at(setAllowedND6, o.Link, o.Prefix)}
+	case netstate.DHCPClient:
+		return []element{at(setDHCP, o.Link)}
+	case netstate.Masquerade:
+		return masqueradeElements(o)
+	case netstate.NoMasquerade:
+		e := at(pick(o.Subnet.Addr(), setNoMasq4, setNoMasq6), o.Subnet, o.Dst)
+		e.note = o.Link
+		return []element{e}
+	case netstate.WayBack:
+		return []element{at(waySets[o.Way-1], o.Link, o.Realm)}
+	case netstate.Publish:
+		return publishElements(o)
+	}
+	return nil
+}
+
+func realmElements(r netstate.Realm) []element {
+	es := []element{at(setOurs, r.Link)}
+	if r.Guarded {
+		es = append(es, at(setGuarded, r.Link))
+	}
+	if r.Isolated {
+		return append(es, at(setIsolated, r.Link, r.Link))
+	}
+	return append(es, at(setSame, r.Link, r.Link))
+}
+
+func masqueradeElements(m netstate.Masquerade) []element {
+	a := m.Subnet.Addr()
+	es := []element{at(pick(a, setHairpin4, setHairpin6), m.Subnet, m.Link)}
+	switch {
+	case m.Egress && m.Source.IsValid():
+		e := at(pick(a, mapSource4, mapSource6), m.Subnet)
+		e.value, e.note = m.Source.String(), m.Link
+		es = append(es, e)
+	case m.Egress:
+		e := at(pick(a, setMasq4, setMasq6), m.Subnet)
+		e.note = m.Link
+		es = append(es, e)
+	}
+	return es
+}
+
+// at is the element of a set with the given parts of its key.
+func at(set string, parts ...any) element { return element{id: id{set, join(parts)}} }
+
+func join[T any](parts []T) string {
+	s := make([]string, len(parts))
+	for i, p := range parts {
+		s[i] = fmt.Sprint(p)
+	}
+	return strings.Join(s, " . ")
+}
+
+func split(key string) []string { return strings.Split(key, " . ") }
+
+func pick(a netip.Addr, four, six string) string {
+	if a.Is4() {
+		return four
+	}
+	return six
+}
+
+// script is a key or value as nft reads it.
+func script(fields []field, text string) []string {
+	parts := split(text)
+	for i, f := range fields[:min(len(fields), len(parts))] {
+		switch f {
+		case fieldLink:
+			parts[i] = strconv.Quote(parts[i])
+		case fieldTarget:
+			parts[i] = targetScript(parts[i])
+		}
+	}
+	return parts
+}
+
+// targetScript is an address, or a prefix as a range, as nft reads raw payload.
+func targetScript(text string) string {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return fmt.Sprintf("0x%x", a.As16())
+	}
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return text
+	case p.IsSingleIP():
+		return fmt.Sprintf("0x%x", p.Addr().As16())
+	}
+	return fmt.Sprintf("0x%x-0x%x", p.Addr().As16(), lastOf(p).As16())
+}
+
+// lastOf is the last address of an IPv6 prefix.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As16()
+	for i := p.Bits(); i < 128; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	return netip.AddrFrom16(b)
+}

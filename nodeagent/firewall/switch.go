@@ -1,0 +1,123 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/foreign"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptables"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nftables"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
+)
+
+// choose takes nftables where it works, else iptables.
+func choose(opts book.Options) (Backend, error) {
+	nft, err := nftables.New(opts)
+	if err == nil {
+		return nft, nil
+	}
+	// A program that hangs is no reason to write another firewall.
+	if hangs := (*program.NoAnswer)(nil); errors.As(err, &hangs) {
+		return nil, err
+	}
+	ipt, other := iptables.New("", opts)
+	if other == nil {
+		other = ipt.Usable()
+	}
+	if other != nil {
+		return nil, fmt.Errorf("this node has no firewall to use: %s: %w; %s: %w", KindNFTables, err, KindIPTables, other)
+	}
+	return ipt, nil
+}
+
+// InUse returns the backend that holds most of the source's objects, whoever chose
+// it; where none holds any, the one of the kind that was used last, else of auto. It is
+// loaded, if it could be.
+func InUse(ctx context.Context, last string, opts book.Options) (Backend, error) {
+	best, err := New(last, opts)
+	if err != nil {
+		best, err = New(KindAuto, opts)
+	}
+	if err != nil {
+		return nil, err
+	}
+	most := holds(ctx, best)
+	for _, o := range others(best, opts) {
+		if n := holds(ctx, o); n > most {
+			best, most = o, n
+		}
+	}
+	return best, nil
+}
+
+func holds(ctx context.Context, b Backend) int {
+	if b.Load(ctx) != nil {
+		return 0
+	}
+	return len(b.Held())
+}
+
+// retiree is a backend that another one takes the place of.
+type retiree interface {
+	Backend
+	Retire(context.Context) error
+}
+
+// Retire removes what the node's other firewalls hold of the source, after
+// somebody had chosen them: once the backend in use holds all that is wanted.
+// Connections stay. It writes nothing where there is nothing.
+func Retire(ctx context.Context, inUse Backend, opts book.Options) error {
+	var errs []error
+	for _, o := range others(inUse, opts) {
+		errs = append(errs, o.Retire(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// CleanAll removes everything of ours from every firewall of the node, whatever
+// its source.
+func CleanAll(ctx context.Context, inUse Backend, opts book.Options) error {
+	errs := []error{inUse.Clean(ctx)}
+	for _, o := range others(inUse, opts) {
+		errs = append(errs, o.Clean(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// others are the node's firewalls beside the one in use that may hold something,
+// as far as that saw when it was loaded: programs are only run where they have
+// to be.
+func others(inUse Backend, opts book.Options) []retiree {
+	if opts.Step == nil {
+		opts.Step = func() {}
+	}
+	var out []retiree
+	add := func(v iptsave.Variant) {
+		if b, err := iptables.New(v, opts); err == nil && b.Legacy() == (v == iptsave.Legacy) {
+			out = append(out, b)
+		}
+	}
+	switch b := inUse.(type) {
+	case *nftables.Driver:
+		if b.Beside() {
+			add(iptsave.NFT)
+		}
+		if foreign.LegacyTables() {
+			add(iptsave.Legacy)
+		}
+	case *iptables.Driver:
+		tables, chains := b.Beside()
+		if n, err := nftables.New(opts); err == nil && tables {
+			out = append(out, n)
+		}
+		if b.Legacy() && chains {
+			add(iptsave.NFT)
+		}
+		if !b.Legacy() && foreign.LegacyTables() {
+			add(iptsave.Legacy)
+		}
+	}
+	return out
+}
