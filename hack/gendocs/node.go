@@ -75,7 +75,7 @@ func nodeOf(s scenario, one shown) netstate.Node {
 			}
 		}
 		if m[2] != "-" {
-			n.Gateways = append(n.Gateways, m[1])
+			n.GatewayLinks = append(n.GatewayLinks, m[1])
 		}
 	}
 	if bridge := one.facts["bridge"]; bridge != "" {

@@ -68,7 +68,7 @@ func (r *Result) forwarded(c Context, link string, f netstate.Family, openings .
 		case b.Openable:
 			for _, o := range openings {
 				// Rules about an interface that is not the node's own way out go before.
-				if o.Out == "" || slices.Contains(c.Node.WaysOut, o.Out) || !b.Speaks(o.Out) {
+				if o.Out == "" || slices.Contains(c.Node.DefaultLinks, o.Out) || !b.Speaks(o.Out) {
 					r.add(o)
 				}
 			}
@@ -139,7 +139,7 @@ func packetsAt(b netstate.Blocker) string {
 // to it, and what leaves it by the node's ways out.
 func openings(node netstate.Node, link string, f netstate.Family) []netstate.Opening {
 	out := []netstate.Opening{{Family: f, Link: link}}
-	for _, way := range slices.Concat(node.WaysOut, node.Gateways) {
+	for _, way := range slices.Concat(node.DefaultLinks, node.GatewayLinks) {
 		if netstate.LinkName.MatchString(way) {
 			out = append(out, netstate.Opening{Family: f, Link: link, Out: way})
 		}

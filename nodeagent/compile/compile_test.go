@@ -254,7 +254,7 @@ func TestJoinedNotes(t *testing.T) {
 // on a bridge of others for what is published there.
 func TestForwardOpening(t *testing.T) {
 	four := func(o netstate.Opening) netstate.Object { o.Family = netstate.IPv4; return o }
-	c := on(netstate.Node{WaysOut: []string{"eth0", "odd+"}, Gateways: []string{"tap1", "wg0"}, Addresses: []netstate.NodeAddress{{Link: "br0", Prefix: netip.MustParsePrefix("10.0.0.1/24")}}})
+	c := on(netstate.Node{DefaultLinks: []string{"eth0", "odd+"}, GatewayLinks: []string{"tap1", "wg0"}, Addresses: []netstate.NodeAddress{{Link: "br0", Prefix: netip.MustParsePrefix("10.0.0.1/24")}}})
 	c.Blockers = []netstate.Blocker{{Name: "chain FORWARD", Families: []netstate.Family{netstate.IPv4}, Openable: true, Names: []string{"eth0", "tap*"}}}
 	view := NetworkView{Bridge: "br-red", Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")},
 		Subnets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("fd00::/64")}}

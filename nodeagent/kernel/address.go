@@ -286,7 +286,7 @@ func addressAttributes(a netstate.Address) []*nl.RtAttr {
 	} else if a.Prefix.Bits() < 31 {
 		attrs = append(attrs, nl.NewRtAttr(unix.IFA_BROADCAST, broadcast(a.Prefix).AsSlice()))
 	}
-	return append(attrs, number(unix.IFA_FLAGS, flags))
+	return append(attrs, u32Attr(unix.IFA_FLAGS, flags))
 }
 
 // broadcast is the last address of an IPv4 network.
@@ -356,7 +356,7 @@ func (p *place) addLinkLocal(l *link) error {
 	}
 	ip := l.mac.LinkLocal()
 	err = c.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, addressBody(l, netip.PrefixFrom(ip, 64)),
-		nl.NewRtAttr(unix.IFA_LOCAL, ip.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, ip.AsSlice()), number(unix.IFA_FLAGS, unix.IFA_F_NODAD))
+		nl.NewRtAttr(unix.IFA_LOCAL, ip.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, ip.AsSlice()), u32Attr(unix.IFA_FLAGS, unix.IFA_F_NODAD))
 	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}

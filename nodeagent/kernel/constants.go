@@ -12,8 +12,12 @@ const (
 	skipStats       = 1 << 3 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
 	ifaProto        = 11     // IFA_PROTO, linux/if_addr.h, Linux 5.18
 	netconfaIfindex = 1      // NETCONFA_IFINDEX, linux/netconf.h
-	netnsaNSID      = 1      // NETNSA_NSID, linux/net_namespace.h
-	netnsaFD        = 3      // NETNSA_FD
+
+	// linux/net_namespace.h
+	netnsaNSID        = 1 // NETNSA_NSID
+	netnsaFD          = 3 // NETNSA_FD
+	netnsaTargetNSID  = 4 // NETNSA_TARGET_NSID, Linux 5.0
+	netnsaCurrentNSID = 5 // NETNSA_CURRENT_NSID
 )
 
 // maxName is IFNAMSIZ-1.

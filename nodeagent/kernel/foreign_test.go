@@ -290,7 +290,7 @@ func TestWaysOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := fmt.Sprint(n.WaysOut, n.Gateways); got != c.want {
+		if got := fmt.Sprint(n.DefaultLinks, n.GatewayLinks); got != c.want {
 			t.Errorf("after %s: %s, want %s", c.change, got, c.want)
 		}
 	}

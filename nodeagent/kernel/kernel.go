@@ -66,6 +66,8 @@ type Kernel struct {
 	hostID nsID
 	reach  reach
 	writes atomic.Uint64
+	// requests counts netlink messages sent, those that only ask included.
+	requests atomic.Uint64
 
 	// records guards the records of sysctls and what they stand for.
 	records sync.Mutex

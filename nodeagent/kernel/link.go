@@ -230,7 +230,7 @@ func (p *place) queryLink(index int32, attrs ...*nl.RtAttr) (*link, error) {
 	}
 	body := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	body.Index = index
-	b, err := c.get(unix.RTM_GETLINK, body, append(attrs, number(unix.IFLA_EXT_MASK, skipStats))...)
+	b, err := c.get(unix.RTM_GETLINK, body, append(attrs, u32Attr(unix.IFLA_EXT_MASK, skipStats))...)
 	if errors.Is(err, unix.ENODEV) {
 		return nil, nil
 	}
@@ -254,6 +254,7 @@ func (p *place) remember(l *link) {
 func (p *place) forget(name string) {
 	if l := p.byName[name]; l != nil {
 		delete(p.byIndex, l.index)
+		delete(p.peers, l.index)
 	}
 	delete(p.byName, name)
 }
@@ -264,7 +265,7 @@ func (p *place) allLinks() ([]*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	answers, err := c.dump(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), number(unix.IFLA_EXT_MASK, skipStats))
+	answers, err := c.dump(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), u32Attr(unix.IFLA_EXT_MASK, skipStats))
 	if err != nil {
 		return nil, err
 	}

@@ -99,7 +99,7 @@ func (p *place) createBridge(l netstate.Link) error {
 	// A bridge takes the smallest MTU of its ports unless its own was changed by
 	// hand; one given at creation does not count (BROPT_MTU_SET_BY_USER is set
 	// by ndo_change_mtu, which is not called where nothing changes).
-	return c.change(unix.RTM_SETLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), text(unix.IFLA_IFNAME, l.Name), number(unix.IFLA_MTU, uint32(l.MTU)))
+	return c.change(unix.RTM_SETLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), text(unix.IFLA_IFNAME, l.Name), u32Attr(unix.IFLA_MTU, uint32(l.MTU)))
 }
 
 // createVeth makes both ends where they belong: moving one there later costs a
@@ -121,7 +121,7 @@ func (s *session) createVeth(p *place, l, peer netstate.Link) error {
 			return err
 		}
 		q.forget(peer.Name)
-		if err := s.numberEnds(p, q); err != nil {
+		if err := s.assignNSIDs(p, q); err != nil {
 			return err
 		}
 		other.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(q.fd)))
@@ -132,20 +132,20 @@ func (s *session) createVeth(p *place, l, peer netstate.Link) error {
 		if err != nil {
 			return fmt.Errorf("find its master %s: %w", l.Master, err)
 		}
-		attrs = append(attrs, number(unix.IFLA_MASTER, uint32(master.index)))
+		attrs = append(attrs, u32Attr(unix.IFLA_MASTER, uint32(master.index)))
 	}
 	return c.change(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC), attrs...)
 }
 
-// numberEnds makes sure that the host, and so the monitor, hears the namespaces
-// of a pair, and knows their names before the kernel speaks of them: the monitor
-// would have to look through all names for each.
-func (s *session) numberEnds(ends ...*place) error {
+// assignNSIDs assigns an nsid on the host to both namespaces before the veth exists:
+// without one, NETLINK_LISTEN_ALL_NSID delivers nothing from them. The hint that it leaves
+// spares the monitor a search through all names.
+func (s *session) assignNSIDs(ends ...*place) error {
 	for _, p := range ends {
 		if p.netns == "" {
 			continue
 		}
-		if err := s.number(p); err != nil {
+		if err := s.assignNSID(p); err != nil {
 			return err
 		}
 	}
@@ -155,12 +155,12 @@ func (s *session) numberEnds(ends ...*place) error {
 // properties are what both ends of a veth, and a bridge, are created with. The
 // kernel ignores an alias here (IFLA_IFALIAS); the group is the mark instead.
 func properties(l netstate.Link) []*nl.RtAttr {
-	attrs := []*nl.RtAttr{text(unix.IFLA_IFNAME, l.Name), number(unix.IFLA_GROUP, netstate.LinkGroup)}
+	attrs := []*nl.RtAttr{text(unix.IFLA_IFNAME, l.Name), u32Attr(unix.IFLA_GROUP, netstate.LinkGroup)}
 	if l.MAC != (netstate.MAC{}) {
 		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_ADDRESS, l.MAC[:]))
 	}
 	if l.MTU > 0 {
-		attrs = append(attrs, number(unix.IFLA_MTU, uint32(l.MTU)))
+		attrs = append(attrs, u32Attr(unix.IFLA_MTU, uint32(l.MTU)))
 	}
 	return attrs
 }
@@ -191,13 +191,13 @@ func differences(have *link, want netstate.Link) []*nl.RtAttr {
 		return attrs
 	}
 	if have.group != netstate.LinkGroup {
-		attrs = append(attrs, number(unix.IFLA_GROUP, netstate.LinkGroup))
+		attrs = append(attrs, u32Attr(unix.IFLA_GROUP, netstate.LinkGroup))
 	}
 	if want.MAC != (netstate.MAC{}) && have.mac != want.MAC {
 		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_ADDRESS, want.MAC[:]))
 	}
 	if want.MTU > 0 && have.mtu != want.MTU {
-		attrs = append(attrs, number(unix.IFLA_MTU, uint32(want.MTU)))
+		attrs = append(attrs, u32Attr(unix.IFLA_MTU, uint32(want.MTU)))
 	}
 	return attrs
 }
@@ -244,7 +244,7 @@ func (p *place) setMaster(l *link, name string) error {
 	if l.master == index {
 		return nil
 	}
-	if err := p.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), number(unix.IFLA_MASTER, uint32(index))); err != nil {
+	if err := p.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), u32Attr(unix.IFLA_MASTER, uint32(index))); err != nil {
 		return err
 	}
 	l.master, l.isolated, l.hairpin = index, false, false

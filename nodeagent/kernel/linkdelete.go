@@ -58,12 +58,12 @@ func (p *place) deleteGroup(indexes []int, links map[int]*link) error {
 		if l.group == netstate.DoomedGroup {
 			continue
 		}
-		err := p.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), number(unix.IFLA_GROUP, netstate.DoomedGroup))
+		err := p.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), u32Attr(unix.IFLA_GROUP, netstate.DoomedGroup))
 		if err != nil && !gone(err) {
 			return err
 		}
 	}
-	err = c.change(unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), number(unix.IFLA_GROUP, netstate.DoomedGroup))
+	err = c.change(unix.RTM_DELLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), u32Attr(unix.IFLA_GROUP, netstate.DoomedGroup))
 	if gone(err) {
 		return nil
 	}

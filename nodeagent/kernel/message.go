@@ -104,6 +104,7 @@ func (c *conn) dump(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) (
 }
 
 func (c *conn) request(kind, flags int, body nl.NetlinkRequestData, attrs []*nl.RtAttr) *nl.NetlinkRequest {
+	c.k.requests.Add(1)
 	r := nl.NewNetlinkRequest(kind, flags)
 	r.Sockets = c.sockets
 	r.AddData(body)
@@ -113,8 +114,8 @@ func (c *conn) request(kind, flags int, body nl.NetlinkRequestData, attrs []*nl.
 	return r
 }
 
-func number(kind int, v uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(v)) }
-func text(kind int, s string) *nl.RtAttr   { return nl.NewRtAttr(kind, nl.ZeroTerminated(s)) }
+func u32Attr(kind int, v uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(v)) }
+func text(kind int, s string) *nl.RtAttr    { return nl.NewRtAttr(kind, nl.ZeroTerminated(s)) }
 
 // attributes yields the attributes of a message and ends at the first that is
 // broken. nl's own parser panics on some broken ones.

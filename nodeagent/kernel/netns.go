@@ -118,7 +118,7 @@ func (s *session) createNetns(name, path string) error {
 	if err != nil {
 		return err
 	}
-	return s.number(p)
+	return s.assignNSID(p)
 }
 
 // continueNetns looks at a file that is in the way.

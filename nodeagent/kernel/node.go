@@ -41,7 +41,7 @@ func (s *session) node() (netstate.Node, error) {
 	if err != nil {
 		return n, fmt.Errorf("list routes: %w", err)
 	}
-	if len(n.WaysOut)+len(n.Gateways) == 0 {
+	if len(n.DefaultLinks)+len(n.GatewayLinks) == 0 {
 		addNetworks(&n, links)
 	}
 	addNodeLinks(&n, links)
@@ -119,31 +119,26 @@ func addNodeAddresses(n *netstate.Node, p *place, links []*link) error {
 // addNodeRoutes also returns the links with routes from router advertisements.
 func addNodeRoutes(n *netstate.Node, p *place, links []*link) (map[int32]bool, error) {
 	routing, routes, err := p.routing(links)
-	n.Routing = routing
-	n.DefaultLink = defaultLink(routes, links)
-	addWays(n, links, slices.DeleteFunc(slices.Clone(routes), func(r route) bool { return r.dst.Bits() > 0 }))
-	foreign := foreignLinks(links)
-	announced := map[int32]bool{}
-	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		all, err := p.listRoutes(unix.RtMsg{Family: uint8(family), Type: unix.RTN_UNICAST})
-		if err != nil {
-			return nil, err
-		}
-		addWaysOut(n, all, foreign)
+	if err != nil {
+		return nil, err
 	}
-	for _, r := range routes {
+	n.Routing = routing
+	mains := slices.DeleteFunc(slices.Clone(routes), func(r route) bool { return !r.main() })
+	defaults := slices.DeleteFunc(slices.Clone(mains), func(r route) bool { return r.dst.Bits() > 0 })
+	n.DefaultLink = defaultLink(defaults, links)
+	addWays(n, links, defaults)
+	addDefaultLinks(n, routes, foreignLinks(links))
+	announced := map[int32]bool{}
+	for _, r := range mains {
 		for _, index := range r.links {
-			if l := foreign[index]; l != nil && r.dst.Bits() == 0 && !slices.Contains(n.DefaultLinks, l.name) {
-				n.DefaultLinks = append(n.DefaultLinks, l.name)
-			}
 			announced[index] = announced[index] || r.protocol == unix.RTPROT_RA
 		}
 	}
-	return announced, err
+	return announced, nil
 }
 
-// addWaysOut adds the links of others that lead to a gateway.
-func addWaysOut(n *netstate.Node, routes []route, foreign map[int32]*link) {
+// addDefaultLinks adds the links of others that lead to everything, or to a gateway.
+func addDefaultLinks(n *netstate.Node, routes []route, foreign map[int32]*link) {
 	for _, r := range routes {
 		if !r.leadsOut() {
 			continue
@@ -152,14 +147,14 @@ func addWaysOut(n *netstate.Node, routes []route, foreign map[int32]*link) {
 			switch l := foreign[index]; {
 			case l == nil || l.loopback():
 			case r.main() && r.dst.Bits() == 0:
-				n.WaysOut = append(n.WaysOut, l.name)
+				n.DefaultLinks = append(n.DefaultLinks, l.name)
 			case l.typ() != netstate.Bridge:
-				n.Gateways = append(n.Gateways, l.name)
+				n.GatewayLinks = append(n.GatewayLinks, l.name)
 			}
 		}
 	}
-	n.WaysOut, n.Gateways = inOrder(n.WaysOut), inOrder(n.Gateways)
-	n.Gateways = slices.DeleteFunc(n.Gateways, func(name string) bool { return slices.Contains(n.WaysOut, name) })
+	n.DefaultLinks, n.GatewayLinks = inOrder(n.DefaultLinks), inOrder(n.GatewayLinks)
+	n.GatewayLinks = slices.DeleteFunc(n.GatewayLinks, func(name string) bool { return slices.Contains(n.DefaultLinks, name) })
 }
 
 func inOrder(names []string) []string {
@@ -177,10 +172,10 @@ func addNetworks(n *netstate.Node, links []*link) {
 		if slices.ContainsFunc(n.Addresses, func(a netstate.NodeAddress) bool {
 			return a.Link == l.name && !a.Prefix.IsSingleIP() && !a.Prefix.Addr().IsLinkLocalUnicast()
 		}) {
-			n.Gateways = append(n.Gateways, l.name)
+			n.GatewayLinks = append(n.GatewayLinks, l.name)
 		}
 	}
-	slices.Sort(n.Gateways)
+	slices.Sort(n.GatewayLinks)
 }
 
 func foreignLinks(links []*link) map[int32]*link {
@@ -203,13 +198,8 @@ func checksSenders(link string) bool {
 
 // defaultLink is the interface of the default route with the lowest metric, of IPv4
 // if there is one.
-func defaultLink(routes []route, links []*link) string {
-	var defaults []route
-	for _, r := range routes {
-		if r.dst.Bits() == 0 && len(r.links) > 0 {
-			defaults = append(defaults, r)
-		}
-	}
+func defaultLink(defaults []route, links []*link) string {
+	defaults = slices.DeleteFunc(slices.Clone(defaults), func(r route) bool { return len(r.links) == 0 })
 	if len(defaults) == 0 {
 		return ""
 	}

@@ -15,8 +15,8 @@ import (
 type monitor struct {
 	k  *Kernel
 	fn func(Event)
-	// spaces are the named namespaces by the host's numbers for them; unnamed
-	// ones are there with an empty name.
+	// spaces are the named namespaces by the host's nsids of them; unnamed ones are
+	// there with an empty name.
 	spaces map[int32]space
 	// links are the interfaces of each namespace by index.
 	links map[string]map[int32]seen
@@ -185,10 +185,10 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 	}
 }
 
-// nameOf names the namespace that the host has a number for. It returns false
-// for one without a name.
-func (m *monitor) nameOf(number int32) (string, bool) {
-	if s, known := m.spaces[number]; known && (s.name == "" || m.k.isAt(s)) {
+// nameOf names the namespace of one of the host's nsids. It returns false for one
+// without a name.
+func (m *monitor) nameOf(nsid int32) (string, bool) {
+	if s, known := m.spaces[nsid]; known && (s.name == "" || m.k.isAt(s)) {
 		return s.name, s.name != ""
 	}
 	s := m.k.session()
@@ -197,12 +197,12 @@ func (m *monitor) nameOf(number int32) (string, bool) {
 	if err != nil {
 		return "", false
 	}
-	p := s.numbered(host, number)
+	p := s.byNSID(host, nsid)
 	if p == nil || p == host {
-		m.spaces[number] = space{}
+		m.spaces[nsid] = space{}
 		return "", p == host
 	}
-	m.spaces[number] = space{name: p.netns, id: p.id}
+	m.spaces[nsid] = space{name: p.netns, id: p.id}
 	return p.netns, true
 }
 
@@ -216,23 +216,14 @@ func (k *Kernel) isAt(s space) bool {
 	return unix.Stat(path, &st) == nil && nsID{st.Dev, st.Ino} == s.id
 }
 
-// renumbered handles a namespace that got or lost its number, as it does when
-// it ends.
+// renumbered handles a namespace that got or lost its nsid, as it does when it ends.
 func (m *monitor) renumbered(body []byte) {
-	if len(body) < len(rtgenmsg{}) {
-		return
-	}
-	for kind, value := range attributes(body[len(rtgenmsg{}):]) {
-		if kind != netnsaNSID {
-			continue
-		}
-		number := int32(uint32At(value))
-		s := m.spaces[number]
-		delete(m.spaces, number)
-		if s.name != "" {
-			m.forgetNetns(s.name)
-			m.fn(Event{Key: netstate.Netns{Name: s.name}.Key()})
-		}
+	nsid, _ := nsidsIn(body)
+	s := m.spaces[nsid]
+	delete(m.spaces, nsid)
+	if s.name != "" {
+		m.forgetNetns(s.name)
+		m.fn(Event{Key: netstate.Netns{Name: s.name}.Key()})
 	}
 }
 

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -13,9 +12,12 @@ import (
 
 // peer names the other end of a veth.
 func (s *session) peer(p *place, l *link) netstate.End {
+	if end, known := p.peers[l.index]; known {
+		return end
+	}
 	other := p
 	if l.peerNetns != ownNetns {
-		other = s.numbered(p, l.peerNetns)
+		other = s.byNSID(p, l.peerNetns)
 	}
 	if other == nil || l.peer == 0 {
 		return netstate.End{Netns: unknown, Name: unknown}
@@ -24,92 +26,137 @@ func (s *session) peer(p *place, l *link) netstate.End {
 	if err != nil {
 		return netstate.End{Netns: unknown, Name: unknown}
 	}
+	// The peer's peer is this end: p need not be opened again to name it.
+	other.peers[end.index] = netstate.End{Netns: p.netns, Name: l.name}
 	return netstate.End{Netns: other.netns, Name: end.name}
 }
 
-// numbered finds the namespace that p knows by a number, or nil. Places at hand
-// come first, then the name it had last time, then all names.
-func (s *session) numbered(p *place, number int32) *place {
-	if _, err := s.place(""); err != nil {
+// byNSID finds the namespace that p knows by an nsid, or nil.
+func (s *session) byNSID(p *place, nsid int32) *place {
+	host, err := s.place("")
+	switch {
+	case err != nil:
 		return nil
+	case p == host:
+		return s.hostNSID(host, nsid)
+	case p.nsidOf(host) == nsid:
+		return host
 	}
-	for _, q := range s.places {
-		if q != p && p.numberOf(q) == number {
-			return q
-		}
+	if p.nsids == nil {
+		p.nsids = host.nsidsOf(p)
 	}
-	if name, ok := s.k.hints.get(p.id, number); ok {
-		if q, err := s.place(name); err == nil && p.numberOf(q) == number {
-			return q
-		}
+	if onHost, known := p.nsids[nsid]; known {
+		return s.hostNSID(host, onHost)
 	}
-	return s.search(p, number)
+	return s.search(func(q *place) bool { return p.nsidOf(q) == nsid })
 }
 
-func (s *session) search(p *place, number int32) *place {
-	names, err := s.k.netnsNames()
-	if err != nil {
+// hostNSID finds the namespace of one of the host's nsids: by its last name, or by all
+// names, which are read at most once in a session.
+func (s *session) hostNSID(host *place, nsid int32) *place {
+	if q := s.hinted(host, nsid); q != nil || s.nsidsRead {
+		return q
+	}
+	s.nsidsRead = true
+	s.search(func(q *place) bool { host.nsidOf(q); return false })
+	return s.hinted(host, nsid)
+}
+
+// hinted opens the namespace that had the nsid last, and returns nil if that has another.
+func (s *session) hinted(host *place, nsid int32) *place {
+	name, ok := s.k.hints.get(nsid)
+	if !ok {
 		return nil
 	}
+	q, err := s.place(name)
+	if err != nil || host.nsidOf(q) != nsid {
+		return nil
+	}
+	return q
+}
+
+// search opens named namespaces one after the other until one is found.
+func (s *session) search(found func(*place) bool) *place {
+	names, _ := s.k.netnsNames()
 	for _, name := range names {
-		if s.places[name] != nil {
-			continue
-		}
+		open := s.places[name] != nil
 		q, err := s.place(name)
 		if err != nil {
 			continue
 		}
-		if p.numberOf(q) == number {
+		if found(q) {
 			return q
 		}
-		s.leave(name)
+		if !open {
+			s.leave(name)
+		}
 	}
 	return nil
 }
 
-// numberOf is the nsid that p has for q, or ownNetns if it has none.
-func (p *place) numberOf(q *place) int32 {
-	if n, known := p.numbers[q.id]; known {
+// nsidOf is the nsid that p has for q, or ownNetns if it has none.
+func (p *place) nsidOf(q *place) int32 {
+	if n, known := p.nsidsByID[q.id]; known {
 		return n
 	}
 	n := int32(ownNetns)
 	if c, err := p.conn(); err == nil {
-		n = c.numberOf(q.fd)
+		n = c.nsidOf(q.fd)
 	}
-	p.numbers[q.id] = n
-	if n != ownNetns && q.netns != "" {
-		p.k.hints.set(p.id, n, q.netns)
+	p.nsidsByID[q.id] = n
+	if n != ownNetns && p.netns == "" {
+		p.k.hints.set(n, q.netns)
 	}
 	return n
 }
 
-// number gives the namespace an nsid on the host if it has none: sockets with
-// NETLINK_LISTEN_ALL_NSID hear only namespaces that have one.
-func (s *session) number(p *place) error {
+// nsidsOf lists q's nsids with the host's nsid of the same namespace, as far as the host
+// has one.
+func (p *place) nsidsOf(q *place) map[int32]int32 {
+	out := map[int32]int32{}
+	c, err := p.conn()
+	if err != nil || p.nsidOf(q) == ownNetns {
+		return out
+	}
+	answers, err := c.dump(unix.RTM_GETNSID, rtgenmsg{}, u32Attr(netnsaTargetNSID, uint32(p.nsidOf(q))))
+	if err != nil {
+		return out
+	}
+	for _, b := range answers {
+		if nsid, onHost := nsidsIn(b); nsid != ownNetns && onHost != ownNetns {
+			out[nsid] = onHost
+		}
+	}
+	return out
+}
+
+// assignNSID gives the namespace an nsid on the host if it has none: a socket with
+// NETLINK_LISTEN_ALL_NSID hears only namespaces that have one.
+func (s *session) assignNSID(p *place) error {
 	host, err := s.place("")
 	if err != nil {
 		return err
 	}
-	if host.numberOf(p) != ownNetns {
+	if host.nsidOf(p) != ownNetns {
 		return nil
 	}
 	c, err := host.conn()
 	if err != nil {
 		return err
 	}
-	delete(host.numbers, p.id)
-	whichever := int32(-1)
-	err = c.change(unix.RTM_NEWNSID, 0, rtgenmsg{}, number(netnsaFD, uint32(p.fd)), number(netnsaNSID, uint32(whichever)))
+	delete(host.nsidsByID, p.id)
+	unassigned := int32(-1)
+	err = c.change(unix.RTM_NEWNSID, 0, rtgenmsg{}, u32Attr(netnsaFD, uint32(p.fd)), u32Attr(netnsaNSID, uint32(unassigned)))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("number network namespace %s: %w", p.netns, err)
+		return fmt.Errorf("assign an nsid to network namespace %s: %w", p.netns, err)
 	}
-	// Asked for once more, so that the monitor need not search for the name.
-	host.numberOf(p)
+	// The hint that this question leaves spares the monitor a search for the name.
+	host.nsidOf(p)
 	return nil
 }
 
-// Listen has the monitor hear a namespace, and reports whether it did not before: then
-// what is known of it may be out of date.
+// Listen makes the monitor hear a namespace. It returns true where the monitor did not
+// hear the namespace before: the state known of it may be out of date.
 func (k *Kernel) Listen(netns string) (news bool, err error) {
 	s := k.session()
 	defer s.close()
@@ -118,10 +165,10 @@ func (k *Kernel) Listen(netns string) (news bool, err error) {
 		return false, err
 	}
 	host, err := s.place("")
-	if err != nil || host.numberOf(p) != ownNetns {
+	if err != nil || host.nsidOf(p) != ownNetns {
 		return false, err
 	}
-	return true, s.number(p)
+	return true, s.assignNSID(p)
 }
 
 // rtgenmsg is struct rtgenmsg, padded.
@@ -130,44 +177,55 @@ type rtgenmsg [4]byte
 func (m rtgenmsg) Len() int          { return len(m) }
 func (m rtgenmsg) Serialize() []byte { return m[:] }
 
-func (c *conn) numberOf(fd int) int32 {
-	b, err := c.get(unix.RTM_GETNSID, rtgenmsg{}, number(netnsaFD, uint32(fd)))
-	if err != nil || len(b) < len(rtgenmsg{}) {
+func (c *conn) nsidOf(fd int) int32 {
+	b, err := c.get(unix.RTM_GETNSID, rtgenmsg{}, u32Attr(netnsaFD, uint32(fd)))
+	if err != nil {
 		return ownNetns
 	}
+	nsid, _ := nsidsIn(b)
+	return nsid
+}
+
+// nsidsIn reads RTM_NEWNSID: an nsid, and the socket's own nsid of the same namespace
+// where the message has both. What is missing is ownNetns.
+func nsidsIn(b []byte) (nsid, current int32) {
+	nsid, current = ownNetns, ownNetns
+	if len(b) < len(rtgenmsg{}) {
+		return nsid, current
+	}
 	for kind, value := range attributes(b[len(rtgenmsg{}):]) {
-		if kind == netnsaNSID && len(value) >= 4 {
-			return int32(binary.NativeEndian.Uint32(value))
+		switch {
+		case len(value) < 4:
+		case kind == netnsaNSID:
+			nsid = int32(uint32At(value))
+		case kind == netnsaCurrentNSID:
+			current = int32(uint32At(value))
 		}
 	}
-	return ownNetns
+	return nsid, current
 }
 
-// hints remember which name a namespace's number stood for last. They are
-// guesses and verified at every use.
+// hints remember the name that each nsid of the host stood for last. A hint is a guess
+// and verified at every use.
 type hints struct {
 	mu    sync.Mutex
-	names map[hint]string
+	names map[int32]string
 }
 
-type hint struct {
-	in     nsID
-	number int32
-}
-
-func (h *hints) get(in nsID, number int32) (string, bool) {
+func (h *hints) get(nsid int32) (string, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	name, ok := h.names[hint{in, number}]
+	name, ok := h.names[nsid]
 	return name, ok
 }
 
-func (h *hints) set(in nsID, number int32, name string) {
+func (h *hints) set(nsid int32, name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	// Numbers of namespaces that are gone are never asked for again.
-	if h.names == nil || len(h.names) > 1<<14 {
-		h.names = map[hint]string{}
+	// The kernel assigns the lowest free nsid, so that the map is as large as the most
+	// namespaces that there were at once.
+	if h.names == nil {
+		h.names = map[int32]string{}
 	}
-	h.names[hint{in, number}] = name
+	h.names[nsid] = name
 }

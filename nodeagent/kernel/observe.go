@@ -16,28 +16,36 @@ func (k *Kernel) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]er
 	s := k.session()
 	defer s.close()
 	o := observation{set: netstate.Set{}, errs: map[netstate.Key]error{}}
-	sysctls := map[string][]netstate.Key{}
+	groups, names := map[string][]netstate.Key{}, []string{}
 	for _, key := range keys {
-		switch key.Kind {
-		case netstate.KindLink:
-			// All links first: then most peers are known when asked for.
-			_, _, _ = s.link(netstate.End{Netns: key.Netns, Name: key.Link})
-			s.trim()
-		case netstate.KindSysctl, netstate.KindSysctlNode:
-			sysctls[key.Netns] = append(sysctls[key.Netns], key)
+		if groups[key.Netns] == nil && key.Netns != "" {
+			names = append(names, key.Netns)
 		}
+		groups[key.Netns] = append(groups[key.Netns], key)
 	}
-	for _, key := range keys {
-		if observe := observers[key.Kind]; observe != nil {
-			object, err := observe(s, key)
-			o.add(key, object, err)
-			s.trim()
-		}
-	}
-	for netns, keys := range sysctls {
-		s.observeSysctls(netns, keys, o.add)
+	// The host comes last: then each veth to a namespace has told its peer, and no
+	// namespace is opened twice.
+	for _, netns := range append(names, "") {
+		s.observeIn(netns, groups[netns], o)
+		s.trim()
 	}
 	return o.set, o.errs
+}
+
+// observeIn observes keys of one namespace.
+func (s *session) observeIn(netns string, keys []netstate.Key, o observation) {
+	var sysctls []netstate.Key
+	for _, key := range keys {
+		if sysctl(key) {
+			sysctls = append(sysctls, key)
+		} else if observe := observers[key.Kind]; observe != nil {
+			object, err := observe(s, key)
+			o.add(key, object, err)
+		}
+	}
+	if len(sysctls) > 0 {
+		s.observeSysctls(netns, sysctls, o.add)
+	}
 }
 
 var observers = map[netstate.Kind]func(*session, netstate.Key) (netstate.Object, error){

@@ -18,6 +18,8 @@ type nsID struct{ dev, ino uint64 }
 type session struct {
 	k      *Kernel
 	places map[string]*place
+	// nsidsRead says that all names were asked for their nsid on the host.
+	nsidsRead bool
 }
 
 // place is one network namespace within a session.
@@ -32,8 +34,13 @@ type place struct {
 	byIndex map[int32]*link
 	// holders have an asked-for name as an alternative one.
 	holders map[string]*link
-	// numbers are the nsids that this namespace has for others.
-	numbers map[nsID]int32
+	// nsidsByID are the nsids that this namespace has for others; nsids are the host's
+	// nsids of the same namespaces by them, once they are read.
+	nsidsByID map[nsID]int32
+	nsids     map[int32]int32
+	// peers are the other ends of veths by the index of the end here, as those ends
+	// told.
+	peers map[int32]netstate.End
 	// What Observe has listed of a link.
 	addressesOf map[listed][]address
 	routesOf    map[listed][]route
@@ -73,20 +80,32 @@ func (s *session) close() {
 
 // leave closes a namespace before the session ends.
 func (s *session) leave(netns string) {
-	if p := s.places[netns]; p != nil {
-		p.close()
-		delete(s.places, netns)
+	p := s.places[netns]
+	if p == nil {
+		return
 	}
+	if host := s.places[""]; host != nil {
+		// The next namespace may get the inode.
+		delete(host.nsidsByID, p.id)
+	}
+	p.close()
+	delete(s.places, netns)
 }
 
 // maxPlaces bounds the namespaces that a session has open, with two descriptors
 // each: together a quarter of what the process may open.
 func maxPlaces() int { return max(2, min(200, limit.Files()/8)) }
 
-// trim closes the places of a session that has too many. No place may be in use.
+// trim closes the places of a session that has too many, except for the host. None of
+// them may be in use.
 func (s *session) trim() {
-	if len(s.places) > s.k.maxPlaces {
-		s.close()
+	if len(s.places) <= s.k.maxPlaces {
+		return
+	}
+	for name := range s.places {
+		if name != "" {
+			s.leave(name)
+		}
 	}
 }
 
@@ -120,7 +139,7 @@ func (s *session) link(end netstate.End) (*place, *link, error) {
 func (k *Kernel) open(netns string) (*place, error) {
 	p := &place{
 		k: k, netns: netns, fd: k.host, id: k.hostID,
-		byName: map[string]*link{}, byIndex: map[int32]*link{}, holders: map[string]*link{}, numbers: map[nsID]int32{},
+		byName: map[string]*link{}, byIndex: map[int32]*link{}, holders: map[string]*link{}, nsidsByID: map[nsID]int32{}, peers: map[int32]netstate.End{},
 		addressesOf: map[listed][]address{}, routesOf: map[listed][]route{}, filtersOf: map[filtersKey][]filter{},
 	}
 	if netns == "" {

@@ -56,7 +56,7 @@ func (s *session) join(port netstate.Port) error {
 		if err := s.free(p, l); err != nil {
 			return err
 		}
-		attrs = append(attrs, number(unix.IFLA_MASTER, uint32(bridge.index)))
+		attrs = append(attrs, u32Attr(unix.IFLA_MASTER, uint32(bridge.index)))
 	}
 	if attrs != nil || body.Change != 0 {
 		return p.setLink(l, unix.RTM_SETLINK, body, attrs...)
@@ -102,7 +102,7 @@ func (s *session) release(port netstate.Port) error {
 	if err != nil || master.name != port.Master {
 		return nil
 	}
-	err = p.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), number(unix.IFLA_MASTER, 0))
+	err = p.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), u32Attr(unix.IFLA_MASTER, 0))
 	if gone(err) {
 		return nil
 	}

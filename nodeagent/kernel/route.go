@@ -185,7 +185,7 @@ func (p *place) everyRoute(of listed) ([]route, error) {
 	return once(p.routesOf, of, func() ([]route, error) {
 		var attrs []*nl.RtAttr
 		if of.index != 0 {
-			attrs = append(attrs, number(unix.RTA_OIF, uint32(of.index)))
+			attrs = append(attrs, u32Attr(unix.RTA_OIF, uint32(of.index)))
 		}
 		return p.listRoutes(unix.RtMsg{Family: uint8(of.family)}, attrs...)
 	})
@@ -194,18 +194,12 @@ func (p *place) everyRoute(of listed) ([]route, error) {
 // routes lists unicast routes of the main table, those of one protocol unless
 // it is 0 and of one link unless it is 0. The kernel does the selecting.
 func (p *place) routes(family int, protocol uint8, index int32) ([]route, error) {
-	attrs := []*nl.RtAttr{number(unix.RTA_TABLE, unix.RT_TABLE_MAIN)}
+	attrs := []*nl.RtAttr{u32Attr(unix.RTA_TABLE, unix.RT_TABLE_MAIN)}
 	if index != 0 {
-		attrs = append(attrs, number(unix.RTA_OIF, uint32(index)))
+		attrs = append(attrs, u32Attr(unix.RTA_OIF, uint32(index)))
 	}
 	routes, err := p.listRoutes(unix.RtMsg{Family: uint8(family), Table: unix.RT_TABLE_MAIN, Protocol: protocol, Type: unix.RTN_UNICAST}, attrs...)
 	return slices.DeleteFunc(routes, func(r route) bool { return !r.main() || protocol != 0 && r.protocol != protocol }), err
-}
-
-// table lists the routes of one table that lead somewhere, or nowhere.
-func (p *place) table(family int, table uint32) ([]route, error) {
-	routes, err := p.listRoutes(unix.RtMsg{Family: uint8(family)}, number(unix.RTA_TABLE, table))
-	return slices.DeleteFunc(routes, func(r route) bool { return r.table != table || !r.decides() }), err
 }
 
 func (p *place) listRoutes(selected unix.RtMsg, attrs ...*nl.RtAttr) ([]route, error) {
@@ -312,7 +306,7 @@ func routeMessage(l *link, r netstate.Route) (*nl.RtMsg, []*nl.RtAttr) {
 	body.Dst_len = uint8(r.Dst.Bits())
 	body.Protocol = netstate.RouteProtocol
 	body.Scope = unix.RT_SCOPE_LINK
-	attrs := []*nl.RtAttr{number(unix.RTA_OIF, uint32(l.index))}
+	attrs := []*nl.RtAttr{u32Attr(unix.RTA_OIF, uint32(l.index))}
 	if r.Dst.Bits() > 0 {
 		attrs = append(attrs, nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice()))
 	}
@@ -324,7 +318,7 @@ func routeMessage(l *link, r netstate.Route) (*nl.RtMsg, []*nl.RtAttr) {
 		attrs = append(attrs, nl.NewRtAttr(unix.RTA_PREFSRC, r.Src.AsSlice()))
 	}
 	if r.First && r.Dst.Addr().Is6() {
-		attrs = append(attrs, number(unix.RTA_PRIORITY, 1))
+		attrs = append(attrs, u32Attr(unix.RTA_PRIORITY, 1))
 	}
 	return body, attrs
 }
@@ -410,7 +404,7 @@ func (s *session) removeRoute(end netstate.End, dst netip.Prefix) error {
 	body.Family = uint8(familyOf(dst.Addr()))
 	body.Dst_len = uint8(dst.Bits())
 	body.Protocol = netstate.RouteProtocol
-	attrs := []*nl.RtAttr{number(unix.RTA_OIF, uint32(l.index))}
+	attrs := []*nl.RtAttr{u32Attr(unix.RTA_OIF, uint32(l.index))}
 	if dst.Bits() > 0 {
 		attrs = append(attrs, nl.NewRtAttr(unix.RTA_DST, dst.Addr().AsSlice()))
 	}

@@ -129,8 +129,8 @@ func (k *Kernel) Routing(netns string) (netstate.Routing, error) {
 	return routing, nil
 }
 
-// routing also returns the unicast routes of the main table, IPv4 first.
-func (p *place) routing(links []*link) (out netstate.Routing, unicast []route, err error) {
+// routing also returns the routes of all tables and kinds, IPv4 first.
+func (p *place) routing(links []*link) (out netstate.Routing, all []route, err error) {
 	rules, err := p.rules()
 	if err != nil {
 		return out, nil, err
@@ -151,26 +151,27 @@ func (p *place) routing(links []*link) (out netstate.Routing, unicast []route, e
 	}
 	slices.SortStableFunc(out.Rules, func(a, b netstate.RouteRule) int { return cmp.Compare(a.Priority, b.Priority) })
 	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
+		routes, err := p.everyRoute(listed{family: familyNumber(f)})
+		if err != nil {
+			return out, nil, err
+		}
+		all = append(all, routes...)
 		for _, t := range tables[f] {
-			routes, err := p.table(familyNumber(f), t)
-			if err != nil {
-				return out, nil, err
+			through := other
+			if t == netstate.TableMain {
+				through = main
 			}
 			for _, r := range routes {
-				if r.main() {
-					unicast = append(unicast, r)
+				if r.table != t || !r.decides() || t == netstate.TableMain && r.dst.Bits() == 0 {
+					continue
 				}
-				through := other
-				if t == netstate.TableMain {
-					through = main
-				}
-				if o, ok := r.foreign(through); ok && (t != netstate.TableMain || r.dst.Bits() > 0) {
+				if o, ok := r.foreign(through); ok {
 					out.Routes = append(out.Routes, o)
 				}
 			}
 		}
 	}
-	return out, unicast, nil
+	return out, all, nil
 }
 
 // foreign is the route unless it is ours, or leads through none of the links.
@@ -282,8 +283,8 @@ func (p *place) removeRule(o netstate.Rule) error {
 
 func ruleAttributes(o netstate.Rule, priority uint32) []*nl.RtAttr {
 	return []*nl.RtAttr{
-		number(unix.FRA_PRIORITY, priority), number(unix.FRA_FWMARK, netstate.WayMark(o.Way)), number(unix.FRA_FWMASK, netstate.MarkMask),
-		number(unix.FRA_TABLE, o.Table), nl.NewRtAttr(unix.FRA_PROTOCOL, []byte{netstate.RouteProtocol}),
+		u32Attr(unix.FRA_PRIORITY, priority), u32Attr(unix.FRA_FWMARK, netstate.WayMark(o.Way)), u32Attr(unix.FRA_FWMASK, netstate.MarkMask),
+		u32Attr(unix.FRA_TABLE, o.Table), nl.NewRtAttr(unix.FRA_PROTOCOL, []byte{netstate.RouteProtocol}),
 	}
 }
 

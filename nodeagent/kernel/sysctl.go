@@ -54,7 +54,6 @@ func (k *Kernel) writeSysctl(name, value string) error {
 
 // observeSysctls reads the sysctls of one namespace on one thread.
 func (s *session) observeSysctls(netns string, keys []netstate.Key, add func(netstate.Key, netstate.Object, error)) {
-	s.trim()
 	p, err := s.place(netns)
 	if err == nil {
 		err = p.run(func() error {

@@ -10,14 +10,12 @@ type Node struct {
 	// DefaultLink is the interface of the IPv4 default route, else of the IPv6
 	// one; empty without a default route.
 	DefaultLink string
-	// DefaultLinks are the interfaces of all default routes.
-	DefaultLinks []string
-	// WaysOut are the interfaces, not Patchbay's, of the main table's default routes, and
-	// Gateways others that lead to a gateway, of whichever family: by another table's
-	// default route, or by a route to less. No bridge is among Gateways: what is on one
-	// may be a guest. Where there are none of either, Gateways are the interfaces by
-	// which the node is in a network, but for bridges and tunnels.
-	WaysOut, Gateways []string
+	// DefaultLinks are the interfaces, not Patchbay's, of the main table's default routes,
+	// in order. GatewayLinks are others that lead to a gateway, of whichever family: by
+	// another table's default route, or by a route to less. No bridge is among
+	// GatewayLinks: a guest may be behind it. On a node without either, GatewayLinks are
+	// the interfaces by which the node is in a network, except for bridges and tunnels.
+	DefaultLinks, GatewayLinks []string
 	// Links are the host's interfaces by name, Patchbay's own included.
 	Links map[string]NodeLink
 	// Routing is what others made of the host's routing, default routes of the main

@@ -1,0 +1,67 @@
+package kernel
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
+)
+
+// veths builds one veth in each of count namespaces: to a bridge on the host, or to the
+// namespace before.
+func veths(t *testing.T, k *Kernel, prefix string, count int, joined bool) []netstate.Object {
+	t.Helper()
+	var objects []netstate.Object
+	for i := range count {
+		here := netstate.End{Netns: prefix + strconv.Itoa(i), Name: "eth0"}
+		apply(t, k, create(managed(here.Netns)))
+		there, master := netstate.End{Name: fmt.Sprint("v", prefix, i)}, "br-red"
+		if joined {
+			if i%2 == 0 {
+				continue
+			}
+			there, master = netstate.End{Netns: prefix + strconv.Itoa(i-1), Name: "eth0"}, ""
+		}
+		one, other := pair(there, here, master)
+		apply(t, k, []plan.Step{{Op: plan.Create, Key: one.Key(), New: one, Peer: other}})
+		objects = append(objects, one, other)
+	}
+	return objects
+}
+
+// TestPeersAreFoundInLinearTime: an agent that has just started knows no nsid, and more
+// namespaces than it may have open. Each further veth costs the same few requests.
+func TestPeersAreFoundInLinearTime(t *testing.T) {
+	for _, joined := range []bool{false, true} {
+		t.Run(fmt.Sprint("joined=", joined), func(t *testing.T) {
+			if !sandbox.Enter(t) {
+				return
+			}
+			k := open(t)
+			build(t, k, bridge("br-red"))
+			requests := func(objects []netstate.Object) uint64 {
+				fresh := open(t)
+				fresh.maxPlaces = 4
+				set := observe(t, fresh, keysOf(objects...)...)
+				for _, o := range objects {
+					want := o.(netstate.Link).Peer
+					if got := set[o.Key()].(netstate.Link).Peer; got != want {
+						t.Fatalf("%s: peer %s, want %s", o.Key(), got, want)
+					}
+				}
+				return fresh.requests.Load()
+			}
+			objects := veths(t, k, "a", 20, joined)
+			few := requests(objects)
+			objects = append(objects, veths(t, k, "b", 60, joined)...)
+			if many := requests(objects); many > 4*few+few/2 {
+				t.Errorf("%d requests for 20 namespaces, %d for 80", few, many)
+			} else {
+				t.Logf("%d requests for 20 namespaces, %d for 80", few, many)
+			}
+		})
+	}
+}
