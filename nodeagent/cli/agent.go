@@ -53,14 +53,14 @@ func agentCommand(f *flags) *cobra.Command {
 		},
 	}
 	p := cmd.Flags()
-	p.StringVar(&a.manifests, "manifests", "", "folder of manifests that is the desired state of this node, which then needs no cluster")
-	p.StringVar(&a.kubeconfig, "kubeconfig", "", "file with the way to the API server (default: the pod's service account)")
+	p.StringVar(&a.manifests, "manifests", "", "folder of manifests with the desired state of this node; without it, the agent follows a cluster")
+	p.StringVar(&a.kubeconfig, "kubeconfig", "", "file with address and credentials of the API server (default: the pod's service account)")
 	p.StringVar(&a.metrics, "metrics-bind-address", "", "address such as 127.0.0.1:9464 for /metrics; empty for none")
 	p.StringVar(&a.health, "health-probe-bind-address", "0", "address such as 127.0.0.1:9465 for /healthz, and for /readyz of a cluster's agent; 0 for none")
-	p.DurationVar(&a.resync, "resync", 10*time.Minute, "mean time between two looks at everything, beside events")
-	p.DurationVar(&a.brake, "sweep-delay", 5*time.Minute, "how long to wait before removing more than half of ten or more resources that are gone without anybody having deleted them")
+	p.DurationVar(&a.resync, "resync", 10*time.Minute, "mean time between two looks at everything; events come besides")
+	p.DurationVar(&a.brake, "sweep-delay", 5*time.Minute, "how long to wait before more than half of ten or more resources are removed that are missing but were not deleted")
 	p.DurationVar(&a.startJitter, "start-jitter", 2*time.Second, "longest random pause before a cluster's objects are listed")
-	p.StringVar(&a.criSocket, "cri-socket", "", "socket of the container runtime, which tells a cluster's agent the pods' network namespaces (default: the first of containerd's, CRI-O's, k3s's and cri-dockerd's that answers)")
+	p.StringVar(&a.criSocket, "cri-socket", "", "socket of the container runtime, from which a cluster's agent learns the pods' network namespaces (default: the first that answers of containerd's, CRI-O's, k3s's and cri-dockerd's)")
 	return cmd
 }
 

@@ -26,7 +26,7 @@ func applyCommand(f *flags) *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE|DIR|-",
-		Short: "Build what the manifests describe on this node, once, and show its status",
+		Short: "Build the networks of the manifests on this node, once, and show their status",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.apply(cmd, files, timeout)

@@ -70,17 +70,18 @@ func command(o Options) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "patchbay",
 		Short: "Networks on nodes, from manifests",
-		Long: `Patchbay wires network namespaces to Linux bridges on a node, as custom
-resources describe them: BridgeNetwork, NamespaceAttachment, PortPublish.`,
+		Long: `Patchbay builds networks on a node from manifests: bridges (BridgeNetwork),
+network namespaces wired to them (NamespaceAttachment), and ports of the node
+that lead there (PortPublish).`,
 		Version:       origin().Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	p := root.PersistentFlags()
-	p.StringVar(&f.runDir, "run-dir", "/run", "where network namespaces (netns/) and records (patchbay/) are")
+	p.StringVar(&f.runDir, "run-dir", "/run", "folder of network namespaces (netns/) and records (patchbay/)")
 	p.StringVar(&f.nodeName, "node-name", "", "name of this node (default: the host's name)")
-	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: nftables, iptables, or auto for nftables where it works; status finds the one in use")
+	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: nftables, iptables, or auto (nftables where it works); status finds the one in use")
 	p.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info for agent and controller, warn otherwise)")
 	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f), controllerCommand(f), versionCommand())
 	return root

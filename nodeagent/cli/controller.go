@@ -30,10 +30,10 @@ func controllerCommand(f *flags) *cobra.Command {
 			return f.controller(cmd, c)
 		},
 	}
-	cmd.Flags().StringVar(&c.kubeconfig, "kubeconfig", "", "file with the way to the API server (default: the pod's service account)")
+	cmd.Flags().StringVar(&c.kubeconfig, "kubeconfig", "", "file with address and credentials of the API server (default: the pod's service account)")
 	cmd.Flags().StringVar(&c.metrics, "metrics-bind-address", ":8080", "address for /metrics; 0 for none")
 	cmd.Flags().StringVar(&c.probes, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
-	cmd.Flags().BoolVar(&c.elect, "leader-elect", true, "act only while holding the Lease "+leaseName+", so that there may be several replicas")
+	cmd.Flags().BoolVar(&c.elect, "leader-elect", true, "act only while holding the Lease "+leaseName+", so that several replicas can run")
 	cmd.Flags().StringVar(&c.namespace, "leader-election-namespace", "", "namespace of the Lease (default: the pod's)")
 	return cmd
 }

@@ -24,7 +24,7 @@ func deleteCommand(f *flags) *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "delete -f FILE|DIR|- | --all",
-		Short: "Undo on this node what the manifests describe, or all that Patchbay ever made",
+		Short: "Remove from this node the objects of the manifests, or all of Patchbay's",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if all && len(files) > 0 {

@@ -14,7 +14,7 @@ func planCommand(f *flags) *cobra.Command {
 	var files []string
 	cmd := &cobra.Command{
 		Use:   "plan -f FILE|DIR|-",
-		Short: "Show what apply would do, as a diff; exit code 2 if that is anything",
+		Short: "Show what apply would change, as a diff; exit code 2 for a change, 0 for none",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.plan(cmd, files)

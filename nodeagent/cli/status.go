@@ -24,7 +24,7 @@ func statusCommand(f *flags) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show what of Patchbay is on this node and whether it is as it should be",
+		Short: "Show Patchbay's networks on this node, and whether they are as they should be",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.status(cmd, output)
