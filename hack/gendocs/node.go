@@ -137,6 +137,7 @@ func (emptyKernel) LinkIndex(netstate.End) (int, error)             { return 0, 
 func (emptyKernel) IPv6Off(string) bool                             { return false }
 func (emptyKernel) NetnsID(string) (netstate.NetnsID, bool)         { return netstate.NetnsID{}, false }
 func (emptyKernel) Listen(string) (bool, error)                     { return false, nil }
+func (emptyKernel) ListenMounts()                                   {}
 func (emptyKernel) Routing(string) (netstate.Routing, error)        { return netstate.Routing{}, nil }
 func (emptyKernel) Announce([]plan.Step)                            {}
 func (emptyKernel) Watch(context.Context, func(kernel.Event)) error { return nil }

@@ -38,6 +38,8 @@ type Kernel interface {
 	IPv6Off(netns string) bool
 	// Listen has Watch hear a namespace and reports whether it did not before.
 	Listen(netns string) (news bool, err error)
+	// ListenMounts has Watch hear changes of mounts, and say once that it does.
+	ListenMounts()
 	// NetnsID reports false for a name that leads to no network namespace.
 	NetnsID(name string) (netstate.NetnsID, bool)
 	Announce([]plan.Step)

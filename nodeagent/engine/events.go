@@ -26,6 +26,10 @@ func (e *Engine) event(ev kernel.Event) {
 
 // consider adds the owners whose objects an event says are not as wanted.
 func (e *Engine) consider(ev kernel.Event) {
+	if ev.Mounts {
+		e.remounted()
+		return
+	}
 	ev = e.byUsedName(ev)
 	switch ev.Key.Kind {
 	case netstate.KindLink:

@@ -142,6 +142,7 @@ func (f *fake) NetnsID(name string) (netstate.NetnsID, bool) {
 	return id, ok
 }
 func (f *fake) Listen(string) (bool, error)                          { return false, nil }
+func (f *fake) ListenMounts()                                        {}
 func (f *fake) Routing(netns string) (netstate.Routing, error)       { return f.routings[netns], nil }
 func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
 

@@ -2,24 +2,26 @@ package engine
 
 import (
 	"errors"
+	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
 // Failures that only others can end are not tried again by the clock: the kernel tells
-// when a name, a route or a port becomes free, or a namespace appears.
+// when a name, a route or a port becomes free, a namespace appears, or a mount changes.
+// It does not tell when a security module allows more.
 
-// othersEnd are the errors of such failures.
-var othersEnd = []error{errTaken, errMissing, errWaits, errObstructed, errContested, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
+// othersEnd are the errors of such failures; mountsEnd are those that a mount ends.
+var (
+	othersEnd = []error{errTaken, errMissing, errWaits, errObstructed, errContested, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
+	mountsEnd = []error{kernel.ErrMountsApart, kernel.ErrSysctlReadOnly, unix.EROFS}
+)
 
-func endsByOthers(err error) bool {
-	for _, kind := range othersEnd {
-		if errors.Is(err, kind) {
-			return true
-		}
-	}
-	return false
+func isOneOf(err error, kinds []error) bool {
+	return slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
 }
 
 // pause sets when an owner is looked at again after a pass.
@@ -44,18 +46,33 @@ func (e *Engine) pause(u *unit) {
 // namespace that was not listened to before is looked at once more.
 func (e *Engine) isStuck(u *unit) bool {
 	for k, err := range u.errs {
-		if u.in == nil || !endsByOthers(err) {
+		if u.in != nil && isOneOf(err, mountsEnd) {
+			e.Kernel.ListenMounts()
+			continue
+		}
+		if u.in == nil || !isOneOf(err, othersEnd) {
 			return false
 		}
 		if k.Netns == "" || k.Kind == netstate.KindNetns {
 			continue
 		}
 		news, failure := e.Kernel.Listen(k.Netns)
-		if news || failure != nil && !endsByOthers(failure) {
+		if news || failure != nil && !isOneOf(failure, othersEnd) {
 			return false
 		}
 	}
 	return true
+}
+
+// remounted marks the stuck owners whose failures a mount may have ended.
+func (e *Engine) remounted() {
+	for o := range e.stuck {
+		for _, err := range e.units[o].errs {
+			if isOneOf(err, mountsEnd) {
+				e.facts.Mark(o)
+			}
+		}
+	}
 }
 
 // freed marks the stuck owners of objects for which another one may have been in the

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -54,6 +55,18 @@ func TestFailuresOfOthersHaveNoTimer(t *testing.T) {
 		"a route in the way": {
 			begin: func(w *world) { w.k.set.Add(netns); fails(w, kernel.ErrForeign) }, end: func(w *world) { w.k.appErr = nil },
 			told: kernel.Event{Key: foreign.Key(), Gone: true}, owner: a, reason: v1alpha1.ReasonInterfaceConflict,
+		},
+		"a read-only mount": {
+			begin: func(w *world) { w.k.set.Add(netns); fails(w, unix.EROFS) }, end: func(w *world) { w.k.appErr = nil },
+			told: kernel.Event{Mounts: true}, owner: a, reason: v1alpha1.ReasonNotPermitted,
+		},
+		"read-only sysctls": {
+			begin: func(w *world) { w.k.set.Add(netns); fails(w, kernel.ErrSysctlReadOnly) }, end: func(w *world) { w.k.appErr = nil },
+			told: kernel.Event{Mounts: true}, owner: a, reason: v1alpha1.ReasonSysctlReadOnly,
+		},
+		"a refusal": {
+			begin: func(w *world) { w.k.set.Add(netns); fails(w, unix.EPERM) }, end: func(w *world) { w.k.appErr = nil },
+			owner: a, reason: v1alpha1.ReasonNotPermitted, timer: true,
 		},
 		"a failure of the kernel": {
 			begin: func(w *world) { w.k.set.Add(netns); fails(w, errors.New("ENOBUFS")) }, end: func(w *world) { w.k.appErr = nil },

@@ -73,7 +73,8 @@ type Kernel struct {
 	records sync.Mutex
 	hints   hints
 	// filtered is the monitor's.
-	filtered filtered
+	filtered   filtered
+	mountWatch *mountWatch
 	// announcing counts announcements under way; announcers bounds them.
 	announcing sync.WaitGroup
 	announcers chan struct{}
@@ -107,7 +108,7 @@ func Open(o Options) (*Kernel, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("identify the host's network namespace: %w", err)
 	}
-	k := &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20, maxPlaces: maxPlaces(), announcers: make(chan struct{}, maxAnnouncers)}
+	k := &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20, maxPlaces: maxPlaces(), announcers: make(chan struct{}, maxAnnouncers), mountWatch: newMountWatch()}
 	k.reach = k.lookAtMounts()
 	return k, nil
 }

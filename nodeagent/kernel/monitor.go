@@ -25,6 +25,9 @@ type Event struct {
 	// Object is the object as the notification describes it, nil if that is not
 	// known or it is gone.
 	Object netstate.Object
+	// Mounts is true where mounts of this process or of the host may have changed, once
+	// ListenMounts was called. Nothing else is set then.
+	Mounts bool
 	// Lost is true where notifications were lost: look at everything again.
 	// Nothing else is set then.
 	Lost bool
@@ -55,6 +58,7 @@ func (k *Kernel) Watch(ctx context.Context, fn func(Event)) error {
 	datagrams := make(chan datagram)
 	context.AfterFunc(ctx, func() { socket.Close() })
 	go receive(ctx, socket, datagrams)
+	go k.mountWatch.follow(ctx, k.opts.Init)
 	go m.run(ctx, datagrams, folder)
 	return nil
 }
@@ -196,6 +200,8 @@ func (m *monitor) run(ctx context.Context, datagrams <-chan datagram, folder *ne
 			}
 		case name := <-folder.mounted:
 			m.netnsMounted(name)
+		case <-m.k.mountWatch.changed:
+			m.fn(Event{Mounts: true})
 		}
 	}
 }
