@@ -254,6 +254,9 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 	}
 	if u.problem != nil {
 		won = e.leased(u)
+		if u.problem.Reason == v1alpha1.ReasonInterfaceConflict {
+			e.awaitNames(u)
+		}
 	}
 	if u.short != nil && u.problem == nil {
 		u.partial = append(u.partial, u.short)

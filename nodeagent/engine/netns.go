@@ -42,6 +42,22 @@ func (e *Engine) identify(u *unit, r *compile.Result) *compile.Problem {
 	return nil
 }
 
+// awaitNames has an attachment in conflict look again when another namespace gets one of
+// its names, which then may be no second name any more.
+func (e *Engine) awaitNames(u *unit) {
+	if u.in.Attachment == nil {
+		return
+	}
+	if name, problem := e.netnsOf(u); problem == nil {
+		e.claims.await(u.owner, nameClass(name))
+	}
+	if p := u.in.Attachment.Spec.PointToPoint; p != nil && p.Netns != nil {
+		e.claims.await(u.owner, nameClass(string(p.Netns.Name)))
+	}
+}
+
+func nameClass(netns string) string { return "network namespace " + netns }
+
 // netnsEnds are the namespaces among objects, each with a link of ours in it if
 // there is one.
 func netnsEnds(objects netstate.Set) []netstate.End {

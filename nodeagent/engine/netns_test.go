@@ -94,6 +94,28 @@ func TestPeersOfOneNamespace(t *testing.T) {
 	w.expectConflict(a, "spec.pointToPoint.netns: network namespace two has the name one too, by which this attachment uses it")
 }
 
+// TestSecondNameGetsItsOwnNamespace: a second name that comes to lead to another
+// namespace is wired as soon as the kernel tells of it, as target and as peer.
+func TestSecondNameGetsItsOwnNamespace(t *testing.T) {
+	w, one, two := twoNames(t)
+	join := nsa("join", "", "10.3.0.1/24")
+	join.Spec.Target.Netns = &v1alpha1.NetnsTarget{Name: "one", Lifecycle: v1alpha1.External}
+	join.Spec.PointToPoint = &v1alpha1.PointToPoint{Netns: &v1alpha1.NetnsEnd{Name: "two", Interface: "eth8", Lifecycle: v1alpha1.External}}
+	join.Spec.Interface = "eth7"
+	for _, o := range []metav1.Object{one, two, join} {
+		w.set(o)
+	}
+	w.turns(20)
+	w.expectConflict(two, "lab/one")
+	w.expectConflict(join, "this attachment")
+	w.k.second = nil
+	w.k.fn(kernel.Event{Key: netstate.Netns{Name: "two"}.Key()})
+	w.turns(20)
+	for _, o := range []metav1.Object{one, two, join} {
+		w.expectProgrammed(o)
+	}
+}
+
 // TestPodByNamespaceName: the namespace of a pod, named by a bind mount of somebody.
 func TestPodByNamespaceName(t *testing.T) {
 	w, _, two := twoNames(t)
