@@ -138,7 +138,7 @@ func (b *attachment) netns(at netstate.End, lifecycle v1alpha1.Lifecycle) {
 		b.r.add(netstate.Link{Netns: name, Name: "lo", Type: netstate.Loopback, Mark: netstate.NetnsMark(b.c.Source, name), Attributes: netstate.LoopbackAttributes, Up: true})
 	}
 	b.r.claim(Claim{
-		Resource: "network namespace " + name, Sharers: b.a.Namespace + " " + string(lifecycle),
+		Thing: Thing{Kind: NetnsName, Name: name}, Sharers: b.a.Namespace + " " + string(lifecycle),
 		Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.target.netns", Proof: linkKey(at),
 	})
 }
@@ -180,7 +180,7 @@ func (b *attachment) bridged() {
 	b.inside(b.view.Target, b.view.Addresses)
 	b.deaf(b.view.Host.Name)
 	b.r.claim(b.portClaim())
-	b.r.claim(Claim{Resource: "MAC address " + b.view.MAC.String() + " of network " + v.Name, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress", Proof: linkKey(b.view.Target)})
+	b.r.claim(Claim{Thing: Thing{Kind: NetworkMAC, Name: v.Name, MAC: b.view.MAC}, Reason: v1alpha1.ReasonMACConflict, Field: "spec.macAddress", Proof: linkKey(b.view.Target)})
 	filtered := v.AntiSpoof && !b.c.NoAntiSpoof
 	for _, p := range b.view.Addresses {
 		if filtered {
@@ -233,7 +233,7 @@ func AllowedClaims(a *v1alpha1.NamespaceAttachment) []Claim {
 	for _, p := range a.Spec.AllowedPrefixes() {
 		if own := slices.ContainsFunc(Prefixes(a.Spec.Addresses), func(o netip.Prefix) bool { return o.Addr() == p.Addr() }); p.IsSingleIP() && !own {
 			c := AddressClaim(a.Spec.Network, p.Addr())
-			c.Sharers, c.Address, c.Field = "allowedAddresses", netip.Addr{}, "spec.allowedAddresses"
+			c.Sharers, c.Field = "allowedAddresses", "spec.allowedAddresses"
 			out = append(out, c)
 		}
 	}
@@ -313,7 +313,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 		route := netstate.Route{Link: link, Dst: host(p.Addr()), Src: src}
 		b.r.add(route,
 			netstate.Masquerade{Link: link, Subnet: host(p.Addr()), Egress: egress})
-		b.r.claim(Claim{Resource: "address " + p.Addr().String() + " of the node's point-to-point links", Subnet: host(p.Addr()), Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses", Proof: route.Key()})
+		b.r.claim(Claim{Thing: Thing{Kind: LinkAddress, Subnet: host(p.Addr())}, Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses", Proof: route.Key()})
 		if egress {
 			b.r.forwarded(b.c, link, netstate.FamilyOf(p.Addr()), openings(b.c.Node, link, netstate.FamilyOf(p.Addr()))...)
 			b.r.add(linkSysctl("", link, "ipv4", "forwarding", "1"))
@@ -417,8 +417,8 @@ func (b *attachment) routes() *Problem {
 		}
 		route := b.route(netstate.Route{Dst: any, Via: gw, First: b.first()})
 		b.r.claim(Claim{
-			Resource: "default route of " + b.view.Target.Netns + " (" + string(netstate.FamilyOf(gw)) + ")",
-			Reason:   v1alpha1.ReasonInterfaceConflict, Field: "spec.defaultRoute",
+			Thing:  Thing{Kind: DefaultRoute, Netns: b.view.Target.Netns, Family: netstate.FamilyOf(gw)},
+			Reason: v1alpha1.ReasonInterfaceConflict, Field: "spec.defaultRoute",
 			Key: route, Soft: b.a.Spec.DefaultRoute == nil, Proof: route,
 		})
 	}

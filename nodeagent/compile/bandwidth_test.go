@@ -37,7 +37,7 @@ func limits(t *testing.T, spec v1alpha1.NamespaceAttachmentSpec, network *Networ
 	}
 	for _, c := range r.Claims {
 		if c.Field == "spec.bandwidth.egressRate" {
-			fmt.Fprintf(&b, "claims %s\n", c.Resource)
+			fmt.Fprintf(&b, "claims %s\n", c.Thing)
 		}
 	}
 	return b.String()

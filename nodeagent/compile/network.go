@@ -111,7 +111,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	}
 	if v.Uplink != "" && p == nil {
 		port := netstate.Port{Link: v.Uplink, Master: v.Bridge, Up: true, Attributes: netstate.PortAttributes}
-		r.claim(Claim{Resource: "uplink " + v.Uplink, Reason: v1alpha1.ReasonUplinkInUse, Field: "spec.uplink.interface", Proof: port.Key()})
+		r.claim(Claim{Thing: Thing{Kind: Uplink, Name: v.Uplink}, Reason: v1alpha1.ReasonUplinkInUse, Field: "spec.uplink.interface", Proof: port.Key()})
 		r.add(port)
 	}
 	r.claim(InterfaceClaim(netstate.End{Name: v.Bridge}, "spec.bridge.name"))
@@ -276,7 +276,7 @@ func addGateway(r *Result, v NetworkView, c Context) {
 			r.forwarded(c, v.Bridge, netstate.FamilyOf(gw), openings(c.Node, v.Bridge, netstate.FamilyOf(gw))...)
 			r.passed(c, v.Bridge, netstate.FamilyOf(gw))
 			r.add(forwarding(c, netstate.FamilyOf(gw))...)
-			r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets", Proof: address.Key()})
+			r.claim(subnetClaim(s, address.Key()))
 		}
 	}
 }
@@ -294,7 +294,7 @@ func addEgress(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView) {
 		if !v.Masquerade {
 			continue
 		}
-		r.claim(Claim{Resource: "subnet " + s.String(), Subnet: s, Reason: v1alpha1.ReasonSubnetOverlap, Field: "spec.subnets", Proof: m.Key()})
+		r.claim(subnetClaim(s, m.Key()))
 		for _, d := range merged(Prefixes(n.Spec.Egress.ExcludeDestinations), s.Addr()) {
 			r.add(netstate.NoMasquerade{Link: v.Bridge, Subnet: s, Dst: d})
 		}

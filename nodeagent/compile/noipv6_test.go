@@ -40,7 +40,7 @@ func TestNoIPv6(t *testing.T) {
 	}
 	claimed := false
 	for _, one := range r.Claims {
-		claimed = claimed || one.Address == at.Addresses[1].Addr()
+		claimed = claimed || one.Thing.Address == at.Addresses[1].Addr()
 	}
 	if !claimed {
 		t.Error("the IPv6 address is not set aside")

@@ -30,17 +30,17 @@ func PortRoom(v NetworkView, node netstate.Node) int {
 	return max(room, 0)
 }
 
-// BridgePort is the resource of which a bridge has a limited number.
-func BridgePort(bridge string) string { return "port of bridge " + bridge }
+// PortOf is a port of a bridge.
+func PortOf(bridge string) Thing { return Thing{Kind: BridgePort, Name: bridge} }
 
 // portClaim is the claim of a port of the network's bridge.
 func (b *attachment) portClaim() Claim {
-	return Claim{Resource: BridgePort(b.net.Bridge), Counted: true, Reason: v1alpha1.ReasonBridgeFull, Field: "spec.network", Proof: linkKey(b.view.Host)}
+	return Claim{Thing: PortOf(b.net.Bridge), Reason: v1alpha1.ReasonBridgeFull, Field: "spec.network", Proof: linkKey(b.view.Host)}
 }
 
 // BridgeFull says what to do where a bridge has no port left.
 func BridgeFull(c Claim) *Problem {
-	return problem(c.Reason, "%s: there is no free %s: a Linux bridge takes %s, those of others among them: use a second network or another node; this attachment gets a port as soon as one is free", c.Field, c.Resource, portCount(MaxPorts))
+	return problem(c.Reason, "%s: there is no free %s: a Linux bridge takes %s, those of others among them: use a second network or another node; this attachment gets a port as soon as one is free", c.Field, c.Thing, portCount(MaxPorts))
 }
 
 // PortsUsed is the note on a bridge that is nearly full, or full.

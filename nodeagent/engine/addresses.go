@@ -1,15 +1,14 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/claims"
 	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -18,7 +17,14 @@ import (
 // last, is unit.given: without a claim no more than a wish to have it again.
 
 // pools are the subnets of each network, to choose addresses from.
-type pools map[string][]*ipam.Pool
+type pools map[string][]*pool
+
+type pool struct {
+	*ipam.Pool
+	of claims.Pool
+	// full says that the pool had no address when it was asked last.
+	full *compile.Problem
+}
 
 // sync makes a network's pools those of its view. The gateways' and the node's
 // own addresses are never given.
@@ -27,11 +33,12 @@ func (p pools) sync(v compile.NetworkView, node netstate.Node) {
 	for _, a := range node.Addresses {
 		taken = append(taken, a.Prefix.Addr())
 	}
-	var next []*ipam.Pool
+	var next []*pool
 	for _, s := range v.Subnets {
-		n := ipam.NewPool(s, v.Exclude, taken...)
+		n := &pool{Pool: ipam.NewPool(s, v.Exclude, taken...)}
+		n.of = claims.Pool{Network: v.Name, Subnet: n.Subnet()}
 		for _, old := range p[v.Name] {
-			n.Continue(old)
+			n.Continue(old.Pool)
 		}
 		next = append(next, n)
 	}
@@ -44,7 +51,7 @@ func (e *Engine) static(u *unit) []netip.Prefix {
 	given := compile.Prefixes(u.in.Attachment.Spec.Addresses)
 	if network := u.in.Attachment.Spec.Network; network != "" {
 		for _, p := range given {
-			e.claims.choose(u.owner, compile.AddressClaim(network, p.Addr()))
+			e.claims.Reserve(u.owner, compile.AddressClaim(network, p.Addr()))
 		}
 	}
 	return given
@@ -53,6 +60,10 @@ func (e *Engine) static(u *unit) []netip.Prefix {
 // setAside sets aside what attachments have, before any of them is given an
 // address that it lacks or names, which another may have.
 func (e *Engine) setAside(units []*unit) {
+	for _, u := range units {
+		// Their networks are known now.
+		e.claims.Replace(u.owner, slices.DeleteFunc(slices.Clone(e.claims.Of(u.owner)), func(c compile.Claim) bool { return c.Sharers == compile.Marked }))
+	}
 	attached := slices.DeleteFunc(slices.Clone(units), func(u *unit) bool { return u.in.Attachment == nil || u.in.Attachment.Spec.Network == "" })
 	e.grantNamed(attached, (*unit).marked)
 	e.grantNamed(attached, func(u *unit) []netip.Prefix { return compile.Prefixes(u.in.Attachment.Status.Addresses) })
@@ -63,7 +74,7 @@ func (e *Engine) setAside(units []*unit) {
 	}
 	for _, u := range attached {
 		for _, c := range compile.AllowedClaims(u.in.Attachment) {
-			e.claims.choose(u.owner, c)
+			e.claims.Reserve(u.owner, c)
 		}
 	}
 }
@@ -78,7 +89,7 @@ func (e *Engine) grantNamed(units []*unit, had func(*unit) []netip.Prefix) {
 		list := had(u)
 		for _, p := range compile.Prefixes(u.in.Attachment.Spec.Addresses) {
 			if slices.ContainsFunc(list, func(h netip.Prefix) bool { return h.Addr() == p.Addr() }) {
-				e.claims.grant(u.owner, compile.AddressClaim(u.in.Attachment.Spec.Network, p.Addr()))
+				e.claims.Grant(u.owner, compile.AddressClaim(u.in.Attachment.Spec.Network, p.Addr()))
 			}
 		}
 	}
@@ -91,7 +102,7 @@ func (e *Engine) keep(u *unit, network string) []netip.Prefix {
 	var kept []netip.Prefix
 	for _, pool := range e.pools[network] {
 		i := slices.IndexFunc(had, func(p netip.Prefix) bool {
-			return pool.Usable(p.Addr()) && e.claims.choose(u.owner, compile.AddressClaim(network, p.Addr()))
+			return pool.Usable(p.Addr()) && e.claims.Reserve(u.owner, compile.AddressClaim(network, p.Addr()))
 		})
 		if i >= 0 {
 			kept = append(kept, netip.PrefixFrom(had[i].Addr(), pool.Subnet().Bits()))
@@ -105,85 +116,47 @@ func (u *unit) had() []netip.Prefix {
 	return slices.Concat(u.given, compile.Prefixes(u.in.Attachment.Status.Addresses), u.marked())
 }
 
-// allocate adds an address of each subnet of which there is none yet.
+// allocate adds an address of each subnet of which there is none yet. With a problem the
+// attachment waits for an address of the pool that has none.
 func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip.Prefix, *compile.Problem) {
-	for _, pool := range e.pools[network] {
-		if slices.ContainsFunc(kept, func(p netip.Prefix) bool { return pool.Subnet().Contains(p.Addr()) }) {
+	for _, p := range e.pools[network] {
+		if slices.ContainsFunc(kept, func(have netip.Prefix) bool { return p.Subnet().Contains(have.Addr()) }) {
 			continue
 		}
-		if p := e.exhausted[pool]; p != nil && len(e.claims.letGo) == 0 {
-			return nil, p
+		if p.full == nil || !e.claims.Exhausted(p.of) {
+			addr, err := e.next(u, p)
+			if err == nil {
+				kept = append(kept, netip.PrefixFrom(addr, p.Subnet().Bits()))
+				continue
+			}
+			p.full = &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: fmt.Sprintf("network %s: %v: %s: delete some, exclude less, or use a larger subnet", network, err, e.usersOf(p))}
 		}
-		if !pool.Started() {
-			pool.StartAfter(e.highest(network, pool.Subnet()))
-		}
-		addr, err := pool.Next(func(a netip.Addr) bool {
-			c := compile.AddressClaim(network, a)
-			_, left := e.left(c)
-			return left || !e.claims.choose(u.owner, c)
-		})
-		if errors.Is(err, ipam.ErrExhausted) {
-			e.exhausted[pool] = &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: fmt.Sprintf("network %s: %v: %s: delete some, exclude less, or use a larger subnet", network, err, e.usersOf(network, pool.Subnet()))}
-			return nil, e.exhausted[pool]
-		}
-		kept = append(kept, netip.PrefixFrom(addr, pool.Subnet().Bits()))
+		e.claims.AwaitPool(u.owner, p.of)
+		return nil, p.full
 	}
 	return kept, nil
 }
 
-// left returns whose address the kernel still holds although it is not to be built:
-// the sweep brake may be on, a removal fail, or be under way.
-func (e *Engine) left(c compile.Claim) (netstate.Owner, bool) {
-	l, ok := e.leftovers()[c.Resource]
-	if !ok && c.Address.IsValid() {
-		l, ok = e.leftovers()[compile.AddressClaim("", c.Address).Resource]
-	}
-	return l.owner, ok
-}
-
-// leftover is an address that the kernel still holds of somebody.
-type leftover struct {
-	owner   netstate.Owner
-	address netip.Addr
-}
-
-// leftovers, by the resource of their claim, are computed once a pass. Of an
-// attachment that is gone altogether the network is not known.
-func (e *Engine) leftovers() map[string]leftover {
-	if e.leftover != nil {
-		return e.leftover
-	}
-	e.leftover = map[string]leftover{}
-	for _, o := range slices.SortedFunc(maps.Keys(e.removing), netstate.Owner.Compare) {
-		u := e.units[o]
-		if len(e.claims.of[o]) > 0 {
-			continue
-		}
-		network := ""
-		if u.in != nil {
-			network = u.in.Attachment.Spec.Network
-		}
-		for _, p := range u.marked() {
-			e.leftover[compile.AddressClaim(network, p.Addr()).Resource] = leftover{o, p.Addr()}
-		}
-	}
-	return e.leftover
-}
-
-// usersOf says how many addresses of a subnet are in use, and by whom.
-func (e *Engine) usersOf(network string, subnet netip.Prefix) string {
-	var names []string
-	for _, owners := range e.claims.held {
-		for o, c := range owners {
-			if c.Address.IsValid() && subnet.Contains(c.Address) && c.Resource == compile.AddressClaim(network, c.Address).Resource {
-				names = append(names, o.Namespace+"/"+o.Name)
+// next reserves the next address of a pool. A process that does not know which address
+// was given last goes on after the highest that an attachment has.
+func (e *Engine) next(u *unit, p *pool) (netip.Addr, error) {
+	if !p.Started() {
+		highest := p.Subnet().Addr()
+		for a := range e.claims.Addresses(p.of) {
+			if highest.Less(a) {
+				highest = a
 			}
 		}
+		p.StartAfter(highest)
 	}
-	for _, l := range e.leftovers() {
-		if subnet.Contains(l.address) {
-			names = append(names, l.owner.Namespace+"/"+l.owner.Name)
-		}
+	return p.Next(func(a netip.Addr) bool { return !e.claims.Reserve(u.owner, compile.AddressClaim(p.of.Network, a)) })
+}
+
+// usersOf says how many addresses of a pool are in use, and by whom.
+func (e *Engine) usersOf(p *pool) string {
+	var names []string
+	for _, o := range e.claims.Addresses(p.of) {
+		names = append(names, o.Namespace+"/"+o.Name)
 	}
 	if len(names) == 0 {
 		return "it has none to give"
@@ -197,36 +170,41 @@ func (e *Engine) usersOf(network string, subnet netip.Prefix) string {
 	return fmt.Sprintf("%d in use, by %s", count, strings.Join(who, ", "))
 }
 
-// highest is the highest address of a subnet that somebody has: where a process
-// that does not know which was given last goes on.
-func (e *Engine) highest(network string, subnet netip.Prefix) netip.Addr {
-	best := subnet.Addr()
-	for _, owners := range e.claims.held {
-		for _, c := range owners {
-			if c.Address.IsValid() && subnet.Contains(c.Address) && best.Less(c.Address) && c.Resource == compile.AddressClaim(network, c.Address).Resource {
-				best = c.Address
-			}
+// lease has an attachment that is not to be built keep the addresses that the kernel
+// still holds of it: the sweep brake may be on, or a removal fail or be under way. Of one
+// that is known by its marks alone the network is not known.
+func (e *Engine) lease(u *unit) {
+	had := e.claims.Of(u.owner)
+	var leases []compile.Claim
+	for _, p := range u.marked() {
+		c := compile.MarkedClaim(p.Addr())
+		if i := slices.IndexFunc(had, func(h compile.Claim) bool {
+			return h.Thing.Kind == compile.NetworkAddress && h.Thing.Address == p.Addr() && h.Sharers == ""
+		}); i >= 0 {
+			c = had[i]
 		}
+		leases = append(leases, c)
 	}
-	return best
+	e.claims.Begin(u.owner)
+	e.claims.Settle(u.owner, leases, false)
+	e.claims.Begin(u.owner)
 }
 
 // leased are the claims of the addresses that an attachment has, and keeps
 // whatever becomes of the rest of it.
-func (e *Engine) leased(u *unit) []compile.Claim {
+func (e *Engine) leased(u *unit) (leases []compile.Claim) {
 	if u.in.Attachment == nil {
 		return nil
 	}
-	var out []compile.Claim
-	var mine []netip.Prefix
-	for _, p := range u.given {
+	u.given = slices.DeleteFunc(slices.Clone(u.given), func(p netip.Prefix) bool {
 		c := compile.AddressClaim(u.in.Attachment.Spec.Network, p.Addr())
-		if _, ok := e.claims.held[c.Resource][u.owner]; ok {
-			out, mine = append(out, c), append(mine, p)
+		if e.claims.Has(u.owner, c.Thing) {
+			leases = append(leases, c)
+			return false
 		}
-	}
-	u.given = mine
-	return out
+		return true
+	})
+	return leases
 }
 
 // marked are the addresses inside a target that bear our mark in the kernel: the

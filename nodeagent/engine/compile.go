@@ -2,13 +2,12 @@ package engine
 
 import (
 	"cmp"
-	"fmt"
-	"maps"
 	"slices"
+	"time"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
-	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/claims"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -16,7 +15,6 @@ import (
 // on something that changed.
 func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 	e.recall(batch)
-	e.leftover = nil
 	for o := range batch {
 		if u := e.unit(o); !u.accepted() {
 			e.release(u)
@@ -33,7 +31,6 @@ func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
 }
 
 func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
-	e.exhausted = map[*ipam.Pool]*compile.Problem{}
 	for _, kind := range ownerKinds {
 		e.progressed()
 		e.addDirty(batch, kind)
@@ -47,7 +44,7 @@ func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 		// that two may swap.
 		for i, u := range units {
 			results[i] = e.compile(u)
-			e.claims.keep(u.owner, results[i].Claims)
+			e.claims.Replace(u.owner, results[i].Claims)
 		}
 		e.grantHeld(units, results)
 		e.lookForListeners(results)
@@ -110,10 +107,9 @@ func (e *Engine) release(u *unit) {
 	clear(u.occupied)
 	if u.owner.Kind == netstate.OwnerNetwork {
 		delete(e.pools, u.owner.Name)
-		e.forgetPorts(u)
+		e.claims.Unlimit(compile.PortOf(u.network.Bridge), u.owner)
 	}
-	e.claims.awaitNothing(u.owner)
-	e.wakeWaiting(e.claims.take(u.owner, nil)...)
+	e.lease(u)
 	e.facts.Leave(u.siblings, u.owner)
 	u.siblings = fact{}
 	e.show(u)
@@ -123,6 +119,7 @@ func (e *Engine) release(u *unit) {
 func (e *Engine) compile(u *unit) (r compile.Result) {
 	e.Log.Debug("compile", "owner", u.owner)
 	e.facts.Begin(u.owner)
+	e.claims.Begin(u.owner)
 	switch u.owner.Kind {
 	case netstate.OwnerNetwork:
 		c := e.context(u, true)
@@ -223,37 +220,19 @@ func (e *Engine) compilePublish(u *unit) (r compile.Result) {
 // object, or without everything.
 func (e *Engine) claim(u *unit, r *compile.Result) {
 	u.partial = slices.Clone(r.Lacks)
-	e.claims.awaitNothing(u.owner)
-	var won []compile.Claim
-	for _, c := range r.Claims {
-		if u.problem != nil {
-			break
+	for _, l := range e.claims.Settle(u.owner, r.Claims, u.problem != nil) {
+		switch {
+		case l.Claim.Key == netstate.Key{}:
+			u.problem = e.takenBy(l)
+		case l.Claim.Soft:
+			u.notes = append(u.notes, compile.Stays(l.Claim, Title(l.Holder)))
+		default:
+			u.partial = append(u.partial, e.takenBy(l))
 		}
-		holder, taken := e.claims.holder(u.owner, c)
-		if !taken {
-			if holder, taken = e.left(c); taken {
-				e.claims.await(u.owner, leaving)
-			}
-		}
-		if !taken {
-			won = append(won, c)
-			continue
-		}
-		e.claims.await(u.owner, c.Class())
-		lost := e.takenBy(c, holder)
-		if c.Key == (netstate.Key{}) {
-			u.problem = lost
-			continue
-		}
-		delete(r.Objects, c.Key)
-		if c.Soft {
-			u.notes = append(u.notes, &compile.Problem{Reason: v1alpha1.ReasonProgrammed, Message: c.Resource + " stays with " + Title(holder) + "; set " + c.Field + " to choose"})
-		} else {
-			u.partial = append(u.partial, lost)
-		}
+		delete(r.Objects, l.Claim.Key)
 	}
 	if u.problem != nil {
-		won = e.leased(u)
+		_ = e.leased(u)
 		if u.problem.Reason == v1alpha1.ReasonInterfaceConflict {
 			e.awaitNames(u)
 		}
@@ -261,31 +240,27 @@ func (e *Engine) claim(u *unit, r *compile.Result) {
 	if u.short != nil && u.problem == nil {
 		u.partial = append(u.partial, u.short)
 	}
-	if u.short != nil || u.problem != nil && u.problem.Reason == v1alpha1.ReasonAddressPoolExhausted {
-		e.claims.await(u.owner, compile.AddressClass(u.in.Attachment.Spec.Network))
-		e.claims.await(u.owner, leaving)
-	}
-	e.wakeWaiting(e.claims.take(u.owner, won)...)
 }
 
-// takenBy says who has what an owner claims.
-func (e *Engine) takenBy(c compile.Claim, holder netstate.Owner) *compile.Problem {
-	if c.Counted {
-		return compile.BridgeFull(c)
+// takenBy says who has what an owner lost.
+func (e *Engine) takenBy(l claims.Loss) *compile.Problem {
+	switch l.Claim.Thing.Kind {
+	case compile.BridgePort:
+		return compile.BridgeFull(l.Claim)
+	case compile.NetnsItself:
+		return compile.SecondName(l.Claim.Field, l.Claim.Netns, e.claims.Holders(l.Claim.Thing)[l.Holder].Netns, Title(l.Holder))
 	}
-	if c.Netns != "" {
-		return compile.SecondName(c.Field, c.Netns, e.claims.held[c.Resource][holder].Netns, Title(holder))
-	}
-	return &compile.Problem{Reason: c.Reason, Message: fmt.Sprintf("%s: %s is taken by %s: choose another, or delete that one", c.Field, c.Resource, Title(holder))}
+	return compile.Taken(l.Claim, Title(l.Holder))
 }
 
-// leaving is the class of addresses that the kernel holds of owners that are not to
-// be built.
-const leaving = "leaving"
-
-// wakeWaiting lets owners ask again that wait for the release of a claim of these classes.
-func (e *Engine) wakeWaiting(classes ...string) {
-	for _, class := range classes {
-		e.requeue(slices.Collect(maps.Keys(e.claims.waiting[class]))...)
+// wakeLosers has the owners look again that would have now what they lost, or lost it
+// to another owner than they say, the oldest first.
+func (e *Engine) wakeLosers() {
+	born := func(o netstate.Owner) (t time.Time) {
+		if u := e.units[o]; u != nil && u.in != nil {
+			t = u.in.Object().GetCreationTimestamp().Time
+		}
+		return t
 	}
+	e.requeue(e.claims.Woken(func(a, b netstate.Owner) int { return cmp.Or(born(a).Compare(born(b)), a.Compare(b)) })...)
 }

@@ -16,12 +16,11 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/claims"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/facts"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
-	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -115,19 +114,12 @@ type Engine struct {
 	unseen []netstate.Key
 	// leaving says who held what the current pass removes.
 	leaving map[netstate.Key]netstate.Owner
-	claims  claims
+	claims  *claims.Book
 	pools   pools
-	// leftover is what leftovers computed for this pass.
-	leftover map[string]leftover
-	// exhausted are the pools found so while attachments are compiled: asking one
-	// again costs as much as it has addresses.
-	exhausted map[*ipam.Pool]*compile.Problem
-	silent    silent
-	// facts are who has to look again. again are the owners to look at in the next turn,
-	// and removing the attachments that are not to be built, whatever the kernel holds.
-	facts    *factBook
-	again    []netstate.Owner
-	removing map[netstate.Owner]bool
+	silent  silent
+	// facts are who has to look again; again are the owners to look at in the next turn.
+	facts *factBook
+	again []netstate.Owner
 	// pods by UID; nil until they are known.
 	pods map[string]Pod
 	node netstate.Node
@@ -169,21 +161,20 @@ func New(o Options) *Engine {
 		o.HostPorts = nobody{}
 	}
 	e := &Engine{
-		Options:  o,
-		inputs:   map[netstate.Owner]*Input{},
-		events:   map[netstate.Key]kernel.Event{},
-		wake:     make(chan struct{}, 1),
-		units:    map[netstate.Owner]*unit{},
-		ledger:   ledger.New(),
-		facts:    facts.New[netstate.Owner, fact](),
-		removing: map[netstate.Owner]bool{},
-		stuck:    map[netstate.Owner]bool{},
-		claims:   newClaims(),
-		pools:    pools{},
-		early:    map[netstate.Key]bool{},
-		astray:   map[string]bool{},
-		silent:   silent{},
-		ports:    hostPorts{said: map[string]bool{}},
+		Options: o,
+		inputs:  map[netstate.Owner]*Input{},
+		events:  map[netstate.Key]kernel.Event{},
+		wake:    make(chan struct{}, 1),
+		units:   map[netstate.Owner]*unit{},
+		ledger:  ledger.New(),
+		facts:   facts.New[netstate.Owner, fact](),
+		stuck:   map[netstate.Owner]bool{},
+		claims:  claims.New(),
+		pools:   pools{},
+		early:   map[netstate.Key]bool{},
+		astray:  map[string]bool{},
+		silent:  silent{},
+		ports:   hostPorts{said: map[string]bool{}},
 	}
 	e.firewall = &patientFirewall{Backend: o.NAT, ended: e.firewallChanged}
 	e.NAT = e.firewall

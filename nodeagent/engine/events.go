@@ -47,9 +47,7 @@ func (e *Engine) consider(ev kernel.Event) {
 	case netstate.KindNetns:
 		e.facts.Learn(named(routingFact, ev.Key.Netns), nil)
 		e.mark(ev.Key, func(u *unit) bool { return ev.Gone || !u.done })
-		for o := range e.claims.waiting[nameClass(ev.Key.Netns)] {
-			e.facts.Mark(o)
-		}
+		e.facts.Touch(named(netnsFact, ev.Key.Netns))
 	default:
 		if ev.Key.Kind == netstate.KindAddress && strings.Contains(ev.Key.Name, ":") {
 			// The first that is heard of IPv6 that is switched on.

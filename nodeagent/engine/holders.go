@@ -34,7 +34,7 @@ func (e *Engine) grantHeld(units []*unit, results []compile.Result) {
 			}
 			for _, c := range results[i].Claims {
 				if c.Proof != (netstate.Key{}) && shown(i, c) {
-					e.claims.grant(u.owner, c)
+					e.claims.Grant(u.owner, c)
 				}
 			}
 		}
@@ -99,13 +99,8 @@ func recordedPorts(p *v1alpha1.PortPublish) (list []netstate.Publish) {
 func (e *Engine) remember(in Input) {
 	u := e.unit(in.Owner())
 	var list []compile.Claim
-	choose := func(c compile.Claim) {
-		if e.claims.choose(u.owner, c) {
-			list = append(list, c)
-		}
-	}
 	for _, p := range recordedPorts(in.Publish) {
-		choose(compile.PortClaim(p))
+		list = append(list, compile.PortClaim(p))
 	}
 	if a := in.Attachment; a != nil {
 		u.given = nil
@@ -115,9 +110,11 @@ func (e *Engine) remember(in Input) {
 			}
 			u.given = append(u.given, p)
 			if a.Spec.Network != "" {
-				choose(compile.AddressClaim(a.Spec.Network, p.Addr()))
+				list = append(list, compile.AddressClaim(a.Spec.Network, p.Addr()))
 			}
 		}
 	}
-	e.wakeWaiting(e.claims.take(u.owner, list)...)
+	list = slices.DeleteFunc(list, func(c compile.Claim) bool { return !e.claims.Reserve(u.owner, c) })
+	e.claims.Settle(u.owner, list, false)
+	e.wakeLosers()
 }

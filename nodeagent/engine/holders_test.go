@@ -194,10 +194,10 @@ type holders struct {
 
 func (l *rivals) holders() holders {
 	out := map[string]string{}
-	for o, list := range l.e.claims.of {
-		for _, c := range list {
+	for o := range l.e.units {
+		for _, c := range l.e.claims.Of(o) {
 			if c.Sharers == "" {
-				out[c.Resource] = fmt.Sprint(o, " in version ", l.versions[o])
+				out[c.Thing.String()] = fmt.Sprint(o, " in version ", l.versions[o])
 			}
 		}
 	}

@@ -49,14 +49,12 @@ func (e *Engine) awaitNames(u *unit) {
 		return
 	}
 	if name, problem := e.netnsOf(u); problem == nil {
-		e.claims.await(u.owner, nameClass(name))
+		e.facts.Get(u.owner, named(netnsFact, name))
 	}
 	if p := u.in.Attachment.Spec.PointToPoint; p != nil && p.Netns != nil {
-		e.claims.await(u.owner, nameClass(string(p.Netns.Name)))
+		e.facts.Get(u.owner, named(netnsFact, string(p.Netns.Name)))
 	}
 }
-
-func nameClass(netns string) string { return "network namespace " + netns }
 
 // netnsEnds are the namespaces among objects, each with a link of ours in it if
 // there is one.
@@ -85,7 +83,7 @@ func (e *Engine) identifyMade(s plan.Step) {
 	}
 	if id, ok := e.Kernel.NetnsID(s.Key.Netns); ok {
 		for o := range e.ledger.Owners(s.Key).All() {
-			e.claims.grant(o, compile.NetnsClaim(id, netstate.End{Netns: s.Key.Netns}))
+			e.claims.Grant(o, compile.NetnsClaim(id, netstate.End{Netns: s.Key.Netns}))
 		}
 	}
 }
@@ -100,7 +98,7 @@ func (e *Engine) usedName(name string) string {
 	if !ok {
 		return name
 	}
-	for _, c := range e.claims.held[compile.NetnsClaim(id, netstate.End{}).Resource] {
+	for _, c := range e.claims.Holders(compile.NetnsClaim(id, netstate.End{}).Thing) {
 		return c.Netns
 	}
 	return name

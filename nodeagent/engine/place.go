@@ -133,7 +133,7 @@ func (e *Engine) interfaceOf(u *unit, netns string) string {
 	for _, name := range names {
 		end := netstate.End{Netns: netns, Name: name}
 		foreign := errors.Is(u.errs[netstate.Link{Netns: netns, Name: name}.Key()], errTaken)
-		if !foreign && e.claims.choose(u.owner, compile.InterfaceClaim(end, "spec.interface")) {
+		if !foreign && e.claims.Reserve(u.owner, compile.InterfaceClaim(end, "spec.interface")) {
 			return name
 		}
 	}
@@ -163,7 +163,7 @@ func (e *Engine) wish(u *unit) {
 	u.given = nil
 	for _, p := range had {
 		again := slices.ContainsFunc(u.given, func(q netip.Prefix) bool { return q.Masked() == p.Masked() })
-		if (!again || u.static()) && e.claims.choose(u.owner, compile.AddressClaim(a.Spec.Network, p.Addr())) {
+		if (!again || u.static()) && e.claims.Reserve(u.owner, compile.AddressClaim(a.Spec.Network, p.Addr())) {
 			u.given = append(u.given, p)
 		}
 	}

@@ -74,7 +74,6 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 	}
 	e.enter(u, in)
 	u.in, u.changed = in, true
-	e.noteRemoving(u)
 	e.show(u)
 	if in != nil {
 		u.repairs = max(u.repairs, in.Repairs)
@@ -233,8 +232,15 @@ func (e *Engine) startKernel() error {
 }
 
 func (e *Engine) hold(held []kernel.Held) {
+	owners := map[netstate.Owner]bool{}
 	for _, h := range held {
 		e.unit(h.Owner).Hold(h.Object.Key())
+		owners[h.Owner] = true
+	}
+	for o := range owners {
+		if u := e.units[o]; o.Kind == netstate.OwnerAttachment && !u.accepted() && len(e.claims.Of(o)) == 0 {
+			e.lease(u)
+		}
 	}
 }
 

@@ -52,6 +52,8 @@ const (
 	// whether IPv6 is off there.
 	routingFact
 	ipv6OffFact
+	// netnsFact is touched when the kernel tells of a name of a namespace.
+	netnsFact
 )
 
 type factBook = facts.Book[netstate.Owner, fact]
@@ -241,7 +243,7 @@ func (e *Engine) expected(u *unit) []netip.Prefix {
 	}
 	marked := u.marked()
 	return slices.DeleteFunc(u.had(), func(p netip.Prefix) bool {
-		_, claimed := e.claims.held[compile.AddressClaim(u.in.Attachment.Spec.Network, p.Addr()).Resource][u.owner]
+		claimed := e.claims.Has(u.owner, compile.AddressClaim(u.in.Attachment.Spec.Network, p.Addr()).Thing)
 		return !claimed || !u.recordedReady() && !slices.Contains(marked, p)
 	})
 }

@@ -48,7 +48,6 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summ
 			e.report(u)
 		case o.Kind != "" && u.done && u.Empty():
 			e.forget(u)
-			e.wakeWaiting(leaving)
 			e.Reporter.Removed(o)
 		}
 		for k, err := range u.errs {
@@ -56,6 +55,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summ
 		}
 	}
 	e.reportPorts(batch)
+	e.wakeLosers()
 }
 
 // showFailing lets others see which owners of a batch fail. An owner that fails itself

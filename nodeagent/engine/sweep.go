@@ -103,7 +103,7 @@ func (e *Engine) recall(batch map[netstate.Owner]bool) {
 		u.formerly = nil
 		if round > 0 && u.fresh() {
 			// What a former version claims gives it no right.
-			_ = e.claims.take(o, nil)
+			e.claims.Settle(o, nil, false)
 		}
 	}
 }

@@ -80,25 +80,16 @@ func (e *Engine) unit(o netstate.Owner) *unit {
 		u = &unit{owner: o, Account: e.ledger.Account(o), errs: map[netstate.Key]error{},
 			occupied: map[netstate.Key]occupied{}, reserved: map[netstate.Key]bool{}, unheld: map[netstate.Key]bool{}}
 		e.units[o] = u
-		e.noteRemoving(u)
 	}
 	return u
-}
-
-// noteRemoving keeps up which attachments are not to be built.
-func (e *Engine) noteRemoving(u *unit) {
-	delete(e.removing, u.owner)
-	if u.owner.Kind == netstate.OwnerAttachment && !u.accepted() {
-		e.removing[u.owner] = true
-	}
 }
 
 // forget ends a unit.
 func (e *Engine) forget(u *unit) {
 	delete(e.units, u.owner)
-	delete(e.removing, u.owner)
 	delete(e.stuck, u.owner)
 	e.facts.Begin(u.owner)
+	e.lease(u)
 	e.calm(u)
 	e.ledger.Close(u.owner)
 }

@@ -1,4 +1,4 @@
-package engine
+package claims
 
 import (
 	"net/netip"

@@ -1,4 +1,4 @@
-package engine
+package claims
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 
 func portsOf(host, proto string, first, last uint16) compile.Claim {
 	p := compile.HostPorts{Host: netip.MustParseAddr(host), Proto: proto, First: first, Last: last}
-	return compile.Claim{Resource: fmt.Sprint("host port ", p), Ports: p}
+	return compile.Claim{Thing: compile.Thing{Kind: compile.HostPort, Ports: p}, Key: netstate.Key{Name: fmt.Sprint(p)}}
 }
 
 func publisher(i int) netstate.Owner {
@@ -23,9 +23,9 @@ func publisher(i int) netstate.Owner {
 // TestPortsOverlap: ranges and single ports of one address and protocol keep each
 // other out, as a whole; others are beside them.
 func TestPortsOverlap(t *testing.T) {
-	c := newClaims()
-	c.take(publisher(1), []compile.Claim{portsOf("0.0.0.0", "tcp", 8000, 8010)})
-	c.take(publisher(2), []compile.Claim{portsOf("0.0.0.0", "tcp", 80, 80)})
+	c := New()
+	c.Settle(publisher(1), []compile.Claim{portsOf("0.0.0.0", "tcp", 8000, 8010)}, false)
+	c.Settle(publisher(2), []compile.Claim{portsOf("0.0.0.0", "tcp", 80, 80)}, false)
 	for _, want := range []struct {
 		claim  compile.Claim
 		holder int
@@ -35,21 +35,19 @@ func TestPortsOverlap(t *testing.T) {
 		{portsOf("0.0.0.0", "tcp", 1, 65535), 2}, {portsOf("0.0.0.0", "tcp", 81, 65535), 1}, {portsOf("0.0.0.0", "tcp", 81, 7999), 0},
 		{portsOf("0.0.0.0", "udp", 8000, 8000), 0}, {portsOf("192.0.2.1", "tcp", 8000, 8010), 0}, {portsOf("::", "tcp", 8000, 8000), 0},
 	} {
-		holder, taken := c.holder(publisher(9), want.claim)
+		holder, taken := c.Holder(publisher(9), want.claim)
 		if taken != (want.holder > 0) || taken && holder != publisher(want.holder) {
-			t.Errorf("%s is %s's (%t), want %d", want.claim.Resource, holder, taken, want.holder)
+			t.Errorf("%s is %s's (%t), want %d", want.claim.Thing, holder, taken, want.holder)
 		}
-		if holder, taken := c.holder(publisher(want.holder), want.claim); taken && holder == publisher(want.holder) {
-			t.Errorf("%s is taken by whom it is for", want.claim.Resource)
+		if holder, taken := c.Holder(publisher(want.holder), want.claim); taken && holder == publisher(want.holder) {
+			t.Errorf("%s is taken by whom it is for", want.claim.Thing)
 		}
 	}
-	if len(c.take(publisher(1), nil)) == 0 {
-		t.Error("nothing was released")
-	}
-	if holder, taken := c.holder(publisher(9), portsOf("0.0.0.0", "tcp", 8000, 8010)); taken {
+	c.Settle(publisher(1), nil, false)
+	if holder, taken := c.Holder(publisher(9), portsOf("0.0.0.0", "tcp", 8000, 8010)); taken {
 		t.Errorf("released, but %s has it", holder)
 	}
-	c.take(publisher(2), nil)
+	c.Settle(publisher(2), nil, false)
 	if len(c.ports) > 0 || len(c.held) > 0 {
 		t.Errorf("left: %v %v", c.ports, c.held)
 	}
@@ -60,21 +58,21 @@ func TestPortsOverlap(t *testing.T) {
 func TestPortsAtRandom(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
-		c, all := newClaims(), map[netstate.Owner]compile.Claim{}
+		c, all := New(), map[netstate.Owner]compile.Claim{}
 		for i := range 40 {
 			first := uint16(1 + random.IntN(100))
 			claim := portsOf([]string{"0.0.0.0", "192.0.2.1"}[random.IntN(2)], "tcp", first, first+uint16(random.IntN(3)*random.IntN(10)))
 			o := publisher(random.IntN(i + 1))
-			holder, taken := c.holder(o, claim)
+			holder, taken := c.Holder(o, claim)
 			conflict := false
 			for other, have := range all {
 				conflict = conflict || other != o && claim.Conflicts(have)
 			}
 			if taken != conflict || taken && !claim.Conflicts(all[holder]) {
-				t.Fatalf("%s for %s: %s has it (%t), want %t", claim.Resource, o, holder, taken, conflict)
+				t.Fatalf("%s for %s: %s has it (%t), want %t", claim.Thing, o, holder, taken, conflict)
 			}
 			if !taken {
-				c.take(o, []compile.Claim{claim})
+				c.Settle(o, []compile.Claim{claim}, false)
 				all[o] = claim
 			}
 		}
@@ -84,13 +82,13 @@ func TestPortsAtRandom(t *testing.T) {
 // TestManyPorts: thousands of single ports are claimed without looking at each
 // other.
 func TestManyPorts(t *testing.T) {
-	c, begin := newClaims(), time.Now()
+	c, begin := New(), time.Now()
 	for i := range 20000 {
 		claim := portsOf("0.0.0.0", "tcp", uint16(20000+i), uint16(20000+i))
-		if holder, taken := c.holder(publisher(i), claim); taken {
-			t.Fatalf("%s is taken by %s", claim.Resource, holder)
+		if holder, taken := c.Holder(publisher(i), claim); taken {
+			t.Fatalf("%s is taken by %s", claim.Thing, holder)
 		}
-		c.take(publisher(i), []compile.Claim{claim})
+		c.Settle(publisher(i), []compile.Claim{claim}, false)
 	}
 	if d := time.Since(begin); d > 2*time.Second {
 		t.Errorf("20,000 claims took %s", d)
