@@ -20,7 +20,7 @@ func (k *Kernel) Apply(steps []plan.Step) []error {
 	defer s.close()
 	errs := make([]error, len(steps))
 	for i, step := range steps {
-		if first(step) {
+		if removesRedirect(step) {
 			errs[i] = s.apply(step)
 			s.trim()
 		}
@@ -28,7 +28,7 @@ func (k *Kernel) Apply(steps []plan.Step) []error {
 	s.deleteLinks(steps, errs)
 	for _, i := range order(steps) {
 		step := steps[i]
-		if step.Key.Kind == netstate.KindLink && step.Op == plan.Delete || first(step) || sysctl(step.Key) {
+		if step.Key.Kind == netstate.KindLink && step.Op == plan.Delete || removesRedirect(step) || isSysctl(step.Key) {
 			continue
 		}
 		errs[i] = s.apply(step)
@@ -38,9 +38,9 @@ func (k *Kernel) Apply(steps []plan.Step) []error {
 	return errs
 }
 
-// first reports whether a step removes a redirect: a link that others are led
+// removesRedirect reports whether a step removes a redirect: a link that others are led
 // through must not go before, or what they carry is lost.
-func first(step plan.Step) bool {
+func removesRedirect(step plan.Step) bool {
 	return step.Key.Kind == netstate.KindRedirect && step.Op == plan.Delete
 }
 
@@ -106,6 +106,6 @@ func unsupported(op plan.Op, key netstate.Key) error {
 	return fmt.Errorf("%s %s: %w", op, key, errors.ErrUnsupported)
 }
 
-func sysctl(key netstate.Key) bool {
+func isSysctl(key netstate.Key) bool {
 	return key.Kind == netstate.KindSysctl || key.Kind == netstate.KindSysctlNode
 }

@@ -8,12 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/netnsdir"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/sandbox"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-
-	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
-	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
 // BenchmarkAttachment reports what 100 attachments cost beside the bare
@@ -72,7 +72,7 @@ func bare(b *testing.B, name, veth string) {
 	}
 	path := "/run/netns/" + name
 	check(os.WriteFile(path, nil, 0o444))
-	check(onFreshThread(func() error {
+	check(netnsdir.OnFreshThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}

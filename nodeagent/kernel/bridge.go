@@ -2,168 +2,51 @@ package kernel
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
+	"fmt"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
-
-	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
-
-// Attributes of a bridge that vishvananda's nl lacks, linux/if_link.h and
-// if_bridge.h.
-const (
-	brMultiBoolOpt  = 46 // IFLA_BR_MULTI_BOOLOPT, Linux 5.0
-	brFDBMaxLearned = 49 // IFLA_BR_FDB_MAX_LEARNED, Linux 6.8
-	boolNoLLLearn   = 1  // 1 << BR_BOOLOPT_NO_LL_LEARN
-)
-
-// numbered is an attribute that is a number of its own in a message.
-type numbered struct {
-	attribute netstate.Attribute
-	size      int
-}
-
-// bridgeNumbers and portNumbers are attributes by their netlink number. A kernel
-// ignores those that it does not know.
-var (
-	bridgeNumbers = map[uint16]numbered{
-		nl.IFLA_BR_MCAST_SNOOPING:    {netstate.MulticastSnooping, 1},
-		nl.IFLA_BR_MCAST_HASH_MAX:    {netstate.MulticastHashMax, 4},
-		brFDBMaxLearned:              {netstate.FDBMaxLearned, 4},
-		nl.IFLA_BR_STP_STATE:         {netstate.STP, 4},
-		nl.IFLA_BR_FORWARD_DELAY:     {netstate.ForwardDelay, 4},
-		nl.IFLA_BR_AGEING_TIME:       {netstate.Ageing, 4},
-		nl.IFLA_BR_VLAN_FILTERING:    {netstate.VLANFiltering, 1},
-		nl.IFLA_BR_GROUP_FWD_MASK:    {netstate.GroupForward, 2},
-		nl.IFLA_BR_NF_CALL_IPTABLES:  {netstate.CallIPTables, 1},
-		nl.IFLA_BR_NF_CALL_IP6TABLES: {netstate.CallIP6Tables, 1},
-	}
-	portNumbers = map[uint16]numbered{
-		nl.IFLA_BRPORT_STATE:            {netstate.PortState, 1},
-		nl.IFLA_BRPORT_LEARNING:         {netstate.Learning, 1},
-		nl.IFLA_BRPORT_UNICAST_FLOOD:    {netstate.Flood, 1},
-		nl.IFLA_BRPORT_MCAST_FLOOD:      {netstate.MulticastFlood, 1},
-		nl.IFLA_BRPORT_BCAST_FLOOD:      {netstate.BroadcastFlood, 1},
-		nl.IFLA_BRPORT_LOCKED:           {netstate.Locked, 1},
-		nl.IFLA_BRPORT_NEIGH_SUPPRESS:   {netstate.NeighSuppress, 1},
-		nl.IFLA_BRPORT_PROXYARP:         {netstate.ProxyARP, 1},
-		nl.IFLA_BRPORT_PROXYARP_WIFI:    {netstate.ProxyARPWiFi, 1},
-		nl.IFLA_BRPORT_MCAST_MAX_GROUPS: {netstate.MulticastGroups, 4},
-	}
-)
-
-func (n numbered) read(value []byte) (uint32, bool) {
-	switch {
-	case len(value) < n.size:
-		return 0, false
-	case n.size == 1:
-		return uint32(value[0]), true
-	case n.size == 2:
-		return uint32(binary.NativeEndian.Uint16(value)), true
-	}
-	return uint32At(value), true
-}
-
-func (n numbered) write(value uint32) []byte {
-	switch n.size {
-	case 1:
-		return nl.Uint8Attr(uint8(value))
-	case 2:
-		return nl.Uint16Attr(uint16(value))
-	}
-	return nl.Uint32Attr(value)
-}
-
-// bridgeAttributes reads the IFLA_INFO_DATA of a bridge.
-func bridgeAttributes(b []byte) netstate.Attributes {
-	var out netstate.Attributes
-	for kind, value := range attributes(b) {
-		if n, known := bridgeNumbers[kind]; known {
-			if v, ok := n.read(value); ok {
-				out = out.With(n.attribute, v)
-			}
-		}
-		// struct br_boolopt_multi: values, and which of them the kernel knows.
-		if kind == brMultiBoolOpt && len(value) >= 8 && uint32At(value[4:])&boolNoLLLearn != 0 {
-			out = out.With(netstate.NoLinkLocalLearn, uint32At(value)&boolNoLLLearn)
-		}
-	}
-	return out
-}
-
-// bridgeInfo is the IFLA_LINKINFO of a bridge with attributes; nil without any of
-// a bridge's.
-func bridgeInfo(s netstate.Attributes) *nl.RtAttr {
-	info := linkInfo("bridge")
-	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
-	some := addNumbers(data, bridgeNumbers, s)
-	if value, ok := s.Get(netstate.NoLinkLocalLearn); ok {
-		data.AddRtAttr(brMultiBoolOpt, append(nl.Uint32Attr(value), nl.Uint32Attr(boolNoLLLearn)...))
-		some = true
-	}
-	if !some {
-		return nil
-	}
-	return info
-}
-
-// portInfo is the IFLA_LINKINFO of a port with attributes; nil without any of a
-// port's.
-func portInfo(s netstate.Attributes) *nl.RtAttr {
-	info, data := slaveInfo()
-	if !addNumbers(data, portNumbers, s) {
-		return nil
-	}
-	return info
-}
-
-func addNumbers(data *nl.RtAttr, numbers map[uint16]numbered, s netstate.Attributes) (some bool) {
-	for kind, n := range numbers {
-		if value, ok := s.Get(n.attribute); ok {
-			data.AddRtAttr(int(kind), n.write(value))
-			some = true
-		}
-	}
-	return some
-}
 
 // changeAttributes gives a link the attributes.
-func (p *place) changeAttributes(l *link, s netstate.Attributes) error {
-	if l.loopback() {
-		return p.changeLoopback(l, s)
+func (ns *namespace) changeAttributes(l *rtnl.Link, s netstate.Attributes) error {
+	if l.Loopback() {
+		return ns.changeLoopback(l, s)
 	}
 	if stp, ok := s.Get(netstate.STP); ok {
 		// Under a spanning tree the kernel refuses the forward delay that we want
 		// (ERANGE), and so the tree ends first.
-		if err := p.setLink(l, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), bridgeInfo(netstate.Attributes{}.With(netstate.STP, stp))); err != nil {
+		if err := ns.setLink(l, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), rtnl.BridgeInfo(netstate.Attributes{}.With(netstate.STP, stp))); err != nil {
 			return err
 		}
 	}
 	if _, ok := s.Get(netstate.OwnMAC); ok {
-		if err := p.learnItself(l); err != nil {
+		if err := ns.learnItself(l); err != nil {
 			return err
 		}
 	}
 	if _, ok := s.Get(netstate.LinkLocal); ok {
-		if err := p.addLinkLocal(l); err != nil {
+		if err := ns.addLinkLocal(l); err != nil {
 			return err
 		}
 	}
-	body := flagsOf(s)
+	body := rtnl.FlagsOf(s)
 	var attrs []*nl.RtAttr
-	if info := cmp.Or(bridgeInfo(s), portInfo(s)); info != nil {
+	if info := cmp.Or(rtnl.BridgeInfo(s), rtnl.PortInfo(s)); info != nil {
 		attrs = append(attrs, info)
 	}
 	if attrs == nil && body.Change == 0 {
 		return nil
 	}
-	err := p.setLink(l, unix.RTM_NEWLINK, body, attrs...)
+	err := ns.setLink(l, unix.RTM_NEWLINK, body, attrs...)
 	if _, arp := s.Get(netstate.ARP); arp && err == nil {
 		// IPv6 neighbours that were found without ARP stay as they are (NUD_NOARP)
 		// until the MAC address is set, be it to the same.
-		err = p.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), nl.NewRtAttr(unix.IFLA_ADDRESS, l.mac[:]))
+		err = ns.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), nl.NewRtAttr(unix.IFLA_ADDRESS, l.MAC[:]))
 	}
 	// The port lost its carrier meanwhile, and forwards when it has one again.
 	if _, state := s.Get(netstate.PortState); state && errors.Is(err, unix.ENETDOWN) {
@@ -172,33 +55,139 @@ func (p *place) changeAttributes(l *link, s netstate.Attributes) error {
 	return err
 }
 
-// flagsOf is a message that changes the attributes that are flags.
-func flagsOf(s netstate.Attributes) *nl.IfInfomsg {
-	body := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	for _, f := range linkFlags {
-		if value, ok := s.Get(f.attribute); ok {
-			body.Change |= f.flag
-			if (value == 0) == f.inverse {
-				body.Flags |= f.flag
-			}
-		}
+func (s *session) observePort(key netstate.Key) (netstate.Object, error) {
+	ns, l, err := s.link(netstate.End{Name: key.Link})
+	if err != nil || l.Master == 0 {
+		return nil, err
 	}
-	return body
+	master, err := ns.linkAt(l.Master)
+	if err != nil {
+		return nil, err
+	}
+	return l.Port(master), nil
 }
 
-// linkFlags are attributes that are flags of a link, or of which the flag says the
-// opposite.
-var linkFlags = []struct {
-	attribute netstate.Attribute
-	flag      uint32
-	inverse   bool
-}{{netstate.ARP, unix.IFF_NOARP, true}, {netstate.Multicast, unix.IFF_MULTICAST, false}}
-
-// flagAttributes reads the attributes that are flags.
-func (l *link) flagAttributes() netstate.Attributes {
-	var out netstate.Attributes
-	for _, f := range linkFlags {
-		out = out.With(f.attribute, number01((l.flags&f.flag != 0) != f.inverse))
+func (s *session) applyPort(op plan.Op, port netstate.Port) error {
+	err := putOrRemove(op, func() error { return s.join(port) }, func() error { return s.release(port) })
+	if err != nil {
+		return fmt.Errorf("%s port %s of %s: %w", op, port.Link, port.Master, err)
 	}
-	return out
+	return nil
+}
+
+// join makes a foreign interface a port. Its addresses and routes stay as they
+// are, which going down would not let them.
+func (s *session) join(port netstate.Port) error {
+	ns, l, err := s.link(netstate.End{Name: port.Link})
+	if err != nil {
+		return err
+	}
+	bridge, err := ns.link(port.Master)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", port.Master, err)
+	}
+	body := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	if !l.Up() {
+		body.Flags, body.Change = unix.IFF_UP, unix.IFF_UP
+	}
+	var attrs []*nl.RtAttr
+	if l.Master != bridge.Index {
+		if err := s.free(ns, l); err != nil {
+			return err
+		}
+		attrs = append(attrs, rtnl.U32(unix.IFLA_MASTER, uint32(bridge.Index)))
+	}
+	if attrs != nil || body.Change != 0 {
+		return ns.setLink(l, unix.RTM_SETLINK, body, attrs...)
+	}
+	if changed := port.Attributes.Unlike(l.Port(bridge).Attributes); changed != (netstate.Attributes{}) {
+		return ns.changeAttributes(l, changed)
+	}
+	return nil
+}
+
+// free refuses an interface that is a port of somebody else's.
+func (s *session) free(ns *namespace, l *rtnl.Link) error {
+	if l.Master == 0 {
+		return nil
+	}
+	master, err := ns.linkAt(l.Master)
+	if missing(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !s.k.ours(master) {
+		return fmt.Errorf("it is a port of %s: %w", master.Name, ErrForeign)
+	}
+	return nil
+}
+
+// release takes the interface from the bridge that we joined it to, and from
+// no other.
+func (s *session) release(port netstate.Port) error {
+	ns, l, err := s.link(netstate.End{Name: port.Link})
+	if missing(err) {
+		return nil
+	}
+	if err != nil || l.Master == 0 {
+		return err
+	}
+	master, err := ns.linkAt(l.Master)
+	if err != nil && !missing(err) {
+		return err
+	}
+	if err != nil || master.Name != port.Master {
+		return nil
+	}
+	err = ns.setLink(l, unix.RTM_SETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), rtnl.U32(unix.IFLA_MASTER, 0))
+	if gone(err) {
+		return nil
+	}
+	return err
+}
+
+func (s *session) observeHairpin(key netstate.Key) (netstate.Object, error) {
+	_, l, err := s.link(netstate.End{Name: key.Link})
+	if err != nil || !l.Hairpin {
+		return nil, err
+	}
+	return netstate.Hairpin{Link: key.Link}, nil
+}
+
+func (s *session) applyHairpin(op plan.Op, h netstate.Hairpin) error {
+	err := s.setHairpin(h.Link, op != plan.Delete)
+	if op == plan.Delete && missing(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s hairpin mode of %s: %w", op, h.Link, err)
+	}
+	return nil
+}
+
+func (s *session) setHairpin(name string, on bool) error {
+	ns, l, err := s.ourLink(netstate.End{Name: name})
+	if err != nil || l.Hairpin == on {
+		return err
+	}
+	return ns.setLink(l, unix.RTM_NEWLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), rtnl.PortFlag(nl.IFLA_BRPORT_MODE, on))
+}
+
+// knowsItself reports whether a bridge's table has its own MAC address as one of
+// the bridge: without it, frames to the node are flooded to the ports.
+func (ns *namespace) knowsItself(l *rtnl.Link) (bool, error) {
+	b, err := ns.get(unix.RTM_GETNEIGH, &rtnl.Ndmsg{Family: unix.AF_BRIDGE, Index: l.Index, Flags: unix.NTF_SELF}, nl.NewRtAttr(unix.NDA_LLADDR, l.MAC[:]))
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	n, ok := rtnl.ParseNeighbour(b)
+	return ok && n.Permanent(), err
+}
+
+// learnItself puts a bridge's own MAC address into its table.
+func (ns *namespace) learnItself(l *rtnl.Link) error {
+	return ns.change(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+		&rtnl.Ndmsg{Family: unix.AF_BRIDGE, Index: l.Index, State: unix.NUD_PERMANENT, Flags: unix.NTF_SELF}, nl.NewRtAttr(unix.NDA_LLADDR, l.MAC[:]))
 }

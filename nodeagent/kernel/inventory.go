@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"golang.org/x/sys/unix"
 )
 
 // Inventory lists every object of the node that bears our mark: what a
@@ -16,8 +16,11 @@ import (
 func (k *Kernel) Inventory() ([]Held, error) {
 	s := k.session()
 	defer s.close()
-	held := k.recordedSysctls()
-	names, err := k.netnsNames()
+	var held []Held
+	for _, o := range k.sysctls.Recorded() {
+		held = append(held, Held{Object: o})
+	}
+	names, err := k.dir.Names()
 	if err != nil {
 		return nil, fmt.Errorf("list network namespaces: %w", err)
 	}
@@ -29,7 +32,7 @@ func (k *Kernel) Inventory() ([]Held, error) {
 	for _, name := range append([]string{""}, names...) {
 		more, err := s.inventory(name)
 		if err != nil {
-			return nil, fmt.Errorf("list objects of %s: %w", placeName(name), err)
+			return nil, fmt.Errorf("list objects of %s: %w", netnsName(name), err)
 		}
 		held = append(held, more...)
 	}
@@ -49,14 +52,14 @@ func (s *session) inventory(netns string) ([]Held, error) {
 
 // heldRules are the host's rules of ours; they bear no owner's name.
 func (s *session) heldRules() ([]Held, error) {
-	p, err := s.place("")
+	ns, err := s.namespace("")
 	if err != nil {
 		return nil, err
 	}
-	rules, err := p.rules()
+	rules, err := ns.rules()
 	var held []Held
 	for _, r := range rules {
-		if o, ok := r.ours(); ok {
+		if o, ok := r.Ours(); ok {
 			held = append(held, Held{Object: o})
 		}
 	}
@@ -66,17 +69,17 @@ func (s *session) heldRules() ([]Held, error) {
 // listing is what one namespace holds.
 type listing struct {
 	name      string
-	place     *place // nil for a file that is no namespace
-	links     []*link
-	addresses []address
-	routes    []route
-	qdiscs    []qdisc
+	ns        *namespace // nil for a file that is no namespace
+	links     []*rtnl.Link
+	addresses []rtnl.Address
+	routes    []rtnl.Route
+	qdiscs    []rtnl.Qdisc
 }
 
 // list reads one namespace.
 func (s *session) list(netns string) (listing, error) {
 	l := listing{name: netns}
-	p, err := s.place(netns)
+	ns, err := s.namespace(netns)
 	// A second name of the host counts as no namespace, too.
 	if errors.Is(err, ErrNetnsNotFound) || errors.Is(err, ErrForeign) {
 		return l, nil
@@ -84,18 +87,18 @@ func (s *session) list(netns string) (listing, error) {
 	if err != nil {
 		return l, err
 	}
-	l.place = p
-	if l.links, err = p.allLinks(); err != nil || !slices.ContainsFunc(l.links, s.k.ours) {
+	l.ns = ns
+	if l.links, err = ns.allLinks(); err != nil || !slices.ContainsFunc(l.links, s.k.ours) {
 		return l, err
 	}
-	if l.addresses, err = p.addresses(unix.AF_UNSPEC, 0); err != nil {
+	if l.addresses, err = ns.addresses(unix.AF_UNSPEC, 0); err != nil {
 		return l, err
 	}
-	if l.qdiscs, err = p.qdiscs(); err != nil {
+	if l.qdiscs, err = ns.qdiscs(); err != nil {
 		return l, err
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := p.routes(family, netstate.RouteProtocol, 0)
+		routes, err := ns.routes(family, netstate.RouteProtocol, 0)
 		if err != nil {
 			return l, err
 		}
@@ -106,21 +109,21 @@ func (s *session) list(netns string) (listing, error) {
 
 // held picks what bears our mark.
 func (s *session) held(l listing) ([]Held, error) {
-	if l.place == nil {
+	if l.ns == nil {
 		if !s.k.halfMade(l.name) {
 			return nil, nil
 		}
 		return []Held{{Object: netstate.Netns{Name: l.name, Managed: true, HalfMade: true}}}, nil
 	}
 	var held []Held
-	ours := map[int32]*link{}
+	ours := map[int32]*rtnl.Link{}
 	for _, one := range l.links {
-		more, err := s.heldLink(l.place, one)
+		more, err := s.heldLink(l.ns, one)
 		if err != nil {
 			return nil, err
 		}
 		if s.k.ours(one) {
-			ours[one.index] = one
+			ours[one.Index] = one
 		}
 		held = append(held, more...)
 	}
@@ -130,29 +133,29 @@ func (s *session) held(l listing) ([]Held, error) {
 
 // heldLink is a link of ours with its namespace or hairpin mode, or a foreign
 // one as port of a bridge of ours.
-func (s *session) heldLink(p *place, l *link) ([]Held, error) {
+func (s *session) heldLink(ns *namespace, l *rtnl.Link) ([]Held, error) {
 	if !s.k.ours(l) {
-		return s.heldPort(p, l)
+		return s.heldPort(ns, l)
 	}
 	var held []Held
-	if l.loopback() {
-		if p.netns == "" || l.alias != s.k.netnsMark(p.netns) {
+	if l.Loopback() {
+		if ns.netns == "" || l.Alias != s.k.netnsMark(ns.netns) {
 			return nil, nil
 		}
-		held = append(held, Held{Object: netstate.Netns{Name: p.netns, Managed: true}})
+		held = append(held, Held{Object: netstate.Netns{Name: ns.netns, Managed: true}})
 	}
-	held = append(held, Held{Owner: l.owner(), Object: l.object(p.netns)})
-	if l.hairpin && p.netns == "" {
-		held = append(held, Held{Object: netstate.Hairpin{Link: l.name}})
+	held = append(held, Held{Owner: l.Owner(), Object: l.Object(ns.netns)})
+	if l.Hairpin && ns.netns == "" {
+		held = append(held, Held{Object: netstate.Hairpin{Link: l.Name}})
 	}
 	return held, nil
 }
 
-func (s *session) heldPort(p *place, l *link) ([]Held, error) {
-	if l.master == 0 || p.netns != "" || l.marked() {
+func (s *session) heldPort(ns *namespace, l *rtnl.Link) ([]Held, error) {
+	if l.Master == 0 || ns.netns != "" || l.Marked() {
 		return nil, nil
 	}
-	master, err := p.linkAt(l.master)
+	master, err := ns.linkAt(l.Master)
 	if missing(err) {
 		return nil, nil
 	}
@@ -162,45 +165,45 @@ func (s *session) heldPort(p *place, l *link) ([]Held, error) {
 	if !s.k.ours(master) {
 		return nil, nil
 	}
-	return []Held{{Owner: master.owner(), Object: l.port(master)}}, nil
+	return []Held{{Owner: master.Owner(), Object: l.Port(master)}}, nil
 }
 
 // heldOn picks the addresses and routes of ours on links of ours.
-func (l listing) heldOn(ours map[int32]*link) []Held {
+func (l listing) heldOn(ours map[int32]*rtnl.Link) []Held {
 	var held []Held
 	for _, a := range l.addresses {
-		if on := ours[a.index]; on != nil && a.protocol == netstate.RouteProtocol {
-			held = append(held, Held{Owner: on.owner(), Object: a.object(l.name, on.name)})
+		if on := ours[a.Index]; on != nil && a.Protocol == netstate.RouteProtocol {
+			held = append(held, Held{Owner: on.Owner(), Object: a.Object(l.name, on.Name)})
 		}
 	}
 	for _, r := range l.routes {
-		if on := ours[r.index]; on != nil {
-			held = append(held, Held{Owner: on.owner(), Object: r.object(l.name, on.name)})
+		if on := ours[r.Index]; on != nil {
+			held = append(held, Held{Owner: on.Owner(), Object: r.Object(l.name, on.Name)})
 		}
 	}
 	return held
 }
 
 // heldLimits picks the qdiscs and redirects of ours on links of ours.
-func (l listing) heldLimits(ours map[int32]*link) ([]Held, error) {
+func (l listing) heldLimits(ours map[int32]*rtnl.Link) ([]Held, error) {
 	var held []Held
 	for _, q := range l.qdiscs {
-		on := ours[q.index]
+		on := ours[q.Index]
 		if on == nil {
 			continue
 		}
-		if s, ok := q.shaper(l.name, on.name); ok {
-			held = append(held, Held{Owner: on.owner(), Object: s})
+		if s, ok := q.Shaper(l.name, on.Name); ok {
+			held = append(held, Held{Owner: on.Owner(), Object: s})
 		}
-		if q.parent != ingressQdisc || l.name != "" {
+		if q.Parent != rtnl.IngressQdisc || l.name != "" {
 			continue
 		}
-		r, err := l.place.redirectOf(on)
+		r, err := l.ns.redirectOf(on)
 		if err != nil && !missing(err) {
 			return nil, err
 		}
 		if r != nil {
-			held = append(held, Held{Owner: on.owner(), Object: r})
+			held = append(held, Held{Owner: on.Owner(), Object: r})
 		}
 	}
 	return held, nil

@@ -1,15 +1,19 @@
-// Package kernel observes and changes what Patchbay keeps in the kernel:
-// network namespaces, links, addresses, routes, bridge ports and sysctls. It
-// promises that
+// Package kernel observes and changes Patchbay's objects in the kernel: network
+// namespaces, links, addresses, routes, bridge ports and sysctls. It promises that
 //
-//   - what it makes bears Patchbay's mark from the first message on, so that a
-//     crash between any two messages leaves nothing that cannot be recognised;
-//   - what bears no such mark is neither changed nor removed;
-//   - Observe and Apply cost what their keys cost, not what the node holds;
-//   - no namespace is kept alive by it beyond one call, and beyond the moment
-//     that an announcement takes.
+//   - each object bears Patchbay's mark from its first message on, so that a crash
+//     between any two messages leaves no object that cannot be recognised;
+//   - an object without the mark is neither changed nor removed;
+//   - Observe and Apply cost as much as their keys, however many objects the node has;
+//   - a namespace is kept alive for one call at most, or until its announcement is sent.
 //
-// Nothing above it knows netlink.
+// No package above it knows netlink. The messages themselves are in package rtnl, the
+// files of namespaces in netnsdir, sysctls and their records in sysctl.
+//
+// Writes are composed by hand, not by github.com/vishvananda/netlink: the library sends
+// alias, MAC, MTU, group and master of a new link in messages of their own, so that a
+// crash between two of them would leave a link without the mark, and it knows neither
+// the protocol of an address nor the cookie of an action, which are our marks there.
 package kernel
 
 import (
@@ -19,8 +23,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/netnsdir"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/sysctl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -31,30 +35,30 @@ var (
 	ErrBridgeFull = errors.New("the bridge has all of the 1,023 ports that a Linux bridge takes: use a second network or another node")
 	// ErrExists means that something was made in the meantime: observe again.
 	ErrExists = errors.New("it exists already")
-	// ErrNetnsNotFound means that no network namespace has that name.
-	ErrNetnsNotFound = errors.New("no such network namespace")
-	// ErrSysctlReadOnly means that no sysctl can be written here.
-	ErrSysctlReadOnly = errors.New("/proc/sys is read-only here: have it mounted read-write (Docker and Podman: --privileged or --security-opt systempaths=unconfined; systemd: ProtectKernelTunables=no; LXC: lxc.mount.auto = proc:rw)")
-	// ErrMountsApart means that the host does not see what is mounted here under
-	// /run/netns, or the other way round.
-	ErrMountsApart = errors.New(apartAdvice)
 	// ErrLinkNotFound means that the namespace has no interface of that name.
 	ErrLinkNotFound = errors.New("no such interface")
+	// ErrNetnsNotFound means that no network namespace has that name.
+	ErrNetnsNotFound = netnsdir.ErrNotFound
+	// ErrMountsApart means that the host does not see the mounts that this process makes
+	// under /run/netns, or the other way round.
+	ErrMountsApart = netnsdir.ErrMountsApart
+	// ErrSysctlReadOnly means that no sysctl can be written here.
+	ErrSysctlReadOnly = sysctl.ErrReadOnly
 )
 
-// Options say whose objects a Kernel handles and where it finds them.
+// Options select the objects of a Kernel, and the folders of the host.
 type Options struct {
-	// Source is whose marks are ours.
+	// Source is the source of our marks.
 	Source   netstate.Source
 	NodeName string
 	// RunDir is /run: namespaces are in its folder netns, records in its
 	// folder patchbay.
 	RunDir string
-	// Init is the folder of the process that stands for the host in /proc, where it
-	// is in the same network namespace; default /proc/1.
+	// Init is the folder in /proc of a process of the host. It counts if the process is
+	// in the same network namespace; the default is /proc/1.
 	Init string
 	// Step, when set, is called after every message or file write that changes
-	// the kernel, by whatever goroutine sent it.
+	// the kernel, on the goroutine that sent it.
 	Step func()
 }
 
@@ -62,24 +66,21 @@ type Options struct {
 // namespace, the host's. It is safe for concurrent use.
 type Kernel struct {
 	opts   Options
-	host   int // the host's network namespace
-	hostID nsID
-	reach  reach
+	dir    *netnsdir.Dir
 	writes atomic.Uint64
 	// requests counts netlink messages sent, those that only ask included.
 	requests atomic.Uint64
 
-	// records guards the records of sysctls and what they stand for.
-	records sync.Mutex
+	sysctls sysctl.Records
 	hints   hints
 	// filtered is the monitor's.
-	filtered   filtered
-	mountWatch *mountWatch
+	filtered filtered
+	mounts   *netnsdir.MountWatch
 	// announcing counts announcements under way; announcers bounds them.
 	announcing sync.WaitGroup
 	announcers chan struct{}
-	// maxPlaces bounds the namespaces that a call has open at once.
-	maxPlaces int
+	// maxOpen bounds the namespaces that a call has open at once.
+	maxOpen int
 	// receiveBuffer of the monitor, in bytes; tests make it small.
 	receiveBuffer int
 }
@@ -99,17 +100,12 @@ func Open(o Options) (*Kernel, error) {
 	if o.Init == "" {
 		o.Init = "/proc/1"
 	}
-	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the host's network namespace: %w", err)
+	k := &Kernel{opts: o, receiveBuffer: 16 << 20, maxOpen: maxOpen(), announcers: make(chan struct{}, maxAnnouncers), mounts: netnsdir.NewMountWatch()}
+	k.sysctls = sysctl.Records{Dir: filepath.Join(o.RunDir, "patchbay", "sysctl"), Source: o.Source, Changed: k.changed}
+	var err error
+	if k.dir, err = netnsdir.Open(o.RunDir, o.Init, k.changed); err != nil {
+		return nil, err
 	}
-	id, err := identify(fd)
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("identify the host's network namespace: %w", err)
-	}
-	k := &Kernel{opts: o, host: fd, hostID: id, receiveBuffer: 16 << 20, maxPlaces: maxPlaces(), announcers: make(chan struct{}, maxAnnouncers), mountWatch: newMountWatch()}
-	k.reach = k.lookAtMounts()
 	return k, nil
 }
 
@@ -117,7 +113,7 @@ func Open(o Options) (*Kernel, error) {
 // stays.
 func (k *Kernel) Close() error {
 	k.announcing.Wait()
-	return unix.Close(k.host)
+	return k.dir.Close()
 }
 
 // Writes is the number of state-changing messages and file writes sent so far,
@@ -140,8 +136,20 @@ func (k *Kernel) LinkIndex(end netstate.End) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find %s: %w", end, err)
 	}
-	return int(l.index), nil
+	return int(l.Index), nil
 }
+
+// sent counts one netlink message.
+func (k *Kernel) sent(changes bool) {
+	k.requests.Add(1)
+	if changes {
+		k.changed()
+	}
+}
+
+// ListenMounts has Watch report changes of mounts from now on. The first report says
+// that it does.
+func (k *Kernel) ListenMounts() { k.mounts.Listen() }
 
 // changed counts one write and lets the Step hook see the kernel after it.
 func (k *Kernel) changed() {
@@ -150,6 +158,3 @@ func (k *Kernel) changed() {
 		k.opts.Step()
 	}
 }
-
-func (k *Kernel) netnsDir() string  { return filepath.Join(k.opts.RunDir, "netns") }
-func (k *Kernel) recordDir() string { return filepath.Join(k.opts.RunDir, "patchbay", "sysctl") }

@@ -2,220 +2,51 @@ package kernel
 
 import (
 	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/sysctl"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
-
-	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// ownNetns is the nsid of a link whose other end is in the same namespace.
-const ownNetns = -1
-
-// link is an interface as a netlink message describes it.
-type link struct {
-	family    uint8
-	flags     uint32
-	index     int32
-	name      string
-	others    []string // alternative names
-	kind      string
-	alias     string
-	mac       netstate.MAC
-	mtu       int
-	group     uint32
-	master    int32
-	peer      int32 // index in the namespace that peerNetns numbers
-	peerNetns int32
-	isolated  bool
-	hairpin   bool
-	// xdp is whether a program sees what arrives before the kernel does.
-	xdp bool
-	// state is a port's; attributes are those in which it is left out, a bridge's or
-	// a port's, and the flags.
-	state      uint32
-	attributes netstate.Attributes
-}
-
-// parseLink reads RTM_NEWLINK and RTM_DELLINK; it returns false for what is
-// too short to be one.
-func parseLink(b []byte) (link, bool) {
-	if len(b) < unix.SizeofIfInfomsg {
-		return link{}, false
-	}
-	l := link{family: b[0], index: int32(uint32At(b[4:])), flags: uint32At(b[8:]), peerNetns: ownNetns}
-	l.attributes = l.flagAttributes()
-	for kind, value := range attributes(b[unix.SizeofIfInfomsg:]) {
-		switch kind {
-		case unix.IFLA_IFNAME:
-			l.name = stringAt(value)
-		case unix.IFLA_IFALIAS:
-			l.alias = stringAt(value)
-		case unix.IFLA_ADDRESS:
-			copy(l.mac[:], value)
-		case unix.IFLA_MTU:
-			l.mtu = int(uint32At(value))
-		case unix.IFLA_GROUP:
-			l.group = uint32At(value)
-		case unix.IFLA_MASTER:
-			l.master = int32(uint32At(value))
-		case unix.IFLA_LINK:
-			l.peer = int32(uint32At(value))
-		case unix.IFLA_LINK_NETNSID:
-			l.peerNetns = int32(uint32At(value))
-		case unix.IFLA_PROP_LIST:
-			for kind, value := range attributes(value) {
-				if kind == unix.IFLA_ALT_IFNAME {
-					l.others = append(l.others, stringAt(value))
-				}
-			}
-		case unix.IFLA_LINKINFO:
-			l.parseInfo(value)
-		case unix.IFLA_XDP:
-			l.parseXDP(value)
-		case unix.IFLA_PROTINFO:
-			if l.family == unix.AF_BRIDGE {
-				l.parsePort(value)
-			}
-		}
-	}
-	return l, true
-}
-
-func (l *link) parseInfo(b []byte) {
-	var slave string
-	for kind, value := range attributes(b) {
-		switch kind {
-		case nl.IFLA_INFO_KIND:
-			l.kind = stringAt(value)
-		case nl.IFLA_INFO_SLAVE_KIND:
-			slave = stringAt(value)
-		case nl.IFLA_INFO_DATA:
-			if l.kind == "bridge" {
-				l.attributes = l.attributes.And(bridgeAttributes(value))
-			}
-		case nl.IFLA_INFO_SLAVE_DATA:
-			if slave == "bridge" {
-				l.parsePort(value)
-			}
-		}
-	}
-}
-
-func (l *link) parseXDP(b []byte) {
-	for kind, value := range attributes(b) {
-		l.xdp = l.xdp || kind == nl.IFLA_XDP_ATTACHED && byteAt(value) != nl.XDP_ATTACHED_NONE
-	}
-}
-
-func (l *link) parsePort(b []byte) {
-	for kind, value := range attributes(b) {
-		if n, known := portNumbers[kind]; known {
-			v, _ := n.read(value)
-			if n.attribute == netstate.PortState {
-				l.state = v
-			} else {
-				l.attributes = l.attributes.With(n.attribute, v)
-			}
-		}
-		on := len(value) > 0 && value[0] != 0
-		switch kind {
-		case nl.IFLA_BRPORT_ISOLATED:
-			l.isolated = on
-		case nl.IFLA_BRPORT_MODE:
-			l.hairpin = on
-		}
-	}
-}
-
-func (l *link) up() bool       { return l.flags&unix.IFF_UP != 0 }
-func (l *link) running() bool  { return l.flags&unix.IFF_RUNNING != 0 }
-func (l *link) loopback() bool { return l.flags&unix.IFF_LOOPBACK != 0 }
-func (l *link) grouped() bool {
-	return l.group == netstate.LinkGroup || l.group == netstate.DoomedGroup
-}
-
-func (l *link) typ() netstate.LinkType {
-	switch {
-	case l.loopback():
-		return netstate.Loopback
-	case l.kind == "bridge":
-		return netstate.Bridge
-	case l.kind == "veth":
-		return netstate.Veth
-	case l.kind == "ifb":
-		return netstate.IFB
-	}
-	return netstate.OtherLink
-}
-
-// mark is what netstate.Link.Mark holds for the link. One whose alias or group
-// somebody has changed is to be finished like one that never had both.
-func (l *link) mark() string {
-	_, _, named := netstate.ParseMark(l.alias)
-	if named && (l.grouped() || l.loopback()) {
-		return l.alias
-	}
-	if named || l.grouped() {
-		return netstate.HalfMade
-	}
-	return ""
-}
-
-// marked reports whether the link is Patchbay's, by whatever source.
-func (l *link) marked() bool { return l.mark() != "" }
-
-// ours reports whether the link is Patchbay's and not another source's. The
-// group alone says nothing of the source: a half-made link is everybody's.
-func (k *Kernel) ours(l *link) bool {
-	source, _, ok := netstate.ParseMark(l.alias)
-	if ok {
-		return source == k.opts.Source
-	}
-	return l.grouped()
-}
-
-// owner is the resource that the link's mark names, if any.
-func (l *link) owner() netstate.Owner {
-	if _, owner, ok := netstate.ParseMark(l.alias); ok && !l.loopback() {
-		return owner
-	}
-	return netstate.Owner{}
-}
-
 // link asks for an interface by name, once in a session.
-func (p *place) link(name string) (*link, error) {
-	if l, known := p.byName[name]; known {
+func (ns *namespace) link(name string) (*rtnl.Link, error) {
+	if l, known := ns.byName[name]; known {
 		return found(l)
 	}
-	if name == "" || len(name) > maxName {
+	if name == "" || len(name) > rtnl.MaxName {
 		return nil, ErrLinkNotFound
 	}
-	l, err := p.queryLink(0, text(unix.IFLA_IFNAME, name))
+	l, err := ns.queryLink(0, rtnl.Text(unix.IFLA_IFNAME, name))
 	if err != nil {
 		return nil, err
 	}
 	// The kernel answers to alternative names too.
-	if l != nil && l.name != name {
-		p.holders[name], l = l, nil
+	if l != nil && l.Name != name {
+		ns.holders[name], l = l, nil
 	}
-	p.byName[name] = l
+	ns.byName[name] = l
 	return found(l)
 }
 
 // linkAt asks for an interface by index, once in a session.
-func (p *place) linkAt(index int32) (*link, error) {
-	if l := p.byIndex[index]; l != nil {
+func (ns *namespace) linkAt(index int32) (*rtnl.Link, error) {
+	if l := ns.byIndex[index]; l != nil {
 		return l, nil
 	}
-	l, err := p.queryLink(index)
+	l, err := ns.queryLink(index)
 	if err != nil {
 		return nil, err
 	}
 	return found(l)
 }
 
-func found(l *link) (*link, error) {
+func found(l *rtnl.Link) (*rtnl.Link, error) {
 	if l == nil {
 		return nil, ErrLinkNotFound
 	}
@@ -223,165 +54,223 @@ func found(l *link) (*link, error) {
 }
 
 // queryLink returns nil for a link that does not exist.
-func (p *place) queryLink(index int32, attrs ...*nl.RtAttr) (*link, error) {
-	c, err := p.conn()
-	if err != nil {
-		return nil, err
-	}
+func (ns *namespace) queryLink(index int32, attrs ...*nl.RtAttr) (*rtnl.Link, error) {
 	body := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	body.Index = index
-	b, err := c.get(unix.RTM_GETLINK, body, append(attrs, u32Attr(unix.IFLA_EXT_MASK, skipStats))...)
+	b, err := ns.get(unix.RTM_GETLINK, body, append(attrs, rtnl.U32(unix.IFLA_EXT_MASK, rtnl.SkipStats))...)
 	if errors.Is(err, unix.ENODEV) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	l, ok := parseLink(b)
+	l, ok := rtnl.ParseLink(b)
 	if !ok {
 		return nil, unix.EBADMSG
 	}
-	p.remember(&l)
+	ns.remember(&l)
 	return &l, nil
 }
 
-func (p *place) remember(l *link) {
-	p.byName[l.name] = l
-	p.byIndex[l.index] = l
+func (ns *namespace) remember(l *rtnl.Link) {
+	ns.byName[l.Name] = l
+	ns.byIndex[l.Index] = l
 }
 
 // forget drops what the session knows of a link that it has changed.
-func (p *place) forget(name string) {
-	if l := p.byName[name]; l != nil {
-		delete(p.byIndex, l.index)
-		delete(p.peers, l.index)
+func (ns *namespace) forget(name string) {
+	if l := ns.byName[name]; l != nil {
+		delete(ns.byIndex, l.Index)
+		delete(ns.peers, l.Index)
 	}
-	delete(p.byName, name)
+	delete(ns.byName, name)
 }
 
 // allLinks lists the namespace's interfaces.
-func (p *place) allLinks() ([]*link, error) {
-	c, err := p.conn()
-	if err != nil {
-		return nil, err
+func (ns *namespace) allLinks() ([]*rtnl.Link, error) {
+	list, err := dump(ns, unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), rtnl.ParseLink, rtnl.U32(unix.IFLA_EXT_MASK, rtnl.SkipStats))
+	links := make([]*rtnl.Link, len(list))
+	for i := range list {
+		links[i] = &list[i]
+		ns.remember(links[i])
 	}
-	answers, err := c.dump(unix.RTM_GETLINK, nl.NewIfInfomsg(unix.AF_UNSPEC), u32Attr(unix.IFLA_EXT_MASK, skipStats))
-	if err != nil {
-		return nil, err
-	}
-	links := make([]*link, 0, len(answers))
-	for _, b := range answers {
-		if l, ok := parseLink(b); ok {
-			p.remember(&l)
-			links = append(links, &l)
-		}
-	}
-	return links, nil
+	return links, err
 }
 
 func (s *session) observeLink(key netstate.Key) (netstate.Object, error) {
-	p, l, err := s.link(netstate.End{Netns: key.Netns, Name: key.Link})
+	ns, l, err := s.link(netstate.End{Netns: key.Netns, Name: key.Link})
 	if errors.Is(err, ErrLinkNotFound) {
 		return s.observeHolder(key), nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return s.whole(p, l), nil
+	return s.whole(ns, l), nil
 }
 
 // observeHolder describes the interface that has a name as an alternative one, which
 // is taken then as much as a first name; nil where none does.
 func (s *session) observeHolder(key netstate.Key) netstate.Object {
-	p := s.places[key.Netns]
-	if p == nil || p.holders[key.Link] == nil {
+	ns := s.open[key.Netns]
+	if ns == nil || ns.holders[key.Link] == nil {
 		return nil
 	}
-	l := p.holders[key.Link]
-	return netstate.Link{Netns: key.Netns, Name: key.Link, Type: l.typ(), Holder: l.name}
+	l := ns.holders[key.Link]
+	return netstate.Link{Netns: key.Netns, Name: key.Link, Type: l.Typ(), Holder: l.Name}
 }
 
-// object is the link as netstate describes it, but for its master and peer.
-func (l *link) object(netns string) netstate.Link {
-	o := netstate.Link{Netns: netns, Name: l.name, Type: l.typ(), Mark: l.mark(), Up: l.up(), XDP: l.xdp}
-	if o.Type != netstate.Loopback {
-		o.MAC, o.MTU, o.Isolated, o.Attributes = l.mac, l.mtu, l.isolated, l.attributes
+// ours reports whether the link is Patchbay's and not another source's. The
+// group alone says nothing of the source: a half-made link is everybody's.
+func (k *Kernel) ours(l *rtnl.Link) bool {
+	source, _, ok := netstate.ParseMark(l.Alias)
+	if ok {
+		return source == k.opts.Source
 	}
-	return o
+	return l.Grouped()
 }
 
 // object is the link as netstate describes it.
-func (s *session) object(p *place, l *link) netstate.Link {
-	o := l.object(p.netns)
-	if l.master != 0 {
+func (s *session) object(ns *namespace, l *rtnl.Link) netstate.Link {
+	o := l.Object(ns.netns)
+	if l.Master != 0 {
 		o.Master = unknown
-		if master, err := p.linkAt(l.master); err == nil {
-			o.Master = master.name
-			o.Attributes, o.Waits = l.forwards(master, o.Attributes)
+		if master, err := ns.linkAt(l.Master); err == nil {
+			o.Master = master.Name
+			o.Attributes, o.Waits = l.Forwards(master, o.Attributes)
 		}
 	}
 	if o.Type == netstate.Veth {
-		o.Peer = s.peer(p, l)
+		o.Peer = s.peer(ns, l)
 	}
 	return o
 }
 
 // whole is the link with what other requests tell of it.
-func (s *session) whole(p *place, l *link) netstate.Link {
-	o := s.object(p, l)
+func (s *session) whole(ns *namespace, l *rtnl.Link) netstate.Link {
+	o := s.object(ns, l)
 	switch {
 	case !s.k.ours(l):
 		return o
 	case o.Type == netstate.Loopback:
-		if p.netns != "" && l.up() {
-			o.Attributes = p.loopbackAttributes(l)
+		if ns.netns != "" && l.Up() {
+			o.Attributes = ns.loopbackAttributes(l)
 		}
 		return o
 	case o.Type == netstate.Bridge:
-		if knows, err := p.knowsItself(l); err == nil {
-			o.Attributes = o.Attributes.With(netstate.OwnMAC, number01(knows))
+		if knows, err := ns.knowsItself(l); err == nil {
+			o.Attributes = o.Attributes.With(netstate.OwnMAC, rtnl.Bit(knows))
 		}
-		if has, err := p.hasLinkLocal(l); err == nil && l.running() && !noIPv6() {
-			o.Attributes = o.Attributes.With(netstate.LinkLocal, number01(has))
+		if has, err := ns.hasLinkLocal(l); err == nil && l.Running() && !noIPv6() {
+			o.Attributes = o.Attributes.With(netstate.LinkLocal, rtnl.Bit(has))
 		}
-	case p.netns != "":
-		o.Planted = p.planted(l)
+	case ns.netns != "":
+		o.Planted = ns.planted(l)
 	}
-	o.Taken = p.taken(l)
+	o.Taken = ns.taken(l)
 	return o
 }
-
-// number01 is 1 for true.
-func number01(is bool) uint32 {
-	if is {
-		return 1
-	}
-	return 0
-}
-
-// forwards adds a port's state to its attributes, or returns it where another's
-// bridge decides on it. A port without carrier, or of a bridge that is down, has none.
-func (l *link) forwards(master *link, s netstate.Attributes) (with netstate.Attributes, waits string) {
-	stp, _ := master.attributes.Get(netstate.STP)
-	switch foreign := !master.marked(); {
-	case !l.stuck():
-		return s, ""
-	case !master.up() && foreign:
-		return s, netstate.BridgeDown
-	case !master.up():
-		return s, ""
-	case stp != 0 && foreign:
-		return s, portStates[l.state]
-	}
-	return s.With(netstate.PortState, l.state), ""
-}
-
-// stuck reports whether a port could forward and does not.
-func (l *link) stuck() bool { return l.up() && l.running() && l.state != netstate.Forwarding }
-
-// portStates are the names of BR_STATE_*.
-var portStates = map[uint32]string{0: "disabled", 1: "listening", 2: "learning", 4: "blocking"}
 
 // unknown stands for a name that cannot be found out; no interface and no
 // namespace of ours has it, so it differs from every desired one.
 const unknown = "?"
+
+// planted lists the permanent neighbours of a link in a namespace, as "address=mac"
+// by spaces.
+func (ns *namespace) planted(l *rtnl.Link) string {
+	if !ns.neighboursRead {
+		list, err := dump(ns, unix.RTM_GETNEIGH, &rtnl.Ndmsg{}, rtnl.ParseNeighbour)
+		if err != nil {
+			return ""
+		}
+		made := func(n rtnl.Neighbour) bool { return n.Permanent() && n.Family != unix.AF_BRIDGE }
+		ns.neighbours = slices.DeleteFunc(list, func(n rtnl.Neighbour) bool { return !made(n) })
+		ns.neighboursRead = true
+	}
+	var texts []string
+	for _, n := range ns.neighbours {
+		if n.Index == l.Index {
+			texts = append(texts, n.Addr.String()+"="+n.Mac.String())
+		}
+	}
+	return strings.Join(texts, " ")
+}
+
+const loopbackName = "lo"
+
+// loopbacks are the addresses that a loopback has from the kernel. A kernel without
+// IPv6 has no such attribute.
+var loopbacks = map[netstate.Attribute]netip.Prefix{
+	netstate.Loopback4: netip.MustParsePrefix("127.0.0.1/8"),
+	netstate.Loopback6: netip.MustParsePrefix("::1/128"),
+}
+
+// loopbackAttributes says which of its addresses a loopback has, with their local
+// routes.
+func (ns *namespace) loopbackAttributes(l *rtnl.Link) netstate.Attributes {
+	var out netstate.Attributes
+	for attribute, prefix := range loopbacks {
+		if prefix.Addr().Is6() && noIPv6() {
+			continue
+		}
+		if has, err := ns.hasLoopback(l, prefix); err == nil {
+			out = out.With(attribute, rtnl.Bit(has))
+		}
+	}
+	return out
+}
+
+func (ns *namespace) hasLoopback(l *rtnl.Link, prefix netip.Prefix) (has bool, err error) {
+	family := rtnl.FamilyOf(prefix.Addr())
+	addresses, err := ns.addressesOn(family, l)
+	if err != nil || !slices.ContainsFunc(addresses, func(a rtnl.Address) bool { return a.Prefix == prefix }) {
+		return false, err
+	}
+	err = ns.patiently(family, func() (bool, error) {
+		routes, err := ns.routesOn(family, l)
+		has = slices.ContainsFunc(routes, func(r rtnl.Route) bool { return r.Kind == unix.RTN_LOCAL && r.Dst == rtnl.Single(prefix.Addr()) })
+		return has, err
+	})
+	return has, err
+}
+
+func noIPv6() bool {
+	_, err := os.Stat(sysctl.Root + "/net/ipv6")
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// changeLoopback gives a loopback its addresses back. With IPv6 off it cannot have
+// its own.
+func (ns *namespace) changeLoopback(l *rtnl.Link, s netstate.Attributes) error {
+	for attribute, prefix := range loopbacks {
+		if _, wanted := s.Get(attribute); !wanted {
+			continue
+		}
+		if prefix.Addr().Is6() {
+			if err := ns.run(func() error { return ns.k.sysctls.Write("net/ipv6/conf/"+l.Name+"/disable_ipv6", "0") }); err != nil {
+				return err
+			}
+		}
+		if err := ns.restoreLoopback(l, prefix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreLoopback makes an address as the kernel makes it. An IPv6 one has its
+// route only with the address.
+func (ns *namespace) restoreLoopback(l *rtnl.Link, prefix netip.Prefix) error {
+	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.IFA_LOCAL, prefix.Addr().AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, prefix.Addr().AsSlice())}
+	body := rtnl.AddressBody(l, prefix)
+	if prefix.Addr().Is6() {
+		if err := ns.change(unix.RTM_DELADDR, 0, body, attrs...); err != nil && !gone(err) {
+			return err
+		}
+	}
+	body.Scope = unix.RT_SCOPE_HOST
+	err := ns.change(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body, attrs...)
+	if err != nil && !errors.Is(err, unix.EEXIST) || prefix.Addr().Is6() {
+		return err
+	}
+	return ns.addKernelRoutes(l, netstate.Address{Prefix: prefix, NoPrefixRoute: true})
+}

@@ -3,69 +3,69 @@ package kernel
 import (
 	"maps"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"golang.org/x/sys/unix"
 )
 
-func (m *monitor) link(netns string, gone bool, l *link) {
-	if l.family == unix.AF_BRIDGE {
+func (m *monitor) link(netns string, gone bool, l *rtnl.Link) {
+	if l.Family == unix.AF_BRIDGE {
 		m.bridgePort(netns, gone, l)
 		return
 	}
-	key := netstate.Link{Netns: netns, Name: l.name}.Key()
+	key := netstate.Link{Netns: netns, Name: l.Name}.Key()
 	if gone {
 		m.linkGone(netns, l)
 		m.fn(Event{Key: key, Gone: true})
 		return
 	}
-	old, known := m.links[netns][l.index]
-	if known && old.name != l.name {
+	old, known := m.links[netns][l.Index]
+	if known && old.name != l.Name {
 		m.linkGone(netns, l)
 		m.fn(Event{Key: netstate.Link{Netns: netns, Name: old.name}.Key(), Gone: true})
 	}
-	m.learn(netns, l, (!known || old.fresh) && !l.running())
-	m.fn(Event{Key: key, Object: m.object(netns, l), Runs: known && !old.running && !old.fresh && l.running()})
+	m.learn(netns, l, (!known || old.fresh) && !l.Running())
+	m.fn(Event{Key: key, Object: m.object(netns, l), Runs: known && !old.running && !old.fresh && l.Running()})
 }
 
 // linkGone forgets a link that is gone or has another name now.
-func (m *monitor) linkGone(netns string, l *link) {
-	if old := m.links[netns][l.index]; old.name != "" {
+func (m *monitor) linkGone(netns string, l *rtnl.Link) {
+	if old := m.links[netns][l.Index]; old.name != "" {
 		end := netstate.End{Netns: netns, Name: old.name}
 		maps.DeleteFunc(m.peers, func(k peerKey, e netstate.End) bool {
-			return e == end || k.netns == netns && k.index == l.index
+			return e == end || k.netns == netns && k.index == l.Index
 		})
 	}
-	delete(m.links[netns], l.index)
-	delete(m.shapers, shaperKey{netns, l.index})
-	m.k.filtered.set(shaperKey{netns, l.index}, false)
+	delete(m.links[netns], l.Index)
+	delete(m.shapers, shaperKey{netns, l.Index})
+	m.k.filtered.set(shaperKey{netns, l.Index}, false)
 }
 
 // bridgePort handles what the bridge says of a port. A quiet bridge says a lot
 // without anything having changed.
-func (m *monitor) bridgePort(netns string, gone bool, l *link) {
-	name, ok := m.linkName(netns, l.index)
+func (m *monitor) bridgePort(netns string, gone bool, l *rtnl.Link) {
+	name, ok := m.linkName(netns, l.Index)
 	if !ok {
 		return
 	}
-	old := m.links[netns][l.index]
-	if !gone && old.isolated == l.isolated && old.hairpin == l.hairpin && old.attributes == l.attributes && old.stuck == l.stuck() {
+	old := m.links[netns][l.Index]
+	if !gone && old.isolated == l.Isolated && old.hairpin == l.Hairpin && old.attributes == l.Attributes && old.stuck == l.Stuck() {
 		return
 	}
-	old.isolated, old.hairpin, old.attributes, old.stuck = l.isolated, l.hairpin, l.attributes, !gone && l.stuck()
-	m.links[netns][l.index] = old
+	old.isolated, old.hairpin, old.attributes, old.stuck = l.Isolated, l.Hairpin, l.Attributes, !gone && l.Stuck()
+	m.links[netns][l.Index] = old
 	m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
 }
 
 // object is the link as the message describes it, nil for one that is not ours
 // or whose peer cannot be named.
-func (m *monitor) object(netns string, l *link) netstate.Object {
+func (m *monitor) object(netns string, l *rtnl.Link) netstate.Object {
 	if !m.k.ours(l) {
 		return nil
 	}
-	o := l.object(netns)
-	if l.master != 0 {
-		name, ok := m.linkName(netns, l.master)
+	o := l.Object(netns)
+	if l.Master != 0 {
+		name, ok := m.linkName(netns, l.Master)
 		if !ok {
 			return nil
 		}
@@ -84,21 +84,85 @@ func (m *monitor) object(netns string, l *link) netstate.Object {
 
 // peer names the other end of a veth, from memory where it can: a pair stays a
 // pair as long as both ends live.
-func (m *monitor) peer(netns string, l *link) (netstate.End, bool) {
-	key := peerKey{netns: netns, index: l.index, peerNetns: l.peerNetns, peer: l.peer}
+func (m *monitor) peer(netns string, l *rtnl.Link) (netstate.End, bool) {
+	key := peerKey{netns: netns, index: l.Index, peerNetns: l.PeerNetns, peer: l.Peer}
 	if end, known := m.peers[key]; known {
 		return end, true
 	}
 	s := m.k.session()
 	defer s.close()
-	p, err := s.place(netns)
+	ns, err := s.namespace(netns)
 	if err != nil {
 		return netstate.End{}, false
 	}
-	end := s.peer(p, l)
+	end := s.peer(ns, l)
 	if end.Name == unknown {
 		return netstate.End{}, false
 	}
 	m.peers[key] = end
 	return end, true
+}
+
+// neighbour says to look at the link of an entry: at a bridge that has lost one, maybe
+// its own, and at an interface in a namespace.
+func (m *monitor) neighbour(netns string, gone bool, n rtnl.Neighbour) {
+	l, known := m.links[netns][n.Index]
+	if !known || !(n.Family == unix.AF_BRIDGE && gone && l.bridge) && (n.Family == unix.AF_BRIDGE || netns == "") {
+		return
+	}
+	m.fn(Event{Key: netstate.Link{Netns: netns, Name: l.name}.Key()})
+}
+
+type shaperKey struct {
+	netns string
+	index int32
+}
+
+// qdisc reports the shaper at the root of a link, or that there is none now.
+func (m *monitor) qdisc(netns string, gone bool, q rtnl.Qdisc) {
+	if q.Parent == rtnl.IngressQdisc {
+		m.k.filtered.set(shaperKey{netns, q.Index}, !gone)
+		m.redirect(netns, q.Index)
+		if gone {
+			m.filter(netns, q.Index)
+		}
+		return
+	}
+	name, ok := m.linkName(netns, q.Index)
+	if !ok || q.Parent != rtnl.RootQdisc {
+		return
+	}
+	key := shaperKey{netns, q.Index}
+	s, ours := q.Shaper(netns, name)
+	old, known := m.shapers[key]
+	switch {
+	case gone && !ours:
+		// What takes the place of another's is announced as well.
+	case gone || !ours:
+		delete(m.shapers, key)
+		m.fn(Event{Key: s.Key(), Gone: true})
+	case known && old == s:
+		// Some kernels announce the answer to a question, such as ours.
+	default:
+		m.shapers[key] = s
+		m.fn(Event{Key: s.Key(), Object: s})
+	}
+}
+
+// redirect says to look at what an interface of the host is led through: one
+// message tells of a part of it alone.
+func (m *monitor) redirect(netns string, index int32) {
+	if netns != "" {
+		return
+	}
+	if name, ok := m.linkName(netns, index); ok {
+		m.fn(Event{Key: netstate.Redirect{Link: name}.Key()})
+	}
+}
+
+// filter says to look at a link whose filters are others than before.
+func (m *monitor) filter(netns string, index int32) {
+	if l, known := m.links[netns][index]; known {
+		m.fn(Event{Key: netstate.Link{Netns: netns, Name: l.name}.Key()})
+	}
 }

@@ -12,12 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
-
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 // journal collects events.
@@ -332,29 +332,29 @@ func within(t *testing.T, what string, c <-chan bool) {
 func FuzzMessages(f *testing.F) {
 	link := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
 	link.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	for _, a := range properties(bridge("br-red")) {
+	for _, a := range rtnl.Properties(bridge("br-red")) {
 		link.AddData(a)
 	}
-	link.AddData(portFlag(nl.IFLA_BRPORT_MODE, true))
+	link.AddData(rtnl.PortFlag(nl.IFLA_BRPORT_MODE, true))
 	addr := nl.NewNetlinkRequest(unix.RTM_NEWADDR, 0)
 	addr.AddData(nl.NewIfAddrmsg(unix.AF_INET))
-	for _, a := range addressAttributes(addressOn(bridge("br-red"), "10.0.0.1/24")) {
+	for _, a := range rtnl.AddressAttributes(addressOn(bridge("br-red"), "10.0.0.1/24")) {
 		addr.AddData(a)
 	}
-	body, attrs := routeMessage(&link0, routeVia(bridge("br-red"), "10.0.0.0/8", "10.0.0.1"))
+	body, attrs := rtnl.RouteMessage(&link0, routeVia(bridge("br-red"), "10.0.0.0/8", "10.0.0.1"))
 	route := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, 0)
 	route.AddData(body)
 	for _, a := range attrs {
 		route.AddData(a)
 	}
 	qdisc := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, 0)
-	qdisc.AddData(&nl.TcMsg{Ifindex: 1, Handle: shaperHandle, Parent: rootQdisc})
-	qdisc.AddData(text(nl.TCA_KIND, "tbf"))
-	qdisc.AddData(shaperOptions(shaperOn(bridge("br-red"), 1_000_000_000_000, 0)))
+	qdisc.AddData(&nl.TcMsg{Ifindex: 1, Handle: rtnl.ShaperHandle, Parent: rtnl.RootQdisc})
+	qdisc.AddData(rtnl.Text(nl.TCA_KIND, "tbf"))
+	qdisc.AddData(rtnl.ShaperOptions(shaperOn(bridge("br-red"), 1_000_000_000_000, 0)))
 	filter := nl.NewNetlinkRequest(unix.RTM_NEWTFILTER, 0)
-	filter.AddData(&nl.TcMsg{Ifindex: 1, Parent: ingressFilters})
-	filter.AddData(text(nl.TCA_KIND, "u32"))
-	filter.AddData(redirectOptions(1))
+	filter.AddData(&nl.TcMsg{Ifindex: 1, Parent: rtnl.IngressFilters})
+	filter.AddData(rtnl.Text(nl.TCA_KIND, "u32"))
+	filter.AddData(rtnl.RedirectOptions(1))
 	for _, r := range []*nl.NetlinkRequest{link, addr, route, qdisc, filter} {
 		b := r.Serialize()
 		f.Add(b)
@@ -371,14 +371,14 @@ func FuzzMessages(f *testing.F) {
 		}
 		defer k.Close()
 		m := newMonitor(k, func(Event) {})
-		m.handle(datagram{nsid: ownNetns, data: b})
+		m.handle(rtnl.Datagram{NSID: rtnl.OwnNetns, Data: b})
 		for _, parse := range []func([]byte){
-			func(b []byte) { parseLink(b) }, func(b []byte) { parseAddress(b) }, func(b []byte) { parseRoute(b) }, func(b []byte) { nsidOf(b) },
-			func(b []byte) { parseFilter(b) },
+			func(b []byte) { rtnl.ParseLink(b) }, func(b []byte) { rtnl.ParseAddress(b) }, func(b []byte) { rtnl.ParseRoute(b) }, func(b []byte) { rtnl.SenderNSID(b) },
+			func(b []byte) { rtnl.ParseFilter(b) },
 			func(b []byte) {
-				if q, ok := parseQdisc(b); ok {
-					q.parent, q.handle, q.kind = rootQdisc, shaperHandle, "tbf"
-					q.shaper("", "veth1")
+				if q, ok := rtnl.ParseQdisc(b); ok {
+					q.Parent, q.Handle, q.Kind = rtnl.RootQdisc, rtnl.ShaperHandle, "tbf"
+					q.Shaper("", "veth1")
 				}
 			},
 		} {
@@ -388,5 +388,5 @@ func FuzzMessages(f *testing.F) {
 }
 
 var (
-	link0 = link{index: 1}
+	link0 = rtnl.Link{Index: 1}
 )

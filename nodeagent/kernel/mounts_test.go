@@ -5,10 +5,10 @@ import (
 	"os"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/netnsdir"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
+	"golang.org/x/sys/unix"
 )
 
 // inMountNamespace calls f on a thread with a mount namespace of its own, in which
@@ -16,7 +16,9 @@ import (
 func inMountNamespace(t *testing.T, propagation uintptr, f func(k *Kernel)) {
 	t.Helper()
 	ended, result := make(chan struct{}), make(chan error, 1)
-	go func() { result <- onFreshThread(func() error { defer close(ended); return apartFrom(propagation, f) }) }()
+	go func() {
+		result <- netnsdir.OnFreshThread(func() error { defer close(ended); return apartFrom(propagation, f) })
+	}()
 	// A test that fails there ends its goroutine without a result.
 	if <-ended; t.Failed() {
 		t.FailNow()

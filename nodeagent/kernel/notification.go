@@ -6,9 +6,10 @@ import (
 	"maps"
 	"net/netip"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/netnsdir"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"golang.org/x/sys/unix"
 )
 
 // monitor turns notifications into events. Its caches belong to one goroutine.
@@ -30,7 +31,7 @@ type monitor struct {
 
 type space struct {
 	name string
-	id   nsID
+	id   netnsdir.ID
 }
 
 // seen is what notifications leave out or repeat without need.
@@ -78,29 +79,29 @@ func (m *monitor) reset() {
 func (m *monitor) prime() (unmounted []string) {
 	s := m.k.session()
 	defer s.close()
-	names, _ := m.k.netnsNames()
+	names, _ := m.k.dir.Names()
 	for _, name := range append([]string{""}, names...) {
-		p, err := s.place(name)
+		ns, err := s.namespace(name)
 		if err != nil {
 			if errors.Is(err, ErrNetnsNotFound) {
 				unmounted = append(unmounted, name)
 			}
 			continue
 		}
-		links, _ := p.allLinks()
+		links, _ := ns.allLinks()
 		for _, l := range links {
 			m.learn(name, l, false)
 		}
-		qdiscs, _ := p.qdiscs()
+		qdiscs, _ := ns.qdiscs()
 		for _, q := range qdiscs {
-			if q.parent == ingressQdisc {
-				m.k.filtered.set(shaperKey{name, q.index}, true)
+			if q.Parent == rtnl.IngressQdisc {
+				m.k.filtered.set(shaperKey{name, q.Index}, true)
 			}
 		}
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-			routes, _ := p.routes(family, netstate.RouteProtocol, 0)
+			routes, _ := ns.routes(family, netstate.RouteProtocol, 0)
 			for _, r := range routes {
-				m.routes[routeKey{name, r.dst}] = m.links[name][r.index].name
+				m.routes[routeKey{name, r.Dst}] = m.links[name][r.Index].name
 			}
 		}
 		s.leave(name)
@@ -108,13 +109,13 @@ func (m *monitor) prime() (unmounted []string) {
 	return unmounted
 }
 
-func (m *monitor) learn(netns string, l *link, fresh bool) {
+func (m *monitor) learn(netns string, l *rtnl.Link, fresh bool) {
 	if m.links[netns] == nil {
 		m.links[netns] = map[int32]seen{}
 	}
 	// Before the kernel lets a port forward it says that the link is up.
-	stuck := m.links[netns][l.index].stuck
-	m.links[netns][l.index] = seen{name: l.name, bridge: l.typ() == netstate.Bridge, isolated: l.isolated, hairpin: l.hairpin, attributes: l.attributes, stuck: stuck, running: l.running(), fresh: fresh}
+	stuck := m.links[netns][l.Index].stuck
+	m.links[netns][l.Index] = seen{name: l.Name, bridge: l.Typ() == netstate.Bridge, isolated: l.Isolated, hairpin: l.Hairpin, attributes: l.Attributes, stuck: stuck, running: l.Running(), fresh: fresh}
 }
 
 // forgetNetns drops what is known of a name that may mean another namespace now.
@@ -133,12 +134,12 @@ func (m *monitor) forgetNames() {
 }
 
 // handle turns one datagram into events.
-func (m *monitor) handle(d datagram) {
+func (m *monitor) handle(d rtnl.Datagram) {
 	netns, ok := "", true
-	if d.nsid != ownNetns {
-		netns, ok = m.nameOf(d.nsid)
+	if d.NSID != rtnl.OwnNetns {
+		netns, ok = m.nameOf(d.NSID)
 	}
-	messages(d.data, func(kind, flags uint16, body []byte) {
+	rtnl.Messages(d.Data, func(kind, flags uint16, body []byte) {
 		switch {
 		case kind == unix.RTM_NEWNSID || kind == unix.RTM_DELNSID:
 			if netns == "" && ok {
@@ -153,11 +154,11 @@ func (m *monitor) handle(d datagram) {
 func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 	switch kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		if l, ok := parseLink(body); ok {
+		if l, ok := rtnl.ParseLink(body); ok {
 			m.link(netns, kind == unix.RTM_DELLINK, &l)
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		if a, ok := parseAddress(body); ok {
+		if a, ok := rtnl.ParseAddress(body); ok {
 			m.address(netns, kind == unix.RTM_DELADDR, a)
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
@@ -165,19 +166,19 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		m.rule(netns, kind == unix.RTM_DELRULE, body)
 	case unix.RTM_NEWQDISC, unix.RTM_DELQDISC:
-		if q, ok := parseQdisc(body); ok {
+		if q, ok := rtnl.ParseQdisc(body); ok {
 			m.qdisc(netns, kind == unix.RTM_DELQDISC, q)
 		}
 	case unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
-		f, ok := parseFilter(body)
-		if ok && f.parent == ingressFilters {
-			m.redirect(netns, f.index)
+		f, ok := rtnl.ParseFilter(body)
+		if ok && f.Parent == rtnl.IngressFilters {
+			m.redirect(netns, f.Index)
 		}
-		if ok && !f.ours() {
-			m.filter(netns, f.index)
+		if ok && !f.Ours() {
+			m.filter(netns, f.Index)
 		}
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-		if n, ok := parseNeighbour(body); ok {
+		if n, ok := rtnl.ParseNeighbour(body); ok {
 			m.neighbour(netns, kind == unix.RTM_DELNEIGH, n)
 		}
 	case unix.RTM_NEWNETCONF:
@@ -188,37 +189,27 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 // nameOf names the namespace of one of the host's nsids. It returns false for one
 // without a name.
 func (m *monitor) nameOf(nsid int32) (string, bool) {
-	if s, known := m.spaces[nsid]; known && (s.name == "" || m.k.isAt(s)) {
+	if s, known := m.spaces[nsid]; known && (s.name == "" || m.k.dir.Has(s.name, s.id)) {
 		return s.name, s.name != ""
 	}
 	s := m.k.session()
 	defer s.close()
-	host, err := s.place("")
+	host, err := s.namespace("")
 	if err != nil {
 		return "", false
 	}
-	p := s.byNSID(host, nsid)
-	if p == nil || p == host {
+	ns := s.byNSID(host, nsid)
+	if ns == nil || ns == host {
 		m.spaces[nsid] = space{}
-		return "", p == host
+		return "", ns == host
 	}
-	m.spaces[nsid] = space{name: p.netns, id: p.id}
-	return p.netns, true
-}
-
-// isAt reports whether the namespace still has its name.
-func (k *Kernel) isAt(s space) bool {
-	path, err := k.netnsPath(s.name)
-	if err != nil {
-		return false
-	}
-	var st unix.Stat_t
-	return unix.Stat(path, &st) == nil && nsID{st.Dev, st.Ino} == s.id
+	m.spaces[nsid] = space{name: ns.netns, id: ns.id}
+	return ns.netns, true
 }
 
 // renumbered handles a namespace that got or lost its nsid, as it does when it ends.
 func (m *monitor) renumbered(body []byte) {
-	nsid, _ := nsidsIn(body)
+	nsid, _ := rtnl.ParseNSID(body)
 	s := m.spaces[nsid]
 	delete(m.spaces, nsid)
 	if s.name != "" {
@@ -227,13 +218,13 @@ func (m *monitor) renumbered(body []byte) {
 	}
 }
 
-func (m *monitor) address(netns string, gone bool, a address) {
-	name, ok := m.linkName(netns, a.index)
+func (m *monitor) address(netns string, gone bool, a rtnl.Address) {
+	name, ok := m.linkName(netns, a.Index)
 	if !ok {
 		return
 	}
-	o := a.object(netns, name)
-	if gone && (name == loopbackName && netns != "" || a.prefix.Addr().Is6() && a.prefix.Addr().IsLinkLocalUnicast()) {
+	o := a.Object(netns, name)
+	if gone && (name == loopbackName && netns != "" || a.Prefix.Addr().Is6() && a.Prefix.Addr().IsLinkLocalUnicast()) {
 		m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
 	}
 	if gone {
@@ -247,13 +238,13 @@ func (m *monitor) address(netns string, gone bool, a address) {
 // other that decides is one of others, and reported without a link: which tables
 // count depends on rules.
 func (m *monitor) anyRoute(netns string, gone, replaced bool, body []byte) {
-	r, ok := parseRoute(body)
+	r, ok := rtnl.ParseRoute(body)
 	switch {
-	case !ok || !r.decides() && !(gone && r.kernels()):
-	case r.main() || gone && r.kernels():
+	case !ok || !r.Decides() && !(gone && r.Kernels()):
+	case r.Main() || gone && r.Kernels():
 		m.route(netns, gone, replaced, r)
 	default:
-		m.fn(Event{Key: netstate.Key{Kind: netstate.KindRoute, Netns: netns, Name: r.dst.String()}})
+		m.fn(Event{Key: netstate.Key{Kind: netstate.KindRoute, Netns: netns, Name: r.Dst.String()}})
 	}
 }
 
@@ -261,22 +252,22 @@ func (m *monitor) anyRoute(netns string, gone, replaced bool, body []byte) {
 // replaced it, of which the kernel announces only the new one, or is a default
 // route too and may go before it. A foreign route through several interfaces is
 // reported without a link as well.
-func (m *monitor) route(netns string, gone, replaced bool, r route) {
-	name, ok := m.linkName(netns, r.index)
-	if len(r.links) > 1 && !r.ours() {
-		m.fn(Event{Key: netstate.Route{Netns: netns, Dst: r.dst}.Key(), Gone: gone})
+func (m *monitor) route(netns string, gone, replaced bool, r rtnl.Route) {
+	name, ok := m.linkName(netns, r.Index)
+	if len(r.Links) > 1 && !r.Ours() {
+		m.fn(Event{Key: netstate.Route{Netns: netns, Dst: r.Dst}.Key(), Gone: gone})
 	}
 	if !ok {
 		return
 	}
-	o, key := r.object(netns, name), routeKey{netns, r.dst}
+	o, key := r.Object(netns, name), routeKey{netns, r.Dst}
 	switch {
-	case name == loopbackName && netns != "" && gone && r.kernels():
+	case name == loopbackName && netns != "" && gone && r.Kernels():
 		m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
-	case !r.ours():
-		before := !gone && r.dst.Bits() == 0
+	case !r.Ours():
+		before := !gone && r.Dst.Bits() == 0
 		if link, known := m.routes[key]; known && link != name && (replaced || before) {
-			m.fn(Event{Key: netstate.Route{Netns: netns, Link: link, Dst: r.dst}.Key()})
+			m.fn(Event{Key: netstate.Route{Netns: netns, Link: link, Dst: r.Dst}.Key()})
 		}
 		m.fn(Event{Key: o.Key(), Gone: gone})
 	case gone:
@@ -293,8 +284,8 @@ func (m *monitor) netconf(netns string, body []byte) {
 	if len(body) < header {
 		return
 	}
-	for kind, value := range attributes(body[header:]) {
-		if kind != netconfaIfindex || len(value) < 4 {
+	for kind, value := range rtnl.Attributes(body[header:]) {
+		if kind != rtnl.NetconfaIfindex || len(value) < 4 {
 			continue
 		}
 		index := int32(binary.NativeEndian.Uint32(value))
@@ -313,15 +304,33 @@ func (m *monitor) linkName(netns string, index int32) (string, bool) {
 	}
 	s := m.k.session()
 	defer s.close()
-	p, err := s.place(netns)
+	ns, err := s.namespace(netns)
 	if err != nil {
 		return "", false
 	}
-	l, err := p.linkAt(index)
+	l, err := ns.linkAt(index)
 	if err != nil {
 		return "", false
 	}
 	// The monitor knows every link that was there before.
-	m.learn(netns, l, !l.running())
-	return l.name, true
+	m.learn(netns, l, !l.Running())
+	return l.Name, true
+}
+
+// rule reports a rule of ours as what it is, and one of others as a route without a
+// link.
+func (m *monitor) rule(netns string, gone bool, body []byte) {
+	r, ok := rtnl.ParseRule(body)
+	if !ok {
+		return
+	}
+	o, ours := r.Ours()
+	switch {
+	case r.Protocol != netstate.RouteProtocol:
+		m.fn(Event{Key: netstate.Key{Kind: netstate.KindRoute, Netns: netns, Name: "rule " + r.String()}})
+	case ours && netns == "" && !gone && r.Sound():
+		m.fn(Event{Key: o.Key(), Object: o})
+	case ours && netns == "":
+		m.fn(Event{Key: o.Key(), Gone: gone})
+	}
 }

@@ -5,70 +5,70 @@ import (
 	"fmt"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"golang.org/x/sys/unix"
 )
 
 // peer names the other end of a veth.
-func (s *session) peer(p *place, l *link) netstate.End {
-	if end, known := p.peers[l.index]; known {
+func (s *session) peer(ns *namespace, l *rtnl.Link) netstate.End {
+	if end, known := ns.peers[l.Index]; known {
 		return end
 	}
-	other := p
-	if l.peerNetns != ownNetns {
-		other = s.byNSID(p, l.peerNetns)
+	other := ns
+	if l.PeerNetns != rtnl.OwnNetns {
+		other = s.byNSID(ns, l.PeerNetns)
 	}
-	if other == nil || l.peer == 0 {
+	if other == nil || l.Peer == 0 {
 		return netstate.End{Netns: unknown, Name: unknown}
 	}
-	end, err := other.linkAt(l.peer)
+	end, err := other.linkAt(l.Peer)
 	if err != nil {
 		return netstate.End{Netns: unknown, Name: unknown}
 	}
 	// The peer's peer is this end: p need not be opened again to name it.
-	other.peers[end.index] = netstate.End{Netns: p.netns, Name: l.name}
-	return netstate.End{Netns: other.netns, Name: end.name}
+	other.peers[end.Index] = netstate.End{Netns: ns.netns, Name: l.Name}
+	return netstate.End{Netns: other.netns, Name: end.Name}
 }
 
 // byNSID finds the namespace that p knows by an nsid, or nil.
-func (s *session) byNSID(p *place, nsid int32) *place {
-	host, err := s.place("")
+func (s *session) byNSID(ns *namespace, nsid int32) *namespace {
+	host, err := s.namespace("")
 	switch {
 	case err != nil:
 		return nil
-	case p == host:
+	case ns == host:
 		return s.hostNSID(host, nsid)
-	case p.nsidOf(host) == nsid:
+	case ns.nsidOf(host) == nsid:
 		return host
 	}
-	if p.nsids == nil {
-		p.nsids = host.nsidsOf(p)
+	if ns.nsids == nil {
+		ns.nsids = host.nsidsOf(ns)
 	}
-	if onHost, known := p.nsids[nsid]; known {
+	if onHost, known := ns.nsids[nsid]; known {
 		return s.hostNSID(host, onHost)
 	}
-	return s.search(func(q *place) bool { return p.nsidOf(q) == nsid })
+	return s.search(func(q *namespace) bool { return ns.nsidOf(q) == nsid })
 }
 
 // hostNSID finds the namespace of one of the host's nsids: by its last name, or by all
 // names, which are read at most once in a session.
-func (s *session) hostNSID(host *place, nsid int32) *place {
+func (s *session) hostNSID(host *namespace, nsid int32) *namespace {
 	if q := s.hinted(host, nsid); q != nil || s.nsidsRead {
 		return q
 	}
 	s.nsidsRead = true
-	s.search(func(q *place) bool { host.nsidOf(q); return false })
+	s.search(func(q *namespace) bool { host.nsidOf(q); return false })
 	return s.hinted(host, nsid)
 }
 
 // hinted opens the namespace that had the nsid last, and returns nil if that has another.
-func (s *session) hinted(host *place, nsid int32) *place {
+func (s *session) hinted(host *namespace, nsid int32) *namespace {
 	name, ok := s.k.hints.get(nsid)
 	if !ok {
 		return nil
 	}
-	q, err := s.place(name)
+	q, err := s.namespace(name)
 	if err != nil || host.nsidOf(q) != nsid {
 		return nil
 	}
@@ -76,11 +76,11 @@ func (s *session) hinted(host *place, nsid int32) *place {
 }
 
 // search opens named namespaces one after the other until one is found.
-func (s *session) search(found func(*place) bool) *place {
-	names, _ := s.k.netnsNames()
+func (s *session) search(found func(*namespace) bool) *namespace {
+	names, _ := s.k.dir.Names()
 	for _, name := range names {
-		open := s.places[name] != nil
-		q, err := s.place(name)
+		open := s.open[name] != nil
+		q, err := s.namespace(name)
 		if err != nil {
 			continue
 		}
@@ -95,35 +95,35 @@ func (s *session) search(found func(*place) bool) *place {
 }
 
 // nsidOf is the nsid that p has for q, or ownNetns if it has none.
-func (p *place) nsidOf(q *place) int32 {
-	if n, known := p.nsidsByID[q.id]; known {
+func (ns *namespace) nsidOf(q *namespace) int32 {
+	if n, known := ns.nsidsByID[q.id]; known {
 		return n
 	}
-	n := int32(ownNetns)
-	if c, err := p.conn(); err == nil {
-		n = c.nsidOf(q.fd)
+	n := int32(rtnl.OwnNetns)
+	if c, err := ns.conn(); err == nil {
+		n = c.NSIDOf(q.fd)
 	}
-	p.nsidsByID[q.id] = n
-	if n != ownNetns && p.netns == "" {
-		p.k.hints.set(n, q.netns)
+	ns.nsidsByID[q.id] = n
+	if n != rtnl.OwnNetns && ns.netns == "" {
+		ns.k.hints.set(n, q.netns)
 	}
 	return n
 }
 
 // nsidsOf lists q's nsids with the host's nsid of the same namespace, as far as the host
 // has one.
-func (p *place) nsidsOf(q *place) map[int32]int32 {
+func (ns *namespace) nsidsOf(q *namespace) map[int32]int32 {
 	out := map[int32]int32{}
-	c, err := p.conn()
-	if err != nil || p.nsidOf(q) == ownNetns {
+	c, err := ns.conn()
+	if err != nil || ns.nsidOf(q) == rtnl.OwnNetns {
 		return out
 	}
-	answers, err := c.dump(unix.RTM_GETNSID, rtgenmsg{}, u32Attr(netnsaTargetNSID, uint32(p.nsidOf(q))))
+	answers, err := c.Dump(unix.RTM_GETNSID, rtnl.Rtgenmsg{}, rtnl.U32(rtnl.NetnsaTargetNSID, uint32(ns.nsidOf(q))))
 	if err != nil {
 		return out
 	}
 	for _, b := range answers {
-		if nsid, onHost := nsidsIn(b); nsid != ownNetns && onHost != ownNetns {
+		if nsid, onHost := rtnl.ParseNSID(b); nsid != rtnl.OwnNetns && onHost != rtnl.OwnNetns {
 			out[nsid] = onHost
 		}
 	}
@@ -132,26 +132,22 @@ func (p *place) nsidsOf(q *place) map[int32]int32 {
 
 // assignNSID gives the namespace an nsid on the host if it has none: a socket with
 // NETLINK_LISTEN_ALL_NSID hears only namespaces that have one.
-func (s *session) assignNSID(p *place) error {
-	host, err := s.place("")
+func (s *session) assignNSID(ns *namespace) error {
+	host, err := s.namespace("")
 	if err != nil {
 		return err
 	}
-	if host.nsidOf(p) != ownNetns {
+	if host.nsidOf(ns) != rtnl.OwnNetns {
 		return nil
 	}
-	c, err := host.conn()
-	if err != nil {
-		return err
-	}
-	delete(host.nsidsByID, p.id)
+	delete(host.nsidsByID, ns.id)
 	unassigned := int32(-1)
-	err = c.change(unix.RTM_NEWNSID, 0, rtgenmsg{}, u32Attr(netnsaFD, uint32(p.fd)), u32Attr(netnsaNSID, uint32(unassigned)))
+	err = host.change(unix.RTM_NEWNSID, 0, rtnl.Rtgenmsg{}, rtnl.U32(rtnl.NetnsaFD, uint32(ns.fd)), rtnl.U32(rtnl.NetnsaNSID, uint32(unassigned)))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("assign an nsid to network namespace %s: %w", p.netns, err)
+		return fmt.Errorf("assign an nsid to network namespace %s: %w", ns.netns, err)
 	}
 	// The hint that this question leaves spares the monitor a search for the name.
-	host.nsidOf(p)
+	host.nsidOf(ns)
 	return nil
 }
 
@@ -160,49 +156,15 @@ func (s *session) assignNSID(p *place) error {
 func (k *Kernel) Listen(netns string) (news bool, err error) {
 	s := k.session()
 	defer s.close()
-	p, err := s.place(netns)
+	ns, err := s.namespace(netns)
 	if err != nil {
 		return false, err
 	}
-	host, err := s.place("")
-	if err != nil || host.nsidOf(p) != ownNetns {
+	host, err := s.namespace("")
+	if err != nil || host.nsidOf(ns) != rtnl.OwnNetns {
 		return false, err
 	}
-	return true, s.assignNSID(p)
-}
-
-// rtgenmsg is struct rtgenmsg, padded.
-type rtgenmsg [4]byte
-
-func (m rtgenmsg) Len() int          { return len(m) }
-func (m rtgenmsg) Serialize() []byte { return m[:] }
-
-func (c *conn) nsidOf(fd int) int32 {
-	b, err := c.get(unix.RTM_GETNSID, rtgenmsg{}, u32Attr(netnsaFD, uint32(fd)))
-	if err != nil {
-		return ownNetns
-	}
-	nsid, _ := nsidsIn(b)
-	return nsid
-}
-
-// nsidsIn reads RTM_NEWNSID: an nsid, and the socket's own nsid of the same namespace
-// where the message has both. What is missing is ownNetns.
-func nsidsIn(b []byte) (nsid, current int32) {
-	nsid, current = ownNetns, ownNetns
-	if len(b) < len(rtgenmsg{}) {
-		return nsid, current
-	}
-	for kind, value := range attributes(b[len(rtgenmsg{}):]) {
-		switch {
-		case len(value) < 4:
-		case kind == netnsaNSID:
-			nsid = int32(uint32At(value))
-		case kind == netnsaCurrentNSID:
-			current = int32(uint32At(value))
-		}
-	}
-	return nsid, current
+	return true, s.assignNSID(ns)
 }
 
 // hints remember the name that each nsid of the host stood for last. A hint is a guess

@@ -44,7 +44,7 @@ func TestPeersAreFoundInLinearTime(t *testing.T) {
 			build(t, k, bridge("br-red"))
 			requests := func(objects []netstate.Object) uint64 {
 				fresh := open(t)
-				fresh.maxPlaces = 4
+				fresh.maxOpen = 4
 				set := observe(t, fresh, keysOf(objects...)...)
 				for _, o := range objects {
 					want := o.(netstate.Link).Peer

@@ -36,7 +36,7 @@ func (k *Kernel) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]er
 func (s *session) observeIn(netns string, keys []netstate.Key, o observation) {
 	var sysctls []netstate.Key
 	for _, key := range keys {
-		if sysctl(key) {
+		if isSysctl(key) {
 			sysctls = append(sysctls, key)
 		} else if observe := observers[key.Kind]; observe != nil {
 			object, err := observe(s, key)

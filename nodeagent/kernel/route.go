@@ -1,179 +1,70 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
-
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
-
-// route is a route as a netlink message describes it.
-type route struct {
-	table    uint32
-	protocol uint8
-	kind     uint8
-	cloned   bool
-	dst      netip.Prefix
-	via      netip.Addr
-	src      netip.Addr
-	index    int32
-	// links are the interfaces of all next hops.
-	links  []int32
-	metric uint32
-	// gated says that a next hop is a gateway.
-	gated bool
-}
-
-// routeDrops are the kinds of routes that lead nowhere.
-var routeDrops = map[uint8]string{
-	unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit", unix.RTN_THROW: "throw",
-}
-
-// parseRoute reads RTM_NEWROUTE and RTM_DELROUTE of IPv4 and IPv6; it returns
-// false for everything else.
-func parseRoute(b []byte) (route, bool) {
-	if len(b) < unix.SizeofRtMsg || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
-		return route{}, false
-	}
-	r := route{table: uint32(b[4]), protocol: b[5], kind: b[7], cloned: uint32At(b[8:])&unix.RTM_F_CLONED != 0}
-	dst := netip.IPv4Unspecified()
-	if b[0] == unix.AF_INET6 {
-		dst = netip.IPv6Unspecified()
-	}
-	for kind, value := range attributes(b[unix.SizeofRtMsg:]) {
-		switch kind {
-		case unix.RTA_DST:
-			dst, _ = netip.AddrFromSlice(value)
-		case unix.RTA_GATEWAY:
-			r.via, _ = netip.AddrFromSlice(value)
-			r.gated = true
-		case unix.RTA_VIA:
-			r.gated = true
-		case unix.RTA_PREFSRC:
-			r.src, _ = netip.AddrFromSlice(value)
-		case unix.RTA_TABLE:
-			r.table = uint32At(value)
-		case unix.RTA_PRIORITY:
-			r.metric = uint32At(value)
-		case unix.RTA_OIF:
-			r.index = int32(uint32At(value))
-			r.links = append(r.links, r.index)
-		case unix.RTA_MULTIPATH:
-			links, gated := nexthops(value)
-			r.links, r.gated = append(r.links, links...), r.gated || gated
-		}
-	}
-	if r.index == 0 && len(r.links) > 0 {
-		r.index = r.links[0]
-	}
-	r.dst = netip.PrefixFrom(dst, int(b[1]))
-	return r, r.dst.IsValid()
-}
-
-// nexthops reads the interfaces of a multipath route, and whether a gateway is among
-// its next hops.
-func nexthops(b []byte) (links []int32, gated bool) {
-	for len(b) >= unix.SizeofRtNexthop {
-		length := int(binary.NativeEndian.Uint16(b))
-		if length < unix.SizeofRtNexthop || length > len(b) {
-			break
-		}
-		links = append(links, int32(uint32At(b[4:])))
-		for kind := range attributes(b[unix.SizeofRtNexthop:length]) {
-			gated = gated || kind == unix.RTA_GATEWAY || kind == unix.RTA_VIA
-		}
-		b = b[min(align(length), len(b)):]
-	}
-	return links, gated
-}
-
-// leadsOut reports whether it is a unicast route to what is beyond a link: through a
-// gateway, or to everything or half of it, as routes into tunnels are.
-func (r route) leadsOut() bool {
-	return r.kind == unix.RTN_UNICAST && !r.cloned && (r.gated || r.dst.Bits() <= 1)
-}
-
-// decides reports whether it is a route that leads somewhere, or nowhere.
-func (r route) decides() bool {
-	return (r.kind == unix.RTN_UNICAST || routeDrops[r.kind] != "") && !r.cloned
-}
-
-// main reports whether it is a unicast route of the main table.
-func (r route) main() bool {
-	return r.table == unix.RT_TABLE_MAIN && r.kind == unix.RTN_UNICAST && !r.cloned
-}
-
-// kernels reports whether it is a route that the kernel has with an address beside
-// the connected one.
-func (r route) kernels() bool {
-	return r.table == unix.RT_TABLE_LOCAL && r.protocol == unix.RTPROT_KERNEL && (r.kind == unix.RTN_LOCAL || r.dst == groups6)
-}
-
-func (r route) ours() bool { return r.protocol == netstate.RouteProtocol }
-
-func (r route) object(netns, link string) netstate.Route {
-	return netstate.Route{Netns: netns, Link: link, Dst: r.dst, Via: r.via, Src: r.src}
-}
 
 func (s *session) observeRoute(key netstate.Key) (netstate.Object, error) {
 	dst, err := netip.ParsePrefix(key.Name)
 	if err != nil {
 		return nil, err
 	}
-	p, l, err := s.link(netstate.End{Netns: key.Netns, Name: key.Link})
+	ns, l, err := s.link(netstate.End{Netns: key.Netns, Name: key.Link})
 	if err != nil {
 		return nil, err
 	}
-	routes, err := p.routesOn(familyOf(dst.Addr()), l)
+	routes, err := ns.routesOn(rtnl.FamilyOf(dst.Addr()), l)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(routes, func(r route) bool { return r.main() && r.ours() && r.dst == dst })
+	i := slices.IndexFunc(routes, func(r rtnl.Route) bool { return r.Main() && r.Ours() && r.Dst == dst })
 	if i < 0 {
 		return nil, nil
 	}
-	o := routes[i].object(key.Netns, key.Link)
+	o := routes[i].Object(key.Netns, key.Link)
 	if dst.Bits() == 0 && key.Netns != "" {
-		o.Behind, err = p.behind(routes[i])
+		o.Behind, err = ns.behind(routes[i])
 	}
 	return o, err
 }
 
 // behind reports whether another route of the same destination goes before one of
 // ours: the kernel lists them in the order in which it asks them.
-func (p *place) behind(ours route) (bool, error) {
-	family := familyOf(ours.dst.Addr())
-	all, err := p.everyRoute(listed{family: family})
+func (ns *namespace) behind(ours rtnl.Route) (bool, error) {
+	family := rtnl.FamilyOf(ours.Dst.Addr())
+	all, err := ns.everyRoute(listed{family: family})
 	if err != nil {
 		return false, err
 	}
-	i := slices.IndexFunc(all, func(r route) bool { return r.main() && r.dst == ours.dst })
-	return i >= 0 && (!all[i].ours() || all[i].index != ours.index), nil
+	i := slices.IndexFunc(all, func(r rtnl.Route) bool { return r.Main() && r.Dst == ours.Dst })
+	return i >= 0 && (!all[i].Ours() || all[i].Index != ours.Index), nil
 }
 
 // ourRoutes lists the routes of ours through a link.
-func (p *place) ourRoutes(family int, l *link) ([]route, error) {
-	return p.routes(family, netstate.RouteProtocol, l.index)
+func (ns *namespace) ourRoutes(family int, l *rtnl.Link) ([]rtnl.Route, error) {
+	return ns.routes(family, netstate.RouteProtocol, l.Index)
 }
 
 // routesOn lists the routes through a link, of every table and kind. In a namespace
 // one listing, once in a session, serves all links.
-func (p *place) routesOn(family int, l *link) ([]route, error) {
-	key := listed{family, l.index}
-	if p.netns != "" {
+func (ns *namespace) routesOn(family int, l *rtnl.Link) ([]rtnl.Route, error) {
+	key := listed{family, l.Index}
+	if ns.netns != "" {
 		key.index = 0
 	}
-	all, err := p.everyRoute(key)
-	var out []route
+	all, err := ns.everyRoute(key)
+	var out []rtnl.Route
 	for _, r := range all {
-		if r.index == l.index {
+		if r.Index == l.Index {
 			out = append(out, r)
 		}
 	}
@@ -181,45 +72,35 @@ func (p *place) routesOn(family int, l *link) ([]route, error) {
 }
 
 // everyRoute lists the routes of every table and kind through a link, or all.
-func (p *place) everyRoute(of listed) ([]route, error) {
-	return once(p.routesOf, of, func() ([]route, error) {
+func (ns *namespace) everyRoute(of listed) ([]rtnl.Route, error) {
+	return once(ns.routesOf, of, func() ([]rtnl.Route, error) {
 		var attrs []*nl.RtAttr
 		if of.index != 0 {
-			attrs = append(attrs, u32Attr(unix.RTA_OIF, uint32(of.index)))
+			attrs = append(attrs, rtnl.U32(unix.RTA_OIF, uint32(of.index)))
 		}
-		return p.listRoutes(unix.RtMsg{Family: uint8(of.family)}, attrs...)
+		return ns.listRoutes(unix.RtMsg{Family: uint8(of.family)}, attrs...)
 	})
 }
 
 // routes lists unicast routes of the main table, those of one protocol unless
 // it is 0 and of one link unless it is 0. The kernel does the selecting.
-func (p *place) routes(family int, protocol uint8, index int32) ([]route, error) {
-	attrs := []*nl.RtAttr{u32Attr(unix.RTA_TABLE, unix.RT_TABLE_MAIN)}
+func (ns *namespace) routes(family int, protocol uint8, index int32) ([]rtnl.Route, error) {
+	attrs := []*nl.RtAttr{rtnl.U32(unix.RTA_TABLE, unix.RT_TABLE_MAIN)}
 	if index != 0 {
-		attrs = append(attrs, u32Attr(unix.RTA_OIF, uint32(index)))
+		attrs = append(attrs, rtnl.U32(unix.RTA_OIF, uint32(index)))
 	}
-	routes, err := p.listRoutes(unix.RtMsg{Family: uint8(family), Table: unix.RT_TABLE_MAIN, Protocol: protocol, Type: unix.RTN_UNICAST}, attrs...)
-	return slices.DeleteFunc(routes, func(r route) bool { return !r.main() || protocol != 0 && r.protocol != protocol }), err
+	routes, err := ns.listRoutes(unix.RtMsg{Family: uint8(family), Table: unix.RT_TABLE_MAIN, Protocol: protocol, Type: unix.RTN_UNICAST}, attrs...)
+	return slices.DeleteFunc(routes, func(r rtnl.Route) bool { return !r.Main() || protocol != 0 && r.Protocol != protocol }), err
 }
 
-func (p *place) listRoutes(selected unix.RtMsg, attrs ...*nl.RtAttr) ([]route, error) {
-	c, err := p.conn()
-	if err != nil {
-		return nil, err
-	}
-	answers, err := c.dump(unix.RTM_GETROUTE, &nl.RtMsg{RtMsg: selected}, attrs...)
+func (ns *namespace) listRoutes(selected unix.RtMsg, attrs ...*nl.RtAttr) ([]rtnl.Route, error) {
+	routes, err := dump(ns, unix.RTM_GETROUTE, &nl.RtMsg{RtMsg: selected}, rtnl.ParseRoute, attrs...)
 	if errors.Is(err, unix.ENODEV) {
 		return nil, ErrLinkNotFound
 	}
 	// ENOENT: the table does not exist yet, for want of any route.
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
-	}
-	var routes []route
-	for _, b := range answers {
-		if r, ok := parseRoute(b); ok {
-			routes = append(routes, r)
-		}
 	}
 	return routes, err
 }
@@ -244,7 +125,7 @@ func (s *session) applyRoute(op plan.Op, r netstate.Route) error {
 }
 
 func (s *session) addRoute(end netstate.End, r netstate.Route) error {
-	p, l, err := s.link(end)
+	ns, l, err := s.link(end)
 	if err != nil {
 		return err
 	}
@@ -254,28 +135,28 @@ func (s *session) addRoute(end netstate.End, r netstate.Route) error {
 		// one has the lowest metric.
 		flags = unix.NLM_F_CREATE
 	}
-	err = p.setRoute(l, r, flags)
+	err = ns.setRoute(l, r, flags)
 	if errors.Is(err, unix.EEXIST) {
-		return p.inTheWay(r.Dst)
+		return ns.inTheWay(r.Dst)
 	}
 	return err
 }
 
 // replaceRoute changes a route of ours; NLM_F_REPLACE alone would hit anybody's.
 func (s *session) replaceRoute(end netstate.End, r netstate.Route) error {
-	p, l, err := s.link(end)
+	ns, l, err := s.link(end)
 	if err != nil {
 		return err
 	}
-	routes, err := p.ourRoutes(familyOf(r.Dst.Addr()), l)
+	routes, err := ns.ourRoutes(rtnl.FamilyOf(r.Dst.Addr()), l)
 	if err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(routes, func(have route) bool { return have.dst == r.Dst }) {
-		return p.inTheWay(r.Dst)
+	if !slices.ContainsFunc(routes, func(have rtnl.Route) bool { return have.Dst == r.Dst }) {
+		return ns.inTheWay(r.Dst)
 	}
 	if !r.First {
-		return p.setRoute(l, r, unix.NLM_F_REPLACE)
+		return ns.setRoute(l, r, unix.NLM_F_REPLACE)
 	}
 	// NLM_F_REPLACE takes the first of its destination, whosever that is.
 	if err := s.removeRoute(end, r.Dst); err != nil {
@@ -286,58 +167,27 @@ func (s *session) replaceRoute(end netstate.End, r netstate.Route) error {
 
 // setRoute sends the route, and once more where the kernel says that the
 // gateway is on no connected network of the link.
-func (p *place) setRoute(l *link, r netstate.Route, flags int) error {
-	c, err := p.conn()
-	if err != nil {
-		return err
-	}
-	body, attrs := routeMessage(l, r)
-	err = c.change(unix.RTM_NEWROUTE, flags, body, attrs...)
+func (ns *namespace) setRoute(l *rtnl.Link, r netstate.Route, flags int) error {
+	body, attrs := rtnl.RouteMessage(l, r)
+	err := ns.change(unix.RTM_NEWROUTE, flags, body, attrs...)
 	if r.Via.IsValid() && (errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH)) {
 		body.Flags |= unix.RTNH_F_ONLINK
-		err = c.change(unix.RTM_NEWROUTE, flags, body, attrs...)
+		err = ns.change(unix.RTM_NEWROUTE, flags, body, attrs...)
 	}
 	return err
 }
 
-func routeMessage(l *link, r netstate.Route) (*nl.RtMsg, []*nl.RtAttr) {
-	body := nl.NewRtMsg()
-	body.Family = uint8(familyOf(r.Dst.Addr()))
-	body.Dst_len = uint8(r.Dst.Bits())
-	body.Protocol = netstate.RouteProtocol
-	body.Scope = unix.RT_SCOPE_LINK
-	attrs := []*nl.RtAttr{u32Attr(unix.RTA_OIF, uint32(l.index))}
-	if r.Dst.Bits() > 0 {
-		attrs = append(attrs, nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice()))
-	}
-	if r.Via.IsValid() {
-		body.Scope = unix.RT_SCOPE_UNIVERSE
-		attrs = append(attrs, nl.NewRtAttr(unix.RTA_GATEWAY, r.Via.AsSlice()))
-	}
-	if r.Src.IsValid() {
-		attrs = append(attrs, nl.NewRtAttr(unix.RTA_PREFSRC, r.Src.AsSlice()))
-	}
-	if r.First && r.Dst.Addr().Is6() {
-		attrs = append(attrs, u32Attr(unix.RTA_PRIORITY, 1))
-	}
-	return body, attrs
-}
-
 // addKernelRoutes makes the routes of an IPv4 address as the kernel makes them, and
 // as it removes them with the address.
-func (p *place) addKernelRoutes(l *link, a netstate.Address) error {
-	local := kernelRoute(l, single(a.Prefix.Addr()), a.Prefix.Addr())
-	local.body.Table, local.body.Type, local.body.Scope = unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST
-	routes := []routeRequest{local}
+func (ns *namespace) addKernelRoutes(l *rtnl.Link, a netstate.Address) error {
+	local := rtnl.KernelRoute(l, rtnl.Single(a.Prefix.Addr()), a.Prefix.Addr())
+	local.Body.Table, local.Body.Type, local.Body.Scope = unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST
+	routes := []rtnl.RouteRequest{local}
 	if !a.NoPrefixRoute && !a.Prefix.IsSingleIP() {
-		routes = append(routes, kernelRoute(l, a.Prefix.Masked(), a.Prefix.Addr()))
-	}
-	c, err := p.conn()
-	if err != nil {
-		return err
+		routes = append(routes, rtnl.KernelRoute(l, a.Prefix.Masked(), a.Prefix.Addr()))
 	}
 	for _, r := range routes {
-		err := c.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, r.body, r.attrs...)
+		err := ns.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, r.Body, r.Attrs...)
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return err
 		}
@@ -345,70 +195,55 @@ func (p *place) addKernelRoutes(l *link, a netstate.Address) error {
 	return nil
 }
 
-type routeRequest struct {
-	body  *nl.RtMsg
-	attrs []*nl.RtAttr
-}
-
-func kernelRoute(l *link, dst netip.Prefix, src netip.Addr) routeRequest {
-	body, attrs := routeMessage(l, netstate.Route{Dst: dst, Src: src})
-	body.Protocol = unix.RTPROT_KERNEL
-	return routeRequest{body, attrs}
-}
-
 // inTheWay says which route it is that a new one would have replaced.
-func (p *place) inTheWay(dst netip.Prefix) error {
-	routes, err := p.routes(familyOf(dst.Addr()), 0, 0)
+func (ns *namespace) inTheWay(dst netip.Prefix) error {
+	routes, err := ns.routes(rtnl.FamilyOf(dst.Addr()), 0, 0)
 	if err != nil {
 		return err
 	}
 	for _, r := range routes {
-		if r.dst != dst {
+		if r.Dst != dst {
 			continue
 		}
-		if r.ours() {
+		if r.Ours() {
 			return ErrExists
 		}
-		return fmt.Errorf("there is %s: %w", p.describe(r), ErrForeign)
+		return fmt.Errorf("there is %s: %w", ns.describe(r), ErrForeign)
 	}
 	return ErrExists
 }
 
-func (p *place) describe(r route) string {
-	s := "route " + r.dst.String()
-	if r.via.IsValid() {
-		s += " via " + r.via.String()
+func (ns *namespace) describe(r rtnl.Route) string {
+	s := "route " + r.Dst.String()
+	if r.Via.IsValid() {
+		s += " via " + r.Via.String()
 	}
-	if l, err := p.linkAt(r.index); err == nil {
-		s += " dev " + l.name
+	if l, err := ns.linkAt(r.Index); err == nil {
+		s += " dev " + l.Name
 	}
-	return s + fmt.Sprintf(" proto %d", r.protocol)
+	return s + fmt.Sprintf(" proto %d", r.Protocol)
 }
 
 func (s *session) removeRoute(end netstate.End, dst netip.Prefix) error {
-	p, l, err := s.link(end)
+	ns, l, err := s.link(end)
 	if missing(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if l.marked() && !s.k.ours(l) {
+	if l.Marked() && !s.k.ours(l) {
 		return ErrForeign
 	}
-	c, err := p.conn()
-	if err != nil {
-		return err
-	}
 	body := nl.NewRtDelMsg()
-	body.Family = uint8(familyOf(dst.Addr()))
+	body.Family = uint8(rtnl.FamilyOf(dst.Addr()))
 	body.Dst_len = uint8(dst.Bits())
 	body.Protocol = netstate.RouteProtocol
-	attrs := []*nl.RtAttr{u32Attr(unix.RTA_OIF, uint32(l.index))}
+	attrs := []*nl.RtAttr{rtnl.U32(unix.RTA_OIF, uint32(l.Index))}
 	if dst.Bits() > 0 {
 		attrs = append(attrs, nl.NewRtAttr(unix.RTA_DST, dst.Addr().AsSlice()))
 	}
-	if err := c.change(unix.RTM_DELROUTE, 0, body, attrs...); !gone(err) {
+	if err := ns.change(unix.RTM_DELROUTE, 0, body, attrs...); !gone(err) {
 		return err
 	}
 	return nil

@@ -4,59 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path"
-	"path/filepath"
 	"slices"
-	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/sysctl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"golang.org/x/sys/unix"
 )
-
-const procSys = "/proc/sys"
-
-// sysctlFile is the file of a sysctl. Paths hold interface names, which come
-// from users.
-func sysctlFile(name string) (string, error) {
-	if !filepath.IsLocal(name) || path.Clean(name) != name || name == "." {
-		return "", fmt.Errorf("%q is not the path of a sysctl", name)
-	}
-	return path.Join(procSys, name), nil
-}
-
-// readSysctl reads a value in the calling thread's namespace, fields parted by
-// single spaces. It fails with fs.ErrNotExist where there is none.
-func readSysctl(name string) (string, error) {
-	file, err := sysctlFile(name)
-	if err != nil {
-		return "", err
-	}
-	b, err := os.ReadFile(file)
-	return strings.Join(strings.Fields(string(b)), " "), err
-}
-
-func (k *Kernel) writeSysctl(name, value string) error {
-	file, err := sysctlFile(name)
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(value)
-	k.changed()
-	return errors.Join(err, f.Close())
-}
 
 // observeSysctls reads the sysctls of one namespace on one thread.
 func (s *session) observeSysctls(netns string, keys []netstate.Key, add func(netstate.Key, netstate.Object, error)) {
-	p, err := s.place(netns)
+	ns, err := s.namespace(netns)
 	if err == nil {
-		err = p.run(func() error {
+		err = ns.run(func() error {
 			for _, key := range keys {
 				object, err := observeSysctl(key)
 				add(key, object, err)
@@ -73,7 +33,7 @@ func (s *session) observeSysctls(netns string, keys []netstate.Key, add func(net
 }
 
 func observeSysctl(key netstate.Key) (netstate.Object, error) {
-	value, err := readSysctl(key.Name)
+	value, err := sysctl.Read(key.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -87,16 +47,16 @@ func observeSysctl(key netstate.Key) (netstate.Object, error) {
 func (s *session) applySysctls(steps []plan.Step, errs []error) {
 	byNetns := map[string][]int{}
 	for i, step := range steps {
-		if sysctl(step.Key) {
+		if isSysctl(step.Key) {
 			byNetns[step.Key.Netns] = append(byNetns[step.Key.Netns], i)
 		}
 	}
 	for netns, indexes := range byNetns {
 		s.trim()
 		slices.SortStableFunc(indexes, func(a, b int) int { return sysctlRank(steps[a]) - sysctlRank(steps[b]) })
-		p, err := s.place(netns)
+		ns, err := s.namespace(netns)
 		if err == nil {
-			err = p.run(func() error {
+			err = ns.run(func() error {
 				for _, i := range indexes {
 					errs[i] = sysctlError(steps[i], s.k.applySysctl(steps[i]))
 				}
@@ -117,7 +77,7 @@ func (s *session) applySysctls(steps []plan.Step, errs []error) {
 // sysctlRank orders writes within a namespace: switching forwarding on makes the
 // kernel drop the routers of interfaces whose accept_ra is not 2 yet.
 func sysctlRank(step plan.Step) int {
-	_, spreads := spreading[step.Key.Name]
+	_, spreads := sysctl.Spreading[step.Key.Name]
 	switch {
 	case !spreads:
 		return 0
@@ -127,21 +87,11 @@ func sysctlRank(step plan.Step) int {
 	return 1
 }
 
-// sysctlsWritable returns ErrSysctlReadOnly where /proc/sys is mounted read-only. It
-// is asked before anything is made that needs sysctls of its own.
-func sysctlsWritable() error {
-	var fs unix.Statfs_t
-	if unix.Statfs(path.Join(procSys, "net"), &fs) == nil && fs.Flags&unix.ST_RDONLY != 0 {
-		return ErrSysctlReadOnly
-	}
-	return nil
-}
-
 func sysctlError(step plan.Step, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, unix.EROFS) && sysctlsWritable() != nil {
+	if errors.Is(err, unix.EROFS) && sysctl.Writable() != nil {
 		err = ErrSysctlReadOnly
 	}
 	return fmt.Errorf("%s %s: %w", step.Op, step.Key, err)
@@ -152,7 +102,7 @@ func sysctlError(step plan.Step, err error) error {
 func (k *Kernel) applySysctl(step plan.Step) error {
 	if step.Op == plan.Delete {
 		if step.Key.Kind == netstate.KindSysctlNode {
-			return k.restoreSysctl(step.Key.Name)
+			return k.sysctls.Restore(step.Key.Name)
 		}
 		return nil
 	}
@@ -169,10 +119,14 @@ func (k *Kernel) applySysctl(step plan.Step) error {
 
 func (k *Kernel) setSysctl(want netstate.Sysctl) error {
 	if !want.Restore {
-		return k.writeSysctl(want.Path, want.Value)
+		return k.sysctls.Write(want.Path, want.Value)
 	}
 	if want.Netns != "" {
-		return fmt.Errorf("record a sysctl of %s: %w", placeName(want.Netns), errors.ErrUnsupported)
+		return fmt.Errorf("record a sysctl of %s: %w", netnsName(want.Netns), errors.ErrUnsupported)
 	}
-	return k.setNodeSysctl(want.Path, want.Value)
+	return k.sysctls.Record(want.Path, want.Value)
 }
+
+// DamagedRecords returns the files that should be records of sysctls and cannot
+// be read, with the reason. The sysctl stays as it is: its previous value is lost.
+func (k *Kernel) DamagedRecords() map[string]error { return k.sysctls.Damaged() }

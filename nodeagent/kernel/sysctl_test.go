@@ -1,11 +1,11 @@
 package kernel
 
 import (
-	"encoding/json"
 	"os"
-	"reflect"
+	"path/filepath"
 	"testing"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/sysctl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
@@ -17,7 +17,7 @@ func nodeSysctl(path, value string) netstate.Sysctl {
 
 func wantSysctl(t *testing.T, path, want string) {
 	t.Helper()
-	if got, err := readSysctl(path); err != nil || got != want {
+	if got, err := sysctl.Read(path); err != nil || got != want {
 		t.Errorf("%s is %q (%v), want %q", path, got, err, want)
 	}
 }
@@ -120,7 +120,7 @@ func TestDamagedRecord(t *testing.T) {
 	ours, other := nodeSysctl("net/ipv4/ip_forward", "1"), nodeSysctl("net/ipv4/conf/default/rp_filter", "2")
 	for _, content := range []string{"", "{", "\x00\x00", `{"source":"x"}`, `{"source":"local","others":{"../x":"1"}}`} {
 		apply(t, k, create(ours, other))
-		file := k.recordPath(ours.Path)
+		file := k.sysctls.File(ours.Path)
 		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -137,32 +137,7 @@ func TestDamagedRecord(t *testing.T) {
 		}
 		apply(t, k, remove(ours, other))
 	}
-	if _, err := os.Stat(k.recordDir()); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Join("/run/patchbay/sysctl")); !os.IsNotExist(err) {
 		t.Errorf("the folder of records stays: %v", err)
 	}
-}
-
-func FuzzRecord(f *testing.F) {
-	f.Add([]byte(`{"source":"local","previous":"0","ours":"1","others":{"net/ipv4/conf/eth0/forwarding":"1"}}`))
-	f.Add([]byte(`{"source":"local","others":{"../../etc/passwd":"1"}}`))
-	f.Add([]byte(`{"source":"`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := parseRecord(b)
-		if err != nil {
-			return
-		}
-		for name := range r.Others {
-			if _, err := sysctlFile(name); err != nil {
-				t.Errorf("accepted %q", name)
-			}
-		}
-		again, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		same, err := parseRecord(again)
-		if err != nil || !(reflect.DeepEqual(r, same) || len(r.Others)+len(same.Others) == 0) {
-			t.Errorf("%+v became %+v, %v", r, same, err)
-		}
-	})
 }

@@ -1,4 +1,4 @@
-package kernel
+package netnsdir
 
 import (
 	"fmt"
@@ -25,8 +25,8 @@ type reach struct {
 
 // MountsApart returns ErrMountsApart where namespaces that are made here do not
 // reach the host.
-func (k *Kernel) MountsApart() error {
-	if k.reach.apart {
+func (d *Dir) MountsApart() error {
+	if d.reach.apart {
 		return ErrMountsApart
 	}
 	return nil
@@ -34,27 +34,27 @@ func (k *Kernel) MountsApart() error {
 
 // lookAtMounts finds out by the kernel's tables, and mounts nothing. A process in
 // another network namespace is no host of this one.
-func (k *Kernel) lookAtMounts() reach {
-	r := reach{nsfs: k.hostID.dev}
+func (d *Dir) lookAtMounts() reach {
+	r := reach{nsfs: d.HostID.Dev}
 	here, err := readMounts("/proc/thread-self")
 	if err != nil {
 		return r
 	}
-	folder := here.at(k.netnsDir())
+	folder := here.at(d.Path)
 	var network, mounts, own unix.Stat_t
-	known := unix.Stat(filepath.Join(k.opts.Init, "ns/net"), &network) == nil && nsID{network.Dev, network.Ino} == k.hostID &&
-		unix.Stat(filepath.Join(k.opts.Init, "ns/mnt"), &mounts) == nil && unix.Stat("/proc/thread-self/ns/mnt", &own) == nil
+	known := unix.Stat(filepath.Join(d.init, "ns/net"), &network) == nil && ID{network.Dev, network.Ino} == d.HostID &&
+		unix.Stat(filepath.Join(d.init, "ns/mnt"), &mounts) == nil && unix.Stat("/proc/thread-self/ns/mnt", &own) == nil
 	if !known || mounts.Ino == own.Ino {
 		r.apart = folder.bound && folder.peers == ""
 		return r
 	}
-	host, err := readMounts(k.opts.Init)
+	host, err := readMounts(d.init)
 	if err != nil {
 		return r
 	}
 	r.apart = !slices.ContainsFunc(host, func(m mount) bool { return folder.peers != "" && m.peers == folder.peers })
-	dir := filepath.Join(k.opts.Init, "root", k.netnsDir())
-	if sameFile(dir, k.netnsDir()) || sameFile(filepath.Dir(dir), k.opts.RunDir) {
+	dir := filepath.Join(d.init, "root", d.Path)
+	if sameFile(dir, d.Path) || sameFile(filepath.Dir(dir), d.above()) {
 		r.hostDir = dir
 	}
 	return r
@@ -71,24 +71,24 @@ func sameFile(a, b string) bool {
 
 // compare returns an insteadError where the host has not the namespace under a name
 // that this process has; the zero nsID is none.
-func (r reach) compare(name string, id nsID) error {
+func (r reach) compare(name string, id ID) error {
 	if r.hostDir == "" {
 		return nil
 	}
 	var st unix.Stat_t
-	var theirs nsID
+	var theirs ID
 	if unix.Stat(filepath.Join(r.hostDir, name), &st) == nil && st.Dev == r.nsfs {
-		theirs = nsID{st.Dev, st.Ino}
+		theirs = ID{st.Dev, st.Ino}
 	}
 	switch {
 	case theirs == id:
 		return nil
-	case id == (nsID{}):
-		return insteadError{what: "the host has it", apart: true}
-	case theirs == (nsID{}):
-		return insteadError{what: "the host does not have it", apart: true}
+	case id == (ID{}):
+		return InsteadError{What: "the host has it", Apart: true}
+	case theirs == (ID{}):
+		return InsteadError{What: "the host does not have it", Apart: true}
 	}
-	return insteadError{what: "the host has another one of that name", apart: true}
+	return InsteadError{What: "the host has another one of that name", Apart: true}
 }
 
 // mount is a line of mountinfo (Documentation/filesystems/proc.rst).

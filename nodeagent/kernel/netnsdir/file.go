@@ -1,4 +1,4 @@
-package kernel
+package netnsdir
 
 import (
 	"errors"
@@ -10,65 +10,65 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insteadError is an ErrNetnsNotFound with what is found in the namespace's place.
-type insteadError struct {
-	what string
-	// apart says that it is a namespace which only one of this process and the
+// InsteadError is an ErrNetnsNotFound with what is found in the namespace's place.
+type InsteadError struct {
+	What string
+	// Apart says that it is a namespace which only one of this process and the
 	// host has under the name.
-	apart bool
+	Apart bool
 }
 
-func (e insteadError) Error() string { return e.what }
-func (e insteadError) Unwrap() error { return ErrNetnsNotFound }
+func (e InsteadError) Error() string { return e.What }
+func (e InsteadError) Unwrap() error { return ErrNotFound }
 
-// openNetns opens a file that must be a network namespace, or a symbolic link to one
+// openFile opens a file that must be a network namespace, or a symbolic link to one
 // of a process in /proc. It opens nothing else, and returns an insteadError for it.
 // What it returns is the namespace that the name stood for when it was looked at: no
 // name is followed twice.
-func openNetns(path string) (int, nsID, error) {
+func openFile(path string) (int, ID, error) {
 	at, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return -1, nsID{}, ErrNetnsNotFound
+		return -1, ID{}, ErrNotFound
 	}
 	if err != nil {
-		return -1, nsID{}, err
+		return -1, ID{}, err
 	}
 	defer func() { unix.Close(at) }()
 	var st unix.Stat_t
 	if err := unix.Fstat(at, &st); err != nil {
-		return -1, nsID{}, err
+		return -1, ID{}, err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		to, err := followLink(path, at)
 		if err != nil {
-			return -1, nsID{}, err
+			return -1, ID{}, err
 		}
 		unix.Close(at)
 		at = to
 	}
 	if !isNSFS(at) {
-		return -1, nsID{}, insteadError{what: fmt.Sprintf("%s is %s and no namespace: unless it is just being made, remove it, and make the namespace anew (ip netns add)", path, fileType(st.Mode))}
+		return -1, ID{}, InsteadError{What: fmt.Sprintf("%s is %s and no namespace: unless it is just being made, remove it, and make the namespace anew (ip netns add)", path, fileType(st.Mode))}
 	}
 	return openNSFS(at, path)
 }
 
 // openNSFS opens for setns, which refuses O_PATH descriptors (EBADF).
-func openNSFS(at int, path string) (int, nsID, error) {
+func openNSFS(at int, path string) (int, ID, error) {
 	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(at), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, nsID{}, err
+		return -1, ID{}, err
 	}
 	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
 	if err == nil && kind != unix.CLONE_NEWNET {
-		err = insteadError{what: path + " is another kind of namespace: remove it, and make a network namespace (ip netns add)"}
+		err = InsteadError{What: path + " is another kind of namespace: remove it, and make a network namespace (ip netns add)"}
 	}
-	var id nsID
+	var id ID
 	if err == nil {
 		id, err = identify(fd)
 	}
 	if err != nil {
 		unix.Close(fd)
-		return -1, nsID{}, err
+		return -1, ID{}, err
 	}
 	return fd, id, nil
 }
@@ -89,11 +89,11 @@ func followLink(path string, at int) (int, error) {
 		target = filepath.Join(filepath.Dir(path), target)
 	}
 	if !processNetns.MatchString(target) {
-		return -1, insteadError{what: fmt.Sprintf("%s is a symbolic link to %s, and only one to /proc/PID/ns/net is followed: remove it, and give the namespace that name by ip netns attach, or by a bind mount", path, target)}
+		return -1, InsteadError{What: fmt.Sprintf("%s is a symbolic link to %s, and only one to /proc/PID/ns/net is followed: remove it, and give the namespace that name by ip netns attach, or by a bind mount", path, target)}
 	}
 	to, err := unix.Open(target, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
-		return -1, insteadError{what: fmt.Sprintf("%s is a symbolic link to %s, and that process has ended: point it to one that runs, or remove it", path, target)}
+		return -1, InsteadError{What: fmt.Sprintf("%s is a symbolic link to %s, and that process has ended: point it to one that runs, or remove it", path, target)}
 	}
 	return to, err
 }
@@ -112,4 +112,15 @@ func fileType(mode uint32) string {
 func isNSFS(fd int) bool {
 	var fs unix.Statfs_t
 	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.NSFS_MAGIC
+}
+
+// ID tells network namespaces apart as long as one of them is open.
+type ID struct{ Dev, Ino uint64 }
+
+func identify(fd int) (ID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return ID{}, err
+	}
+	return ID{Dev: st.Dev, Ino: st.Ino}, nil
 }

@@ -1,4 +1,4 @@
-package kernel
+package netnsdir
 
 import (
 	"context"
@@ -13,27 +13,26 @@ import (
 // mountPause is the shortest time between two reports of changed mounts.
 const mountPause = 500 * time.Millisecond
 
-// mountWatch reports changed mounts once it is asked to. Container runtimes change
-// mounts all the time.
-type mountWatch struct {
-	once    sync.Once
-	asked   chan struct{}
-	changed chan struct{}
+// MountWatch reports changed mounts from Listen on: without it, a container runtime, which
+// changes mounts all the time, would be the cause of many reports.
+type MountWatch struct {
+	once  sync.Once
+	asked chan struct{}
+	// Changed receives the reports.
+	Changed chan struct{}
 }
 
-func newMountWatch() *mountWatch {
-	return &mountWatch{asked: make(chan struct{}), changed: make(chan struct{})}
+// NewMountWatch prepares a watch that reports nothing yet.
+func NewMountWatch() *MountWatch {
+	return &MountWatch{asked: make(chan struct{}), Changed: make(chan struct{})}
 }
 
-// ListenMounts has Watch report changes of mounts from now on. The first report says
-// that it does.
-func (k *Kernel) ListenMounts() {
-	k.mountWatch.once.Do(func() { close(k.mountWatch.asked) })
-}
+// Listen begins the reports. The first report says so.
+func (w *MountWatch) Listen() { w.once.Do(func() { close(w.asked) }) }
 
-// follow reports changed mounts of this process and of the host, whose first process
+// Follow reports changed mounts of this process and of the host, whose first process
 // has the folder init in /proc, until ctx ends.
-func (w *mountWatch) follow(ctx context.Context, init string) {
+func (w *MountWatch) Follow(ctx context.Context, init string) {
 	select {
 	case <-w.asked:
 	case <-ctx.Done():
@@ -57,7 +56,7 @@ func (w *mountWatch) follow(ctx context.Context, init string) {
 	}
 	for ctx.Err() == nil {
 		select {
-		case w.changed <- struct{}{}:
+		case w.Changed <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}

@@ -1,4 +1,4 @@
-package kernel
+package sysctl
 
 import (
 	"encoding/json"
@@ -11,15 +11,26 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// record is what is kept of a sysctl of the node before it is written, so that
-// it can be put back by a restarted agent too. It lies in a folder that a
-// reboot empties, as it resets the sysctls.
+// Records are the records of one source. They are safe for concurrent use.
+type Records struct {
+	// Dir is the folder of the records.
+	Dir    string
+	Source netstate.Source
+	// Changed is called after every write.
+	Changed func()
+	// mu guards the records and their sysctls.
+	mu sync.Mutex
+}
+
+// record keeps the previous value of a sysctl of the node, so that a restarted agent can
+// restore it too. A reboot removes the record and resets the sysctl.
 type record struct {
 	Source   netstate.Source `json:"source"`
 	Previous string          `json:"previous"`
@@ -29,9 +40,9 @@ type record struct {
 	Others map[string]string `json:"others,omitempty"`
 }
 
-// spreading sysctls set one value of every interface when they are written:
+// Spreading sysctls set one value of every interface when they are written:
 // the folder of the interfaces, and the value's name there.
-var spreading = map[string]struct{ folder, name string }{
+var Spreading = map[string]struct{ folder, name string }{
 	"net/ipv4/ip_forward":            {"net/ipv4/conf", "forwarding"},
 	"net/ipv4/conf/all/forwarding":   {"net/ipv4/conf", "forwarding"},
 	"net/ipv6/conf/all/forwarding":   {"net/ipv6/conf", "forwarding"},
@@ -49,20 +60,21 @@ func parseRecord(b []byte) (record, error) {
 		return record{}, fmt.Errorf("unknown source %q", r.Source)
 	}
 	for name := range r.Others {
-		if _, err := sysctlFile(name); err != nil {
+		if _, err := fileOf(name); err != nil {
 			return record{}, err
 		}
 	}
 	return r, nil
 }
 
-func (k *Kernel) recordPath(name string) string {
-	return filepath.Join(k.recordDir(), url.PathEscape(name))
+// File is the file of a sysctl's record.
+func (all *Records) File(name string) string {
+	return filepath.Join(all.Dir, url.PathEscape(name))
 }
 
-// readRecord returns false where there is no record, and for a damaged one.
-func (k *Kernel) readRecord(name string) (record, bool) {
-	b, err := os.ReadFile(k.recordPath(name))
+// Find returns false where there is no record, and for a damaged one.
+func (all *Records) Find(name string) (record, bool) {
+	b, err := os.ReadFile(all.File(name))
 	if err != nil {
 		return record{}, false
 	}
@@ -70,26 +82,26 @@ func (k *Kernel) readRecord(name string) (record, bool) {
 	return r, err == nil
 }
 
-// DamagedRecords returns the files that should be records of sysctls and cannot
+// Damaged returns the files that should be records of sysctls and cannot
 // be read, with the reason. The sysctl stays as it is: its previous value is lost.
-func (k *Kernel) DamagedRecords() map[string]error {
-	damaged := map[string]error{}
-	for _, name := range k.recordNames() {
-		file := k.recordPath(name)
+func (all *Records) Damaged() map[string]error {
+	bad := map[string]error{}
+	for _, name := range all.names() {
+		file := all.File(name)
 		b, err := os.ReadFile(file)
 		if err == nil {
 			_, err = parseRecord(b)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			damaged[file] = err
+			bad[file] = err
 		}
 	}
-	return damaged
+	return bad
 }
 
 // writeRecord replaces the record in one step; no crash leaves half of one.
-func (k *Kernel) writeRecord(name string, r record) error {
-	if err := os.MkdirAll(k.recordDir(), 0o755); err != nil {
+func (all *Records) writeRecord(name string, r record) error {
+	if err := os.MkdirAll(all.Dir, 0o755); err != nil {
 		return err
 	}
 	b, err := json.Marshal(r)
@@ -97,67 +109,67 @@ func (k *Kernel) writeRecord(name string, r record) error {
 		return err
 	}
 	// "." at the start: recordNames skips it.
-	temporary := filepath.Join(k.recordDir(), "."+url.PathEscape(name))
+	temporary := filepath.Join(all.Dir, "."+url.PathEscape(name))
 	err = os.WriteFile(temporary, b, 0o644)
 	if err == nil {
-		err = os.Rename(temporary, k.recordPath(name))
+		err = os.Rename(temporary, all.File(name))
 	}
 	if err != nil {
 		_ = os.Remove(temporary)
 		return err
 	}
-	k.changed()
+	all.Changed()
 	return nil
 }
 
 // removeRecord removes a record, and the folder with the last one. Where /run is
 // read-only the record stays, and the next process removes it: the value that it
 // would put back is in place.
-func (k *Kernel) removeRecord(name string) error {
-	err := os.Remove(k.recordPath(name))
+func (all *Records) removeRecord(name string) error {
+	err := os.Remove(all.File(name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EROFS) {
 		return err
 	}
-	_ = os.Remove(k.recordDir())
-	k.changed()
+	_ = os.Remove(all.Dir)
+	all.Changed()
 	return nil
 }
 
-// setNodeSysctl records the previous value, once, and then writes.
-func (k *Kernel) setNodeSysctl(name, value string) error {
-	k.records.Lock()
-	defer k.records.Unlock()
-	have, err := readSysctl(name)
+// Record records the previous value, once, and then writes.
+func (all *Records) Record(name, value string) error {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	have, err := Read(name)
 	if err != nil {
 		return err
 	}
-	r, recorded := k.readRecord(name)
+	r, recorded := all.Find(name)
 	if !recorded {
-		r = record{Source: k.opts.Source, Previous: have, Others: others(name, have)}
+		r = record{Source: all.Source, Previous: have, Others: others(name, have)}
 	}
 	if !recorded || r.Ours != value {
 		r.Ours = value
-		if err := k.writeRecord(name, r); err != nil {
+		if err := all.writeRecord(name, r); err != nil {
 			return fmt.Errorf("record its previous value: %w", err)
 		}
 	}
 	if have == value {
 		return nil
 	}
-	return k.writeSysctl(name, value)
+	return all.Write(name, value)
 }
 
 // others reads what a write to a spreading sysctl would lose.
 func others(name, value string) map[string]string {
-	spread, ok := spreading[name]
+	spread, ok := Spreading[name]
 	if !ok {
 		return nil
 	}
 	found := map[string]string{}
-	links, _ := os.ReadDir(path.Join(procSys, spread.folder))
+	links, _ := os.ReadDir(path.Join(Root, spread.folder))
 	for _, link := range links {
 		one := path.Join(spread.folder, link.Name(), spread.name)
-		v, err := readSysctl(one)
+		v, err := Read(one)
 		if err == nil && v != value && link.Name() != "all" {
 			found[one] = v
 		}
@@ -165,46 +177,46 @@ func others(name, value string) map[string]string {
 	return found
 }
 
-// restoreSysctl puts back what was recorded, unless somebody has changed the
+// Restore puts back what was recorded, unless somebody has changed the
 // value since: then it is theirs.
-func (k *Kernel) restoreSysctl(name string) error {
-	k.records.Lock()
-	defer k.records.Unlock()
-	r, recorded := k.readRecord(name)
-	if !recorded || r.Source != k.opts.Source {
+func (all *Records) Restore(name string) error {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	r, recorded := all.Find(name)
+	if !recorded || r.Source != all.Source {
 		return nil
 	}
-	have, err := readSysctl(name)
+	have, err := Read(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err == nil && have == r.Ours && have != r.Previous {
-		if err := k.putBack(name, r); err != nil {
+		if err := all.putBack(name, r); err != nil {
 			return err
 		}
 	}
-	return k.removeRecord(name)
+	return all.removeRecord(name)
 }
 
-func (k *Kernel) putBack(name string, r record) error {
-	if err := k.writeSysctl(name, r.Previous); err != nil {
+func (all *Records) putBack(name string, r record) error {
+	if err := all.Write(name, r.Previous); err != nil {
 		return err
 	}
 	for one, value := range r.Others {
-		have, err := readSysctl(one)
+		have, err := Read(one)
 		if err != nil || have == value {
 			continue // the interface has gone, or nothing to do
 		}
-		if err := k.writeSysctl(one, value); err != nil {
+		if err := all.Write(one, value); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// recordNames lists the sysctls of which there is a record, of any source.
-func (k *Kernel) recordNames() []string {
-	entries, _ := os.ReadDir(k.recordDir())
+// names lists the sysctls of which there is a record, of any source.
+func (all *Records) names() []string {
+	entries, _ := os.ReadDir(all.Dir)
 	var names []string
 	for _, e := range entries {
 		name, err := url.PathUnescape(e.Name())
@@ -215,21 +227,21 @@ func (k *Kernel) recordNames() []string {
 	return names
 }
 
-// recordedSysctls lists the sysctls that this source has changed, as far as their
+// Recorded lists the sysctls that this source has changed, as far as their
 // records can be read.
-func (k *Kernel) recordedSysctls() []Held {
-	var held []Held
-	for _, name := range k.recordNames() {
-		if r, recorded := k.readRecord(name); recorded && r.Source == k.opts.Source {
-			held = append(held, Held{Object: netstate.Sysctl{Link: sysctlLink(name), Path: name, Value: r.Ours, Restore: true}})
+func (all *Records) Recorded() []netstate.Sysctl {
+	var list []netstate.Sysctl
+	for _, name := range all.names() {
+		if r, recorded := all.Find(name); recorded && r.Source == all.Source {
+			list = append(list, netstate.Sysctl{Link: linkOf(name), Path: name, Value: r.Ours, Restore: true})
 		}
 	}
-	return held
+	return list
 }
 
-// sysctlLink is the interface that a recorded sysctl belongs to, as compile
+// linkOf is the interface that a recorded sysctl belongs to, as compile
 // names it in the key: the element after conf, unless it means all of them.
-func sysctlLink(name string) string {
+func linkOf(name string) string {
 	parts := strings.Split(name, "/")
 	if len(parts) != 5 || parts[2] != "conf" || slices.Contains([]string{"all", "default"}, parts[3]) {
 		return ""

@@ -1,4 +1,4 @@
-package kernel
+package rtnl
 
 import (
 	"encoding/binary"
@@ -9,29 +9,29 @@ import (
 // Numbers of the kernel's interface that golang.org/x/sys/unix lacks.
 const (
 	nlaTypeMask     = 0x3fff // NLA_TYPE_MASK, linux/netlink.h
-	skipStats       = 1 << 3 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
+	SkipStats       = 1 << 3 // RTEXT_FILTER_SKIP_STATS, linux/rtnetlink.h
 	ifaProto        = 11     // IFA_PROTO, linux/if_addr.h, Linux 5.18
-	netconfaIfindex = 1      // NETCONFA_IFINDEX, linux/netconf.h
+	NetconfaIfindex = 1      // NETCONFA_IFINDEX, linux/netconf.h
 
 	// linux/net_namespace.h
-	netnsaNSID        = 1 // NETNSA_NSID
-	netnsaFD          = 3 // NETNSA_FD
-	netnsaTargetNSID  = 4 // NETNSA_TARGET_NSID, Linux 5.0
+	NetnsaNSID        = 1 // NETNSA_NSID
+	NetnsaFD          = 3 // NETNSA_FD
+	NetnsaTargetNSID  = 4 // NETNSA_TARGET_NSID, Linux 5.0
 	netnsaCurrentNSID = 5 // NETNSA_CURRENT_NSID
 )
 
-// maxName is IFNAMSIZ-1.
-const maxName = 15
+// MaxName is IFNAMSIZ-1.
+const MaxName = 15
 
-// everyProtocol is ETH_P_ALL in network byte order.
-var everyProtocol = binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
+// EveryProtocol is ETH_P_ALL in network byte order.
+var EveryProtocol = binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
 
 // Numbers of the packet scheduler, linux/pkt_sched.h, pkt_cls.h and tc_act.
 const (
-	rootQdisc      = 0xffffffff // TC_H_ROOT
-	ingressQdisc   = 0xfffffff1 // TC_H_CLSACT
-	ingressFilters = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
-	egressFilters  = 0xfffffff3 // TC_H_MIN_EGRESS
+	RootQdisc      = 0xffffffff // TC_H_ROOT
+	IngressQdisc   = 0xfffffff1 // TC_H_CLSACT
+	IngressFilters = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+	EgressFilters  = 0xfffffff3 // TC_H_MIN_EGRESS
 	actionShot     = 2          // TC_ACT_SHOT
 	actionStolen   = 4          // TC_ACT_STOLEN
 	matchallAction = 2          // TCA_MATCHALL_ACT
@@ -43,8 +43,8 @@ const (
 // What marks qdiscs and filters of ours: a qdisc has nothing but its handle, a
 // filter the cookie of its action.
 const (
-	shaperHandle   = 0x50420000
+	ShaperHandle   = 0x50420000
 	redirectCookie = "patchbay"
-	// redirectPriority is the first.
-	redirectPriority = uint16(1)
+	// RedirectPriority is the first.
+	RedirectPriority = uint16(1)
 )

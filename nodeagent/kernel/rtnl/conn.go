@@ -1,4 +1,7 @@
-package kernel
+// Package rtnl has the messages of the kernel's rtnetlink and the sockets for them. It
+// reads a message into a value and composes the attributes of one from objects of
+// netstate; which messages are sent, and when, is the caller's.
+package rtnl
 
 import (
 	"encoding/binary"
@@ -16,16 +19,18 @@ import (
 // sixteen times in a row.
 const dumpAttempts = 16
 
-// conn is a netlink socket in one namespace.
-type conn struct {
-	k       *Kernel
+// Conn is a netlink socket in one namespace.
+type Conn struct {
+	// sent is called after every message, with true for a message that changes the kernel.
+	sent    func(changes bool)
 	sockets map[int]*nl.SocketHandle
-	// explains is whether the kernel adds a text to its errors.
+	// explains says that the kernel adds a text to its errors.
 	explains bool
 }
 
-// dial opens a socket in the calling thread's namespace.
-func (k *Kernel) dial() (*conn, error) {
+// Dial opens a socket in the calling thread's namespace. sent is called after every
+// message, with true for one that changes the kernel, refused or not.
+func Dial(sent func(changes bool)) (*Conn, error) {
 	socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, err
@@ -41,28 +46,26 @@ func (k *Kernel) dial() (*conn, error) {
 		handle.Close()
 		return nil, err
 	}
-	return &conn{k: k, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: handle}}, nil
+	return &Conn{sent: sent, sockets: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: handle}}, nil
 }
 
-func (c *conn) close() { c.sockets[unix.NETLINK_ROUTE].Close() }
+// Close closes the socket.
+func (c *Conn) Close() { c.sockets[unix.NETLINK_ROUTE].Close() }
 
-// change sends a message that changes the kernel.
-func (c *conn) change(kind, flags int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) error {
+// Change sends a message that changes the kernel.
+func (c *Conn) Change(kind, flags int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) error {
 	if err := c.explain(true); err != nil {
 		return err
 	}
 	_, err := c.request(kind, flags|unix.NLM_F_ACK, body, attrs).Execute(unix.NETLINK_ROUTE, 0)
-	c.k.changed()
-	if errors.Is(err, unix.EXFULL) {
-		return ErrBridgeFull
-	}
+	c.sent(true)
 	return err
 }
 
 // explain switches texts of errors on or off. They help with changes; at the
 // end of a dump, as of the routes of a namespace that never had any, nl takes
 // the text for a message and panics.
-func (c *conn) explain(yes bool) error {
+func (c *Conn) explain(yes bool) error {
 	if c.explains == yes {
 		return nil
 	}
@@ -70,9 +73,9 @@ func (c *conn) explain(yes bool) error {
 	return c.sockets[unix.NETLINK_ROUTE].Socket.SetExtAck(yes)
 }
 
-// get asks for one object.
-func (c *conn) get(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) ([]byte, error) {
-	answers, err := c.request(kind, 0, body, attrs).Execute(unix.NETLINK_ROUTE, 0)
+// Get asks for one object.
+func (c *Conn) Get(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) ([]byte, error) {
+	answers, err := c.ask(kind, 0, body, attrs...)
 	if err != nil {
 		return nil, err
 	}
@@ -82,8 +85,15 @@ func (c *conn) get(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) ([
 	return answers[0], nil
 }
 
-// dump lists what the body selects, whole or not at all.
-func (c *conn) dump(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) ([][]byte, error) {
+// ask sends one request that changes nothing.
+func (c *Conn) ask(kind, flags int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) ([][]byte, error) {
+	answers, err := c.request(kind, flags, body, attrs).Execute(unix.NETLINK_ROUTE, 0)
+	c.sent(false)
+	return answers, err
+}
+
+// Dump lists what the body selects, whole or not at all.
+func (c *Conn) Dump(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) ([][]byte, error) {
 	var (
 		answers [][]byte
 		err     error
@@ -92,7 +102,7 @@ func (c *conn) dump(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) (
 		return nil, err
 	}
 	for range dumpAttempts {
-		answers, err = c.request(kind, unix.NLM_F_DUMP, body, attrs).Execute(unix.NETLINK_ROUTE, 0)
+		answers, err = c.ask(kind, unix.NLM_F_DUMP, body, attrs...)
 		if err == nil {
 			return answers, nil
 		}
@@ -103,8 +113,7 @@ func (c *conn) dump(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) (
 	return nil, fmt.Errorf("list: %w", err)
 }
 
-func (c *conn) request(kind, flags int, body nl.NetlinkRequestData, attrs []*nl.RtAttr) *nl.NetlinkRequest {
-	c.k.requests.Add(1)
+func (c *Conn) request(kind, flags int, body nl.NetlinkRequestData, attrs []*nl.RtAttr) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(kind, flags)
 	r.Sockets = c.sockets
 	r.AddData(body)
@@ -114,12 +123,12 @@ func (c *conn) request(kind, flags int, body nl.NetlinkRequestData, attrs []*nl.
 	return r
 }
 
-func u32Attr(kind int, v uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(v)) }
-func text(kind int, s string) *nl.RtAttr    { return nl.NewRtAttr(kind, nl.ZeroTerminated(s)) }
+func U32(kind int, v uint32) *nl.RtAttr  { return nl.NewRtAttr(kind, nl.Uint32Attr(v)) }
+func Text(kind int, s string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTerminated(s)) }
 
-// attributes yields the attributes of a message and ends at the first that is
+// Attributes yields the attributes of a message and ends at the first that is
 // broken. nl's own parser panics on some broken ones.
-func attributes(b []byte) iter.Seq2[uint16, []byte] {
+func Attributes(b []byte) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
 		for len(b) >= unix.SizeofRtAttr {
 			length := int(binary.NativeEndian.Uint16(b))
@@ -138,18 +147,18 @@ func attributes(b []byte) iter.Seq2[uint16, []byte] {
 // align rounds up to NLA_ALIGNTO.
 func align(length int) int { return (length + 3) &^ 3 }
 
-func uint32At(b []byte) uint32 {
+func Uint32(b []byte) uint32 {
 	if len(b) < 4 {
 		return 0
 	}
 	return binary.NativeEndian.Uint32(b)
 }
 
-func byteAt(b []byte) byte {
+func byteOf(b []byte) byte {
 	if len(b) == 0 {
 		return 0
 	}
 	return b[0]
 }
 
-func stringAt(b []byte) string { return unix.ByteSliceToString(b) }
+func stringOf(b []byte) string { return unix.ByteSliceToString(b) }

@@ -1,4 +1,4 @@
-package kernel
+package announce
 
 import (
 	"encoding/hex"
@@ -18,7 +18,7 @@ func TestAnnouncement(t *testing.T) {
 			"60000000" + "0020" + "3a" + "ff" + "fd000000000000000000000000000065" + "ff020000000000000000000000000001" +
 			"8800" + "4ee9" + "20000000" + "fd000000000000000000000000000065" + "0201" + "02420a440065",
 	} {
-		if got := hex.EncodeToString(announcement(mac, netip.MustParseAddr(address))); got != want {
+		if got := hex.EncodeToString(frame(mac, netip.MustParseAddr(address))); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", address, got, want)
 		}
 	}
