@@ -127,9 +127,9 @@ func (s *session) applyAddress(op plan.Op, a netstate.Address) error {
 	return nil
 }
 
-// updateAddress gives an address back what it lacks. It goes only where nothing else
-// helps, since addresses of others on the link may go with it: an IPv4 address whose
-// flags differ, and an IPv6 one, which has its routes only with itself.
+// updateAddress repairs an address. It removes and adds the address only where nothing
+// else helps, since foreign addresses on the link may go with it: an IPv4 address with
+// other flags, and any IPv6 address, which gets its routes only when it is added.
 func (s *session) updateAddress(end netstate.End, want netstate.Address) error {
 	ns, l, err := s.link(end)
 	if err != nil {
@@ -226,33 +226,18 @@ func (ns *namespace) addLinkLocal(l *rtnl.Link) error {
 	return err
 }
 
-// Announce tells the neighbours of targets to which these steps gave an address,
-// or another MAC: an entry of before would lead astray for up to a minute. It is
-// for when filters are in place that let the announcement pass, and returns at
-// once: to close a packet socket takes the kernel a grace period. Close waits
-// for what is under way. What cannot be sent is left to the neighbours' own
-// probes.
+// Announce tells the neighbours of targets to which these steps gave another MAC address,
+// or an address that a neighbour may know by another MAC: the old entry would lead astray
+// for up to a minute. The filters must let the announcement pass by now. Announce returns
+// at once, since to close a packet socket takes the kernel a grace period; Close waits for
+// the announcements under way. After a failed one the neighbours' own probes find the
+// address.
 func (k *Kernel) Announce(steps []plan.Step) {
-	fresh, moved := map[netstate.End][]netip.Addr{}, map[netstate.End]bool{}
-	for _, step := range steps {
-		end := netstate.End{Netns: step.Key.Netns, Name: step.Key.Link}
-		if step.Op == plan.Delete || end.Netns == "" {
-			continue
-		}
-		switch o := step.New.(type) {
-		case netstate.Address:
-			fresh[end] = append(fresh[end], o.Prefix.Addr())
-		case netstate.Link:
-			if old, ok := step.Old.(netstate.Link); ok && old.MAC != o.MAC {
-				moved[end], fresh[end] = true, nil
-			}
-		}
-	}
-	for end, addresses := range fresh {
+	for end, target := range k.announced.Add(steps) {
 		k.announcing.Go(func() {
 			k.announcers <- struct{}{}
 			defer func() { <-k.announcers }()
-			k.announce(end, addresses, moved[end])
+			k.announce(end, target)
 		})
 	}
 }
@@ -260,11 +245,11 @@ func (k *Kernel) Announce(steps []plan.Step) {
 // maxAnnouncers bounds the threads that wait for grace periods, which they share.
 const maxAnnouncers = 16
 
-// announce announces some addresses of a target, or all.
-func (k *Kernel) announce(end netstate.End, addresses []netip.Addr, all bool) {
+func (k *Kernel) announce(end netstate.End, target announce.Target) {
 	s := k.session()
 	defer s.close()
-	if all {
+	addresses := target.Addresses
+	if target.All {
 		addresses = s.addressesOf(end)
 	}
 	if ns, l, err := s.link(end); err == nil && l.Up() && !l.Loopback() {

@@ -10,11 +10,12 @@ import (
 )
 
 // Apply carries out steps of one stage and returns the error of each. One that
-// fails does not stop the others. Deleting what is gone succeeds; creating what
-// exists fails with ErrExists, or ErrForeign where that will not change.
+// fails does not stop the others. Deleting an absent object succeeds; creating a present
+// one fails with ErrExists, or with ErrForeign where that will not change.
 //
-// Links are deleted first, but for redirects through them, and together, so that
-// what is on them needs no message of its own; sysctls are written last, one thread switch a namespace.
+// Redirects through links are deleted first, then all links together, so that the objects
+// on them need no message of their own. Sysctls are written last, with one thread switch
+// for each namespace.
 func (k *Kernel) Apply(steps []plan.Step) []error {
 	s := k.session()
 	defer s.close()
@@ -38,8 +39,8 @@ func (k *Kernel) Apply(steps []plan.Step) []error {
 	return errs
 }
 
-// removesRedirect reports whether a step removes a redirect: a link that others are led
-// through must not go before, or what they carry is lost.
+// removesRedirect reports whether a step removes a redirect. The link that packets are led
+// through must not go before it, or the packets are lost.
 func removesRedirect(step plan.Step) bool {
 	return step.Key.Kind == netstate.KindRedirect && step.Op == plan.Delete
 }

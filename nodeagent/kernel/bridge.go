@@ -106,7 +106,7 @@ func (s *session) join(port netstate.Port) error {
 	return nil
 }
 
-// free refuses an interface that is a port of somebody else's.
+// free refuses an interface that is a port of a foreign bridge.
 func (s *session) free(ns *namespace, l *rtnl.Link) error {
 	if l.Master == 0 {
 		return nil

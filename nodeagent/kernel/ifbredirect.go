@@ -21,8 +21,8 @@ func (s *session) observeRedirect(key netstate.Key) (netstate.Object, error) {
 	return ns.redirectOf(l)
 }
 
-// redirectOf is nil for a link that has no redirect of ours. A qdisc without any
-// filter is what a process leaves that dies between the two.
+// redirectOf is nil for a link that has no redirect of ours. A process that dies between
+// the two messages leaves a qdisc without any filter.
 func (ns *namespace) redirectOf(l *rtnl.Link) (netstate.Object, error) {
 	filters, err := ns.filtersOn(l, rtnl.IngressFilters)
 	if err != nil {
@@ -57,14 +57,14 @@ func (ns *namespace) emptyIngress(l *rtnl.Link) (bool, error) {
 	return true, nil
 }
 
-// filters lists those of one link in one direction.
+// filters lists the filters of one link in one direction.
 func (ns *namespace) filters(index int32, parent uint32) ([]rtnl.Filter, error) {
 	list, err := dump(ns, unix.RTM_GETTFILTER, &nl.TcMsg{Ifindex: index, Parent: parent}, rtnl.ParseFilter)
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		return nil, ErrLinkNotFound
 	case gone(err), errors.Is(err, unix.EINVAL):
-		// Some kernels refuse to list what is on no qdisc.
+		// Some kernels refuse to list the filters of a qdisc that does not exist.
 		return nil, nil
 	case err != nil:
 		return nil, err
@@ -80,7 +80,7 @@ func (s *session) applyRedirect(op plan.Op, r netstate.Redirect) error {
 	return nil
 }
 
-// redirect makes the filter that comes first, in the place of whatever had it.
+// redirect makes the filter that comes first, and replaces the filter that was first.
 func (s *session) redirect(r netstate.Redirect) error {
 	ns, l, err := s.ourLink(netstate.End{Name: r.Link})
 	if err != nil {
@@ -139,7 +139,7 @@ func (ns *namespace) sharedFilters(l *rtnl.Link) (bool, error) {
 	return false, nil
 }
 
-// removeFilter removes what has our filter's priority.
+// removeFilter removes the filter with our filter's priority.
 func (ns *namespace) removeFilter(l *rtnl.Link) error {
 	err := ns.change(unix.RTM_DELTFILTER, 0, &nl.TcMsg{Ifindex: l.Index, Parent: rtnl.IngressFilters, Info: uint32(rtnl.RedirectPriority) << 16})
 	// EINVAL: there is no such qdisc, or no filter of that priority.

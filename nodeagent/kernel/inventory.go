@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Inventory lists every object of the node that bears our mark: what a
-// restarted agent finds of its own. It is whole or an error, since what is
-// missing from it is taken for gone. It does not say the peer and master of a link.
+// Inventory lists every object of the node that bears our mark, so that a restarted agent
+// finds its own. The list is whole, or an error: an object that it lacks counts as gone.
+// It does not say the peer and master of a link.
 func (k *Kernel) Inventory() ([]Held, error) {
 	s := k.session()
 	defer s.close()
@@ -66,7 +66,7 @@ func (s *session) heldRules() ([]Held, error) {
 	return held, err
 }
 
-// listing is what one namespace holds.
+// listing has the links of one namespace and the objects on them.
 type listing struct {
 	name      string
 	ns        *namespace // nil for a file that is no namespace
@@ -107,7 +107,7 @@ func (s *session) list(netns string) (listing, error) {
 	return l, nil
 }
 
-// held picks what bears our mark.
+// held picks the objects that bear our mark.
 func (s *session) held(l listing) ([]Held, error) {
 	if l.ns == nil {
 		if !s.k.halfMade(l.name) {

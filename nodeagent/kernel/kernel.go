@@ -23,6 +23,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/announce"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel/netnsdir"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel/sysctl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -77,6 +78,7 @@ type Kernel struct {
 	filtered filtered
 	mounts   *netnsdir.MountWatch
 	// announcing counts announcements under way; announcers bounds them.
+	announced  announce.History
 	announcing sync.WaitGroup
 	announcers chan struct{}
 	// maxOpen bounds the namespaces that a call has open at once.
@@ -109,8 +111,8 @@ func Open(o Options) (*Kernel, error) {
 	return k, nil
 }
 
-// Close releases the Kernel once all calls and watches have ended; what it made
-// stays.
+// Close releases the Kernel once all calls and watches have ended; the objects that it
+// made stay.
 func (k *Kernel) Close() error {
 	k.announcing.Wait()
 	return k.dir.Close()
@@ -120,7 +122,7 @@ func (k *Kernel) Close() error {
 // refused ones included.
 func (k *Kernel) Writes() uint64 { return k.writes.Load() }
 
-// Node reads what compile needs to know of the host.
+// Node reads the facts about the host that compile needs.
 func (k *Kernel) Node() (netstate.Node, error) {
 	s := k.session()
 	defer s.close()

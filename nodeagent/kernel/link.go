@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel/sysctl"
@@ -77,7 +78,7 @@ func (ns *namespace) remember(l *rtnl.Link) {
 	ns.byIndex[l.Index] = l
 }
 
-// forget drops what the session knows of a link that it has changed.
+// forget drops a link that the session has changed: it is read anew when needed.
 func (ns *namespace) forget(name string) {
 	if l := ns.byName[name]; l != nil {
 		delete(ns.byIndex, l.Index)
@@ -119,8 +120,8 @@ func (s *session) observeHolder(key netstate.Key) netstate.Object {
 	return netstate.Link{Netns: key.Netns, Name: key.Link, Type: l.Typ(), Holder: l.Name}
 }
 
-// ours reports whether the link is Patchbay's and not another source's. The
-// group alone says nothing of the source: a half-made link is everybody's.
+// ours reports whether the link is Patchbay's and not another source's. The group alone
+// says nothing of the source: a half-made link belongs to each source.
 func (k *Kernel) ours(l *rtnl.Link) bool {
 	source, _, ok := netstate.ParseMark(l.Alias)
 	if ok {
@@ -145,7 +146,7 @@ func (s *session) object(ns *namespace, l *rtnl.Link) netstate.Link {
 	return o
 }
 
-// whole is the link with what other requests tell of it.
+// whole is the link with the attributes that other requests tell.
 func (s *session) whole(ns *namespace, l *rtnl.Link) netstate.Link {
 	o := s.object(ns, l)
 	switch {
@@ -233,10 +234,12 @@ func (ns *namespace) hasLoopback(l *rtnl.Link, prefix netip.Prefix) (has bool, e
 	return has, err
 }
 
-func noIPv6() bool {
+// noIPv6 says that the kernel has no IPv6 (ipv6.disable=1). It is read once: a look into
+// /proc/sys takes a hundred microseconds.
+var noIPv6 = sync.OnceValue(func() bool {
 	_, err := os.Stat(sysctl.Root + "/net/ipv6")
 	return errors.Is(err, os.ErrNotExist)
-}
+})
 
 // changeLoopback gives a loopback its addresses back. With IPv6 off it cannot have
 // its own.

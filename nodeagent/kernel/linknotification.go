@@ -41,8 +41,8 @@ func (m *monitor) linkGone(netns string, l *rtnl.Link) {
 	m.k.filtered.set(shaperKey{netns, l.Index}, false)
 }
 
-// bridgePort handles what the bridge says of a port. A quiet bridge says a lot
-// without anything having changed.
+// bridgePort handles a bridge's notification of a port. A bridge sends many of them
+// without any change.
 func (m *monitor) bridgePort(netns string, gone bool, l *rtnl.Link) {
 	name, ok := m.linkName(netns, l.Index)
 	if !ok {
@@ -149,8 +149,8 @@ func (m *monitor) qdisc(netns string, gone bool, q rtnl.Qdisc) {
 	}
 }
 
-// redirect says to look at what an interface of the host is led through: one
-// message tells of a part of it alone.
+// redirect reports the redirect of an interface of the host without its object: one
+// message tells a part of it alone.
 func (m *monitor) redirect(netns string, index int32) {
 	if netns != "" {
 		return

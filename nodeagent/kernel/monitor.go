@@ -34,9 +34,9 @@ type Event struct {
 // once nothing more is missed. fn is called by one goroutine at a time; while
 // it works, notifications queue up and are finally lost.
 //
-// What a link is as a bridge port, KindPort and KindHairpin, is reported by the
-// link. Sysctls are reported as KindSysctl without a name, by their interface or
-// without one for those of the whole namespace.
+// A change of a bridge port, KindPort or KindHairpin, is reported as one of the link. A
+// changed sysctl is reported as KindSysctl without a name, with its interface, or without
+// one if it is a sysctl of the whole namespace.
 func (k *Kernel) Watch(ctx context.Context, fn func(Event)) error {
 	socket, err := rtnl.Subscribe(k.receiveBuffer)
 	if err != nil {
@@ -77,7 +77,7 @@ func (m *monitor) run(ctx context.Context, datagrams <-chan rtnl.Datagram, folde
 		case e := <-folder.Files.Events:
 			m.netnsChanged(ctx, folder, e)
 		case err := <-folder.Files.Errors:
-			// Whatever went wrong, files may have come and gone unseen.
+			// After any error, files may have come and gone unseen.
 			if err != nil {
 				m.forgetNames()
 				m.fn(Event{Lost: true})
@@ -90,8 +90,8 @@ func (m *monitor) run(ctx context.Context, datagrams <-chan rtnl.Datagram, folde
 	}
 }
 
-// netnsChanged handles a change in the folder of namespaces or, where that does
-// not exist, in the one above.
+// netnsChanged handles a change in the folder of namespaces or, while that does not exist,
+// in the folder above.
 func (m *monitor) netnsChanged(ctx context.Context, folder *netnsdir.Watcher, e fsnotify.Event) {
 	name, found := folder.Look(e)
 	for _, made := range found {

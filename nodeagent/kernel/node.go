@@ -163,8 +163,8 @@ func inOrder(names []string) []string {
 	return slices.Compact(names)
 }
 
-// addNetworks adds what leads out of a node without any gateway: the links of others by
-// which it is in a network, but for bridges and tunnels.
+// addNetworks adds the links that lead out of a node without any gateway: foreign links
+// with an address in a network, except for bridges and tunnels.
 func addNetworks(n *netstate.Node, links []*rtnl.Link) {
 	for _, l := range foreignLinks(links) {
 		if l.Loopback() || l.Flags&unix.IFF_POINTOPOINT != 0 || l.Typ() == netstate.Bridge {
@@ -221,7 +221,7 @@ var forwardingPaths = map[netstate.Family]string{
 	netstate.IPv6: "net/ipv6/conf/all/forwarding",
 }
 
-// forwarding says for each family whether somebody else has switched it on.
+// forwarding says for each family whether forwarding is on, and not by us.
 func (k *Kernel) forwarding() map[netstate.Family]bool {
 	on := map[netstate.Family]bool{}
 	for family, name := range forwardingPaths {

@@ -34,7 +34,7 @@ type space struct {
 	id   netnsdir.ID
 }
 
-// seen is what notifications leave out or repeat without need.
+// seen is a link's state that notifications leave out, or repeat without a change.
 type seen struct {
 	name              string
 	isolated, hairpin bool
@@ -73,9 +73,9 @@ func (m *monitor) reset() {
 	m.k.filtered.reset()
 }
 
-// prime learns the names of what there is, so that a renamed link is missed
-// under its old name. What cannot be read now is asked for when needed. It returns the
-// files that are no namespaces, on which some may be mounted yet.
+// prime learns the names of all links, so that a renamed link is reported under its old
+// name too. A name that cannot be read now is asked for when needed. prime returns the
+// files that are no namespaces yet: a namespace may be mounted on them later.
 func (m *monitor) prime() (unmounted []string) {
 	s := m.k.session()
 	defer s.close()
@@ -118,7 +118,7 @@ func (m *monitor) learn(netns string, l *rtnl.Link, fresh bool) {
 	m.links[netns][l.Index] = seen{name: l.Name, bridge: l.Typ() == netstate.Bridge, isolated: l.Isolated, hairpin: l.Hairpin, attributes: l.Attributes, stuck: stuck, running: l.Running(), fresh: fresh}
 }
 
-// forgetNetns drops what is known of a name that may mean another namespace now.
+// forgetNetns drops the caches of a name that may mean another namespace now.
 func (m *monitor) forgetNetns(name string) {
 	delete(m.links, name)
 	maps.DeleteFunc(m.peers, func(k peerKey, e netstate.End) bool { return k.netns == name || e.Netns == name })
@@ -317,8 +317,7 @@ func (m *monitor) linkName(netns string, index int32) (string, bool) {
 	return l.Name, true
 }
 
-// rule reports a rule of ours as what it is, and one of others as a route without a
-// link.
+// rule reports a rule of ours as a rule, and a foreign rule as a route without a link.
 func (m *monitor) rule(netns string, gone bool, body []byte) {
 	r, ok := rtnl.ParseRule(body)
 	if !ok {

@@ -7,11 +7,10 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Observe returns the objects of the keys as the kernel has them; what is
-// absent, with its link or namespace or alone, is absent from the set. Keys of
-// the firewall are skipped. A key in the error map is neither present nor
-// absent: it is unknown. Primary is never set in observed links, since the
-// kernel does not know it.
+// Observe returns the objects of the keys as the kernel has them. An object that is
+// absent, alone or with its link or namespace, is absent from the set. Keys of the
+// firewall are skipped. An object with a key in the error map is unknown: neither present
+// nor absent. Primary is never set in observed links, since the kernel does not know it.
 func (k *Kernel) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
 	s := k.session()
 	defer s.close()

@@ -82,8 +82,8 @@ func (ns *namespace) everyRoute(of listed) ([]rtnl.Route, error) {
 	})
 }
 
-// routes lists unicast routes of the main table, those of one protocol unless
-// it is 0 and of one link unless it is 0. The kernel does the selecting.
+// routes lists unicast routes of the main table. A protocol or a link's index other than 0
+// selects among them; the kernel does the selecting.
 func (ns *namespace) routes(family int, protocol uint8, index int32) ([]rtnl.Route, error) {
 	attrs := []*nl.RtAttr{rtnl.U32(unix.RTA_TABLE, unix.RT_TABLE_MAIN)}
 	if index != 0 {
@@ -142,7 +142,7 @@ func (s *session) addRoute(end netstate.End, r netstate.Route) error {
 	return err
 }
 
-// replaceRoute changes a route of ours; NLM_F_REPLACE alone would hit anybody's.
+// replaceRoute changes a route of ours; NLM_F_REPLACE alone would also hit a foreign one.
 func (s *session) replaceRoute(end netstate.End, r netstate.Route) error {
 	ns, l, err := s.link(end)
 	if err != nil {

@@ -17,8 +17,8 @@ func (ns *namespace) rules() ([]rtnl.Rule, error) {
 	return dump(ns, unix.RTM_GETRULE, &nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_UNSPEC}}, rtnl.ParseRule)
 }
 
-// Routing reads what others made of a namespace's routing, without the default
-// routes of its main table. It fails with ErrNetnsNotFound.
+// Routing reads a namespace's foreign rules and routes, without the default routes of its
+// main table. It fails with ErrNetnsNotFound.
 func (k *Kernel) Routing(netns string) (netstate.Routing, error) {
 	s := k.session()
 	defer s.close()
@@ -105,7 +105,7 @@ func (s *session) observeRule(key netstate.Key) (netstate.Object, error) {
 	return found[0], nil
 }
 
-// applyRule takes away whatever of ours has the rule's mark, and sets it anew.
+// applyRule removes each rule of ours with the same mark, and adds the rule.
 func (s *session) applyRule(op plan.Op, o netstate.Rule) error {
 	ns, err := s.namespace("")
 	if err != nil {

@@ -57,7 +57,7 @@ type listed struct {
 	index  int32
 }
 
-// once reads what is not known yet.
+// once reads a list that is not known yet.
 func once[V any](known map[listed]V, key listed, read func() (V, error)) (V, error) {
 	if v, ok := known[key]; ok {
 		return v, nil
@@ -92,7 +92,7 @@ func (s *session) leave(netns string) {
 }
 
 // maxOpen bounds the namespaces that a session has open, with two descriptors
-// each: together a quarter of what the process may open.
+// each: together a quarter of the descriptors that the process may open.
 func maxOpen() int { return max(2, min(200, limit.Files()/8)) }
 
 // trim closes the places of a session that has too many, except for the host. None of
@@ -155,7 +155,7 @@ func (k *Kernel) open(netns string) (*namespace, error) {
 	return ns, nil
 }
 
-// NetnsID says what the namespace of a name is. Two names of one are equal in it.
+// NetnsID identifies the namespace of a name. Two names of one namespace have one NetnsID.
 func (k *Kernel) NetnsID(name string) (netstate.NetnsID, bool) {
 	ns, err := k.open(name)
 	if err != nil {

@@ -43,7 +43,7 @@ func (ns *namespace) qdiscAt(index int32, parent uint32) (*rtnl.Qdisc, error) {
 	return q, err
 }
 
-// qdiscs lists those of all links, at each place of ours.
+// qdiscs lists the root and the ingress qdiscs of all links.
 func (ns *namespace) qdiscs() ([]rtnl.Qdisc, error) {
 	list, err := dump(ns, unix.RTM_GETQDISC, &nl.TcMsg{}, rtnl.ParseQdisc)
 	return slices.DeleteFunc(list, func(q rtnl.Qdisc) bool { return q.Parent != rtnl.RootQdisc && q.Parent != rtnl.IngressQdisc }), err
@@ -58,8 +58,8 @@ func (s *session) applyShaper(op plan.Op, o netstate.Shaper) error {
 	return nil
 }
 
-// shape replaces whatever is at the root of a link of ours. One that is ours is
-// changed in place, and what is queued in it stays.
+// shape replaces the root qdisc of a link of ours. Our own qdisc is changed in place, and
+// keeps the packets that are queued in it.
 func (s *session) shape(end netstate.End, o netstate.Shaper) error {
 	ns, l, err := s.ourLink(end)
 	if err != nil {

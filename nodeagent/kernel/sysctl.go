@@ -43,7 +43,7 @@ func observeSysctl(key netstate.Key) (netstate.Object, error) {
 	return netstate.Sysctl{Netns: key.Netns, Link: key.Link, Path: key.Name, Value: value, Restore: key.Kind == netstate.KindSysctlNode}, nil
 }
 
-// applySysctls writes those of one namespace on one thread.
+// applySysctls writes the sysctls of one namespace on one thread.
 func (s *session) applySysctls(steps []plan.Step, errs []error) {
 	byNetns := map[string][]int{}
 	for i, step := range steps {

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// A veth end that has just come up drops what is sent before the kernel has
-	// noticed its carrier, which takes less than a millisecond.
+	// A veth end that has just come up drops frames until the kernel has noticed its
+	// carrier, which takes less than a millisecond.
 	tries = 5
 	pause = 2 * time.Millisecond
 )
@@ -74,7 +74,7 @@ func ethernet(to []byte, from netstate.MAC, kind uint16) []byte {
 	return binary.BigEndian.AppendUint16(append(to, from[:]...), kind)
 }
 
-// checksum is that of RFC 1071, over an even number of bytes.
+// checksum is the Internet checksum (RFC 1071) of an even number of bytes.
 func checksum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i < len(b); i += 2 {

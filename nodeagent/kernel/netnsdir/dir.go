@@ -94,7 +94,7 @@ var (
 	ErrHost = errors.New("it is the host's own network namespace")
 )
 
-// maxMark bounds what is read of a file that may hold a mark.
+// maxMark is the largest size of a file that may hold a mark.
 const maxMark = 256
 
 // File is the file of a namespace. Names come from users.
@@ -175,8 +175,8 @@ func (d *Dir) CreateMarked(path, mark string) error {
 	return nil
 }
 
-// HalfMade reports whether the file is what a creation of ours leaves that did
-// not come to its mount.
+// HalfMade reports whether the file is left from a creation of ours that ended before its
+// mount.
 func (d *Dir) HalfMade(name, mark string) bool {
 	path, err := d.File(name)
 	if err != nil {
@@ -214,7 +214,7 @@ func (d *Dir) BindNew(path string, prepare func() error) error {
 
 func (d *Dir) Unmount(path string) error {
 	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	// EINVAL: somebody was faster.
+	// EINVAL: another process was faster.
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", path, err)
 	}

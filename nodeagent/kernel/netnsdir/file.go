@@ -77,7 +77,7 @@ func openNSFS(at int, path string) (int, ID, error) {
 // another file there, which a link to anywhere else would not tell.
 var processNetns = regexp.MustCompile(`^/proc/[1-9][0-9]*/ns/net$`)
 
-// followLink opens what a symbolic link stands for, as an O_PATH descriptor.
+// followLink opens the target of a symbolic link, as an O_PATH descriptor.
 func followLink(path string, at int) (int, error) {
 	buffer := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(at, "", buffer)
@@ -98,7 +98,7 @@ func followLink(path string, at int) (int, error) {
 	return to, err
 }
 
-// fileType names what is no namespace.
+// fileType names the type of a file that is no namespace.
 func fileType(mode uint32) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFDIR:

@@ -17,8 +17,7 @@ type Address struct {
 	Protocol uint8
 }
 
-// ParseAddress reads RTM_NEWADDR and RTM_DELADDR; it returns false for what is
-// none.
+// ParseAddress reads RTM_NEWADDR and RTM_DELADDR; it returns false for any other message.
 func ParseAddress(b []byte) (Address, bool) {
 	if len(b) < unix.SizeofIfAddrmsg {
 		return Address{}, false
@@ -105,7 +104,7 @@ func AddressAttributes(a netstate.Address) []*nl.RtAttr {
 		flags |= unix.IFA_F_NOPREFIXROUTE
 	}
 	if ip.Is6() {
-		// Detecting duplicates takes seconds, for an address nobody else has.
+		// Duplicate address detection takes seconds, and the address is ours alone.
 		flags |= unix.IFA_F_NODAD
 	} else if a.Prefix.Bits() < 31 {
 		attrs = append(attrs, nl.NewRtAttr(unix.IFA_BROADCAST, broadcast(a.Prefix).AsSlice()))

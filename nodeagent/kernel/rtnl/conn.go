@@ -92,7 +92,7 @@ func (c *Conn) ask(kind, flags int, body nl.NetlinkRequestData, attrs ...*nl.RtA
 	return answers, err
 }
 
-// Dump lists what the body selects, whole or not at all.
+// Dump lists the objects that the body selects: all of them, or an error.
 func (c *Conn) Dump(kind int, body nl.NetlinkRequestData, attrs ...*nl.RtAttr) ([][]byte, error) {
 	var (
 		answers [][]byte

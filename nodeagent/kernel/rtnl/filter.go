@@ -28,8 +28,8 @@ type mirred struct {
 	To       int32
 }
 
-// ParseFilter reads RTM_NEWTFILTER and RTM_DELTFILTER; it returns false for
-// what is none.
+// ParseFilter reads RTM_NEWTFILTER and RTM_DELTFILTER; it returns false for any other
+// message.
 func ParseFilter(b []byte) (Filter, bool) {
 	if len(b) < nl.SizeofTcMsg {
 		return Filter{}, false

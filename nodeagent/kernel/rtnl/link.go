@@ -27,7 +27,7 @@ type Link struct {
 	PeerNetns int32
 	Isolated  bool
 	Hairpin   bool
-	// XDP is whether a program sees what arrives before the kernel does.
+	// XDP says that a program sees arriving packets before the kernel does.
 	XDP bool
 	// state is a port's; attributes are those in which it is left out, a bridge's or
 	// a port's, and the flags.
@@ -35,8 +35,8 @@ type Link struct {
 	Attributes netstate.Attributes
 }
 
-// ParseLink reads RTM_NEWLINK and RTM_DELLINK; it returns false for what is
-// too short to be one.
+// ParseLink reads RTM_NEWLINK and RTM_DELLINK; it returns false for a message that is too
+// short.
 func ParseLink(b []byte) (Link, bool) {
 	if len(b) < unix.SizeofIfInfomsg {
 		return Link{}, false
@@ -147,8 +147,8 @@ func (l *Link) Typ() netstate.LinkType {
 	return netstate.OtherLink
 }
 
-// mark is what netstate.Link.Mark holds for the link. One whose alias or group
-// somebody has changed is to be finished like one that never had both.
+// mark is the netstate.Link.Mark of the link. A link whose alias or group was changed by
+// another program is to be finished like a link that never had both.
 func (l *Link) mark() string {
 	_, _, named := netstate.ParseMark(l.Alias)
 	if named && (l.Grouped() || l.Loopback()) {
@@ -160,7 +160,7 @@ func (l *Link) mark() string {
 	return ""
 }
 
-// Marked reports whether the link is Patchbay's, by whatever source.
+// Marked reports whether the link is Patchbay's, of any source.
 func (l *Link) Marked() bool { return l.mark() != "" }
 
 // Owner is the resource that the link's mark names, if any.
@@ -218,8 +218,8 @@ func LinkInfo(kind string) *nl.RtAttr {
 	return info
 }
 
-// Properties are what both ends of a veth, and a bridge, are created with. The
-// kernel ignores an alias here (IFLA_IFALIAS); the group is the mark instead.
+// Properties are the attributes in the message that creates a bridge or an end of a veth.
+// The kernel ignores an alias there (IFLA_IFALIAS); the group is the mark instead.
 func Properties(l netstate.Link) []*nl.RtAttr {
 	attrs := []*nl.RtAttr{Text(unix.IFLA_IFNAME, l.Name), U32(unix.IFLA_GROUP, netstate.LinkGroup)}
 	if l.MAC != (netstate.MAC{}) {

@@ -42,8 +42,8 @@ func (m *Ndmsg) Serialize() []byte {
 	return b
 }
 
-// ParseNeighbour reads RTM_NEWNEIGH and RTM_DELNEIGH; it returns false for
-// anything else.
+// ParseNeighbour reads RTM_NEWNEIGH and RTM_DELNEIGH; it returns false for any other
+// message.
 func ParseNeighbour(b []byte) (Neighbour, bool) {
 	if len(b) < ndmsgSize {
 		return Neighbour{}, false
@@ -62,9 +62,10 @@ func ParseNeighbour(b []byte) (Neighbour, bool) {
 
 func (n Neighbour) Permanent() bool { return n.state&unix.NUD_PERMANENT != 0 }
 
-// onlyMade has a socket hear of neighbours only what a program asked for (the port
-// of its socket is in the message) and permanent entries: the kernel tells of every
-// neighbour that packets go to, and of every MAC address that a bridge learns.
+// onlyMade filters a socket's notifications of neighbours: it hears changes by a program
+// (the port of the program's socket is in the message) and permanent entries. The kernel
+// notifies of every neighbour that packets go to, and of every MAC address that a bridge
+// learns.
 func onlyMade(fd int) error {
 	load := func(size uint16, offset int) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | size | unix.BPF_ABS, K: uint32(offset)}

@@ -18,8 +18,7 @@ type Qdisc struct {
 	options []byte
 }
 
-// ParseQdisc reads RTM_NEWQDISC and RTM_DELQDISC; it returns false for what is
-// none.
+// ParseQdisc reads RTM_NEWQDISC and RTM_DELQDISC; it returns false for any other message.
 func ParseQdisc(b []byte) (Qdisc, bool) {
 	if len(b) < nl.SizeofTcMsg {
 		return Qdisc{}, false
@@ -50,7 +49,7 @@ func (q Qdisc) Shaper(netns, link string) (netstate.Shaper, bool) {
 			o := nl.DeserializeTcTbfQopt(value)
 			ours := nl.TcRateSpec{Linklayer: nl.LINKLAYER_ETHERNET, Rate: o.Rate.Rate}
 			if o.Rate != ours || o.Peakrate.Rate != 0 {
-				// Somebody has changed what a byte counts; no rate compares to that.
+				// Another program has changed the size that a byte counts for: no rate compares to that.
 				return s, true
 			}
 			bytes = max(bytes, uint64(o.Rate.Rate))
@@ -64,7 +63,8 @@ func (q Qdisc) Shaper(netns, link string) (netstate.Shaper, bool) {
 	return s, true
 }
 
-// bytesIn is what a rate in bytes carries in ticks of the packet scheduler.
+// bytesIn is the number of bytes that a rate, in bytes, carries in ticks of the packet
+// scheduler.
 func bytesIn(ticks, rate uint64) uint64 {
 	return uint64((time.Duration(ticks) * schedulerTick).Seconds() * float64(rate))
 }
@@ -80,8 +80,8 @@ func ShaperOptions(o netstate.Shaper) *nl.RtAttr {
 	if bytes >= 1<<32 {
 		options.AddRtAttr(nl.TCA_TBF_RATE64, nl.Uint64Attr(bytes))
 	}
-	// In bytes, since what is larger than the burst is dropped, and the kernel
-	// would compute that from at most 4 s of time.
+	// In bytes: the kernel drops packets larger than the burst, and would compute the burst
+	// from at most 4 s of time.
 	options.AddRtAttr(nl.TCA_TBF_BURST, nl.Uint32Attr(uint32(o.Burst)))
 	return options
 }

@@ -89,13 +89,13 @@ func nexthops(b []byte) (links []int32, gated bool) {
 	return links, gated
 }
 
-// LeadsOut reports whether it is a unicast route to what is beyond a link: through a
-// gateway, or to everything or half of it, as routes into tunnels are.
+// LeadsOut reports whether the route leads beyond a link's own network: by unicast through
+// a gateway, or to all addresses or half of them, as routes into tunnels do.
 func (r Route) LeadsOut() bool {
 	return r.Kind == unix.RTN_UNICAST && !r.cloned && (r.gated || r.Dst.Bits() <= 1)
 }
 
-// Decides reports whether it is a route that leads somewhere, or nowhere.
+// Decides reports whether the route decides about packets: it leads somewhere, or drops.
 func (r Route) Decides() bool {
 	return (r.Kind == unix.RTN_UNICAST || routeDrops[r.Kind] != "") && !r.cloned
 }

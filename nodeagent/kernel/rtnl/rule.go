@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ruleDrops are the actions that end what a rule concerns.
+// ruleDrops are the actions that drop the packets of a rule.
 var ruleDrops = map[uint8]string{unix.FR_ACT_BLACKHOLE: "blackhole", unix.FR_ACT_UNREACHABLE: "unreachable", unix.FR_ACT_PROHIBIT: "prohibit"}
 
 const (
@@ -44,7 +44,7 @@ func ParseRule(b []byte) (Rule, bool) {
 	for kind, value := range Attributes(b[ruleHeader:]) {
 		r.attribute(b, kind, value)
 	}
-	// A rule for all but one mark is for nearly everybody.
+	// A rule for all but one mark concerns nearly every packet.
 	all := r.invert && r.mark != 0 && r.conditions == 0 && !r.From.IsValid() && !r.To.IsValid() && r.In == ""
 	r.Narrow = !all && (r.conditions > 0 || r.mark != 0 || r.invert)
 	return r, true
@@ -101,7 +101,7 @@ func (r Rule) Ours() (netstate.Rule, bool) {
 	return o, r.Protocol == netstate.RouteProtocol && r.Mask == netstate.MarkMask && r.mark == netstate.WayMark(o.Way)
 }
 
-// Sound reports whether a rule of ours does what it is for.
+// Sound reports whether a rule of ours has all its conditions and no other.
 func (r Rule) Sound() bool {
 	return r.Action == unix.FR_ACT_TO_TBL && r.Priority == netstate.RulePriority && !r.invert && r.conditions == 0 &&
 		!r.From.IsValid() && !r.To.IsValid() && r.In == "" && r.Longer < 0

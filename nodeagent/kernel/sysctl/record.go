@@ -159,7 +159,7 @@ func (all *Records) Record(name, value string) error {
 	return all.Write(name, value)
 }
 
-// others reads what a write to a spreading sysctl would lose.
+// others reads the values that a write to a spreading sysctl would overwrite.
 func others(name, value string) map[string]string {
 	spread, ok := Spreading[name]
 	if !ok {
@@ -177,8 +177,8 @@ func others(name, value string) map[string]string {
 	return found
 }
 
-// Restore puts back what was recorded, unless somebody has changed the
-// value since: then it is theirs.
+// Restore restores the recorded value, unless another program has changed the value since:
+// then the value is that program's.
 func (all *Records) Restore(name string) error {
 	all.mu.Lock()
 	defer all.mu.Unlock()
