@@ -149,7 +149,7 @@ func (ns *namespace) removeFilter(l *rtnl.Link) error {
 	return err
 }
 
-// filtered are the links that have a place for filters of traffic control. While a
+// filtered are the links that have a qdisc for filters of traffic control. While a
 // monitor runs it knows of each, and no other link is asked for filters.
 type filtered struct {
 	mu    sync.Mutex
@@ -173,15 +173,14 @@ func (f *filtered) set(link shaperKey, has bool) {
 	}
 }
 
-// has reports whether a link has a place for filters; known is false without a
-// monitor.
+// has reports whether a link has a qdisc for filters; known is false without a monitor.
 func (f *filtered) has(link shaperKey) (has, known bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.links[link], f.known
 }
 
-// mayFilter reports whether a link has a place for filters.
+// mayFilter reports whether a link has a qdisc for filters.
 func (ns *namespace) mayFilter(l *rtnl.Link) bool {
 	if has, known := ns.k.filtered.has(shaperKey{ns.netns, l.Index}); known {
 		return has

@@ -25,7 +25,7 @@ type monitor struct {
 	peers map[peerKey]netstate.End
 	// routes are the links of our routes: a replaced route is not announced.
 	routes map[routeKey]string
-	// shapers are the last that was told of each link.
+	// shapers has the last notified shaper of each link.
 	shapers map[shaperKey]netstate.Shaper
 }
 
@@ -143,7 +143,7 @@ func (m *monitor) handle(d rtnl.Datagram) {
 		switch {
 		case kind == unix.RTM_NEWNSID || kind == unix.RTM_DELNSID:
 			if netns == "" && ok {
-				m.renumbered(body)
+				m.nsidChanged(body)
 			}
 		case ok:
 			m.message(netns, kind, flags, body)
@@ -207,8 +207,8 @@ func (m *monitor) nameOf(nsid int32) (string, bool) {
 	return ns.netns, true
 }
 
-// renumbered handles a namespace that got or lost its nsid, as it does when it ends.
-func (m *monitor) renumbered(body []byte) {
+// nsidChanged handles a namespace that got or lost its nsid, as it does when it ends.
+func (m *monitor) nsidChanged(body []byte) {
 	nsid, _ := rtnl.ParseNSID(body)
 	s := m.spaces[nsid]
 	delete(m.spaces, nsid)

@@ -33,21 +33,21 @@ type namespace struct {
 	byIndex map[int32]*rtnl.Link
 	// holders have an asked-for name as an alternative one.
 	holders map[string]*rtnl.Link
-	// nsidsByID are the nsids that this namespace has for others; nsids are the host's
-	// nsids of the same namespaces by them, once they are read.
+	// nsidsByID has the nsids that this namespace has for others. nsids maps them to the
+	// host's nsids of the same namespaces, once it is read.
 	nsidsByID map[netnsdir.ID]int32
 	nsids     map[int32]int32
-	// peers are the other ends of veths by the index of the end here, as those ends
-	// told.
+	// peers has the other ends of veths by the index of the end here, as read from the
+	// other end.
 	peers map[int32]netstate.End
-	// What Observe has listed of a link.
+	// addressesOf and routesOf are the listings of Observe.
 	addressesOf map[listed][]rtnl.Address
 	routesOf    map[listed][]rtnl.Route
-	// neighbours are the permanent ones, once they are read.
+	// neighbours are the permanent neighbours, once they are read.
 	neighbours     []rtnl.Neighbour
 	neighboursRead bool
 	filtersOf      map[filtersKey][]rtnl.Filter
-	// filtered are the links with a place for filters, where no monitor knows them.
+	// filtered are the links with a qdisc for filters, read while no monitor knows them.
 	filtered map[int32]bool
 }
 
@@ -95,7 +95,7 @@ func (s *session) leave(netns string) {
 // each: together a quarter of the descriptors that the process may open.
 func maxOpen() int { return max(2, min(200, limit.Files()/8)) }
 
-// trim closes the places of a session that has too many, except for the host. None of
+// trim closes the namespaces of a session that has too many, except for the host. None of
 // them may be in use.
 func (s *session) trim() {
 	if len(s.open) <= s.k.maxOpen {
@@ -122,7 +122,7 @@ func (s *session) namespace(netns string) (*namespace, error) {
 	return ns, nil
 }
 
-// link finds an interface by place and name.
+// link finds an interface by namespace and name.
 func (s *session) link(end netstate.End) (*namespace, *rtnl.Link, error) {
 	ns, err := s.namespace(end.Netns)
 	if err != nil {
@@ -172,7 +172,7 @@ func (ns *namespace) close() {
 	}
 }
 
-// hangUp closes the place's socket; the next message opens another.
+// hangUp closes the namespace's socket; the next message opens another.
 func (ns *namespace) hangUp() {
 	if ns.dialled != nil {
 		ns.dialled.Close()
@@ -180,7 +180,7 @@ func (ns *namespace) hangUp() {
 	}
 }
 
-// conn returns the place's netlink socket.
+// conn returns the namespace's netlink socket.
 func (ns *namespace) conn() (*rtnl.Conn, error) {
 	if ns.dialled != nil {
 		return ns.dialled, nil
@@ -195,7 +195,7 @@ func (ns *namespace) conn() (*rtnl.Conn, error) {
 	return ns.dialled, nil
 }
 
-// run calls f on a thread in the place's namespace.
+// run calls f on a thread in the namespace.
 func (ns *namespace) run(f func() error) error {
 	if ns.fd == ns.k.dir.Host {
 		return f()

@@ -27,7 +27,7 @@ func (s *session) observeShaper(key netstate.Key) (netstate.Object, error) {
 	return nil, nil
 }
 
-// qdiscAt asks for the qdisc at one place of a link; nil where there is none.
+// qdiscAt asks for the qdisc at one parent of a link, or nil.
 func (ns *namespace) qdiscAt(index int32, parent uint32) (*rtnl.Qdisc, error) {
 	c, err := ns.conn()
 	if err != nil {

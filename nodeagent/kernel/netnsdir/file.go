@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// InsteadError is an ErrNetnsNotFound with what is found in the namespace's place.
+// InsteadError is an ErrNotFound that says what the name leads to instead of a namespace.
 type InsteadError struct {
 	What string
 	// Apart says that it is a namespace which only one of this process and the
@@ -22,7 +22,7 @@ func (e InsteadError) Error() string { return e.What }
 func (e InsteadError) Unwrap() error { return ErrNotFound }
 
 // openFile opens a file that must be a network namespace, or a symbolic link to one
-// of a process in /proc. It opens nothing else, and returns an insteadError for it.
+// of a process in /proc. It opens nothing else, and returns an InsteadError for it.
 // What it returns is the namespace that the name stood for when it was looked at: no
 // name is followed twice.
 func openFile(path string) (int, ID, error) {

@@ -69,8 +69,8 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(one, other)
 }
 
-// compare returns an insteadError where the host has not the namespace under a name
-// that this process has; the zero nsID is none.
+// compare returns an InsteadError where the host has not the namespace under a name
+// that this process has; the zero ID is none.
 func (r reach) compare(name string, id ID) error {
 	if r.hostDir == "" {
 		return nil

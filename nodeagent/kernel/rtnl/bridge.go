@@ -15,16 +15,16 @@ const (
 	boolNoLLLearn   = 1  // 1 << BR_BOOLOPT_NO_LL_LEARN
 )
 
-// numbered is an attribute that is a number of its own in a message.
-type numbered struct {
+// sized is an attribute with its size in a message, in bytes.
+type sized struct {
 	attribute netstate.Attribute
 	size      int
 }
 
-// bridgeNumbers and portNumbers are attributes by their netlink number. A kernel
-// ignores those that it does not know.
+// bridgeSizes and portSizes are the attributes of a bridge and of a port by their netlink
+// type. A kernel ignores a type that it does not know.
 var (
-	bridgeNumbers = map[uint16]numbered{
+	bridgeSizes = map[uint16]sized{
 		nl.IFLA_BR_MCAST_SNOOPING:    {netstate.MulticastSnooping, 1},
 		nl.IFLA_BR_MCAST_HASH_MAX:    {netstate.MulticastHashMax, 4},
 		brFDBMaxLearned:              {netstate.FDBMaxLearned, 4},
@@ -36,7 +36,7 @@ var (
 		nl.IFLA_BR_NF_CALL_IPTABLES:  {netstate.CallIPTables, 1},
 		nl.IFLA_BR_NF_CALL_IP6TABLES: {netstate.CallIP6Tables, 1},
 	}
-	portNumbers = map[uint16]numbered{
+	portSizes = map[uint16]sized{
 		nl.IFLA_BRPORT_STATE:            {netstate.PortState, 1},
 		nl.IFLA_BRPORT_LEARNING:         {netstate.Learning, 1},
 		nl.IFLA_BRPORT_UNICAST_FLOOD:    {netstate.Flood, 1},
@@ -50,7 +50,7 @@ var (
 	}
 )
 
-func (n numbered) read(value []byte) (uint32, bool) {
+func (n sized) read(value []byte) (uint32, bool) {
 	switch {
 	case len(value) < n.size:
 		return 0, false
@@ -62,7 +62,7 @@ func (n numbered) read(value []byte) (uint32, bool) {
 	return Uint32(value), true
 }
 
-func (n numbered) write(value uint32) []byte {
+func (n sized) write(value uint32) []byte {
 	switch n.size {
 	case 1:
 		return nl.Uint8Attr(uint8(value))
@@ -76,7 +76,7 @@ func (n numbered) write(value uint32) []byte {
 func bridgeAttributes(b []byte) netstate.Attributes {
 	var out netstate.Attributes
 	for kind, value := range Attributes(b) {
-		if n, known := bridgeNumbers[kind]; known {
+		if n, known := bridgeSizes[kind]; known {
 			if v, ok := n.read(value); ok {
 				out = out.With(n.attribute, v)
 			}
@@ -94,7 +94,7 @@ func bridgeAttributes(b []byte) netstate.Attributes {
 func BridgeInfo(s netstate.Attributes) *nl.RtAttr {
 	info := LinkInfo("bridge")
 	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
-	some := addNumbers(data, bridgeNumbers, s)
+	some := addSized(data, bridgeSizes, s)
 	if value, ok := s.Get(netstate.NoLinkLocalLearn); ok {
 		data.AddRtAttr(brMultiBoolOpt, append(nl.Uint32Attr(value), nl.Uint32Attr(boolNoLLLearn)...))
 		some = true
@@ -109,14 +109,14 @@ func BridgeInfo(s netstate.Attributes) *nl.RtAttr {
 // port's.
 func PortInfo(s netstate.Attributes) *nl.RtAttr {
 	info, data := slaveInfo()
-	if !addNumbers(data, portNumbers, s) {
+	if !addSized(data, portSizes, s) {
 		return nil
 	}
 	return info
 }
 
-func addNumbers(data *nl.RtAttr, numbers map[uint16]numbered, s netstate.Attributes) (some bool) {
-	for kind, n := range numbers {
+func addSized(data *nl.RtAttr, sizes map[uint16]sized, s netstate.Attributes) (some bool) {
+	for kind, n := range sizes {
 		if value, ok := s.Get(n.attribute); ok {
 			data.AddRtAttr(int(kind), n.write(value))
 			some = true

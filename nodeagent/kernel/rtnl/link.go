@@ -23,7 +23,7 @@ type Link struct {
 	MTU       int
 	Group     uint32
 	Master    int32
-	Peer      int32 // index in the namespace that peerNetns numbers
+	Peer      int32 // index in the namespace that the nsid peerNetns stands for
 	PeerNetns int32
 	Isolated  bool
 	Hairpin   bool
@@ -108,7 +108,7 @@ func (l *Link) parseXDP(b []byte) {
 
 func (l *Link) parsePort(b []byte) {
 	for kind, value := range Attributes(b) {
-		if n, known := portNumbers[kind]; known {
+		if n, known := portSizes[kind]; known {
 			v, _ := n.read(value)
 			if n.attribute == netstate.PortState {
 				l.state = v

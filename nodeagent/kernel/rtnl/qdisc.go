@@ -86,7 +86,7 @@ func ShaperOptions(o netstate.Shaper) *nl.RtAttr {
 	return options
 }
 
-// GetQdisc asks for the qdisc at one place of a link; nil where there is none.
+// GetQdisc asks for the qdisc at one parent of a link, or nil.
 func (c *Conn) GetQdisc(index int32, parent uint32) (*Qdisc, error) {
 	// Without an echo some kernels answer to the group of listeners alone, and
 	// without an acknowledgement none answers for a link that was never up.
