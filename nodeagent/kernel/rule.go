@@ -59,7 +59,7 @@ func (ns *namespace) routing(links []*rtnl.Link) (out netstate.Routing, all []rt
 	}
 	slices.SortStableFunc(out.Rules, func(a, b netstate.RouteRule) int { return cmp.Compare(a.Priority, b.Priority) })
 	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
-		routes, err := ns.everyRoute(listed{family: rtnl.NumberOf(f)})
+		routes, err := ns.everyRoute(listed{family: rtnl.FamilyNumber(f)})
 		if err != nil {
 			return out, nil, err
 		}
@@ -121,7 +121,7 @@ func (s *session) applyRule(op plan.Op, o netstate.Rule) error {
 }
 
 func (ns *namespace) addRule(o netstate.Rule) error {
-	body := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(rtnl.NumberOf(o.Family)), Type: unix.FR_ACT_TO_TBL}}
+	body := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(rtnl.FamilyNumber(o.Family)), Type: unix.FR_ACT_TO_TBL}}
 	err := ns.change(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body, rtnl.RuleAttributes(o, netstate.RulePriority)...)
 	if errors.Is(err, unix.EEXIST) {
 		return ErrExists
@@ -139,7 +139,7 @@ func (ns *namespace) removeRule(o netstate.Rule) error {
 		if !ok || have.Key() != o.Key() {
 			continue
 		}
-		body := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(rtnl.NumberOf(o.Family)), Type: r.Action}}
+		body := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(rtnl.FamilyNumber(o.Family)), Type: r.Action}}
 		if err := ns.change(unix.RTM_DELRULE, 0, body, rtnl.RuleAttributes(have, r.Priority)...); err != nil && !gone(err) {
 			return err
 		}

@@ -85,6 +85,7 @@ func MissingRoute(l *Link, a Address, routes []Route) string {
 // groups6 are the IPv6 multicast addresses.
 var groups6 = netip.MustParsePrefix("ff00::/8")
 
+// AddressBody is the header of a message about an address.
 func AddressBody(l *Link, prefix netip.Prefix) *nl.IfAddrmsg {
 	body := nl.NewIfAddrmsg(FamilyOf(prefix.Addr()))
 	body.Prefixlen = uint8(prefix.Bits())
@@ -92,6 +93,7 @@ func AddressBody(l *Link, prefix netip.Prefix) *nl.IfAddrmsg {
 	return body
 }
 
+// AddressAttributes are the attributes that add an address, with our mark.
 func AddressAttributes(a netstate.Address) []*nl.RtAttr {
 	ip := a.Prefix.Addr()
 	attrs := []*nl.RtAttr{
@@ -124,6 +126,7 @@ func broadcast(p netip.Prefix) netip.Addr {
 // Single is the prefix of one address alone.
 func Single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
+// FamilyOf is the AF_INET or AF_INET6 of an address.
 func FamilyOf(a netip.Addr) int {
 	if a.Is4() {
 		return unix.AF_INET

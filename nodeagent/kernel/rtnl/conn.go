@@ -123,7 +123,10 @@ func (c *Conn) request(kind, flags int, body nl.NetlinkRequestData, attrs []*nl.
 	return r
 }
 
-func U32(kind int, v uint32) *nl.RtAttr  { return nl.NewRtAttr(kind, nl.Uint32Attr(v)) }
+// U32 is an attribute of 32 bits.
+func U32(kind int, v uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(v)) }
+
+// Text is an attribute that is a string with a terminating zero.
 func Text(kind int, s string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTerminated(s)) }
 
 // Attributes yields the attributes of a message and ends at the first that is
@@ -147,6 +150,7 @@ func Attributes(b []byte) iter.Seq2[uint16, []byte] {
 // align rounds up to NLA_ALIGNTO.
 func align(length int) int { return (length + 3) &^ 3 }
 
+// Uint32 reads an attribute of 32 bits; a shorter one is 0.
 func Uint32(b []byte) uint32 {
 	if len(b) < 4 {
 		return 0

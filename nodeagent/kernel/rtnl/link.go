@@ -231,6 +231,7 @@ func Properties(l netstate.Link) []*nl.RtAttr {
 	return attrs
 }
 
+// Differences are the attributes that make a link of ours as wanted: mark, MAC and MTU.
 func Differences(have *Link, want netstate.Link) []*nl.RtAttr {
 	var attrs []*nl.RtAttr
 	if have.Alias != want.Mark {
@@ -251,6 +252,7 @@ func Differences(have *Link, want netstate.Link) []*nl.RtAttr {
 	return attrs
 }
 
+// PortFlag is the IFLA_LINKINFO that switches one flag of a bridge port.
 func PortFlag(flag int, on bool) *nl.RtAttr {
 	value := nl.Uint8Attr(0)
 	if on {

@@ -69,6 +69,7 @@ func bytesIn(ticks, rate uint64) uint64 {
 	return uint64((time.Duration(ticks) * schedulerTick).Seconds() * float64(rate))
 }
 
+// ShaperOptions are the TCA_OPTIONS of a shaper.
 func ShaperOptions(o netstate.Shaper) *nl.RtAttr {
 	bytes := o.Rate / 8
 	parameters := &nl.TcTbfQopt{

@@ -117,6 +117,7 @@ func (r Route) Object(netns, link string) netstate.Route {
 	return netstate.Route{Netns: netns, Link: link, Dst: r.Dst, Via: r.Via, Src: r.src}
 }
 
+// RouteMessage is the message that adds a route of ours through a link.
 func RouteMessage(l *Link, r netstate.Route) (*nl.RtMsg, []*nl.RtAttr) {
 	body := nl.NewRtMsg()
 	body.Family = uint8(FamilyOf(r.Dst.Addr()))
@@ -140,11 +141,13 @@ func RouteMessage(l *Link, r netstate.Route) (*nl.RtMsg, []*nl.RtAttr) {
 	return body, attrs
 }
 
+// RouteRequest is a message about a route.
 type RouteRequest struct {
 	Body  *nl.RtMsg
 	Attrs []*nl.RtAttr
 }
 
+// KernelRoute is the message that adds a route as the kernel does for an address.
 func KernelRoute(l *Link, dst netip.Prefix, src netip.Addr) RouteRequest {
 	body, attrs := RouteMessage(l, netstate.Route{Dst: dst, Src: src})
 	body.Protocol = unix.RTPROT_KERNEL

@@ -88,7 +88,8 @@ func (r Rule) Kernels() bool {
 		(r.Table == netstate.TableLocal || r.Table == unix.RT_TABLE_DEFAULT || r.Table == netstate.TableMain && r.Priority == priorityOfMainTable)
 }
 
-func NumberOf(f netstate.Family) int {
+// FamilyNumber is the AF_INET or AF_INET6 of a family.
+func FamilyNumber(f netstate.Family) int {
 	if f == netstate.IPv6 {
 		return unix.AF_INET6
 	}
@@ -107,6 +108,7 @@ func (r Rule) Sound() bool {
 		!r.From.IsValid() && !r.To.IsValid() && r.In == "" && r.Longer < 0
 }
 
+// RuleAttributes are the attributes that add or delete a rule of ours.
 func RuleAttributes(o netstate.Rule, priority uint32) []*nl.RtAttr {
 	return []*nl.RtAttr{
 		U32(unix.FRA_PRIORITY, priority), U32(unix.FRA_FWMARK, netstate.WayMark(o.Way)), U32(unix.FRA_FWMASK, netstate.MarkMask),

@@ -40,7 +40,7 @@ func Read(name string) (string, error) {
 }
 
 // Write writes a value in the calling thread's namespace.
-func (r *Records) Write(name, value string) error {
+func (all *Records) Write(name, value string) error {
 	file, err := fileOf(name)
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (r *Records) Write(name, value string) error {
 		return err
 	}
 	_, err = f.WriteString(value)
-	r.Changed()
+	all.Changed()
 	return errors.Join(err, f.Close())
 }
 
