@@ -43,8 +43,9 @@ type Place struct {
 	Addresses []netip.Prefix
 	// NoIPv6 are External namespaces in which IPv6 is off, and stays so.
 	NoIPv6 []string
-	// Routing is what others made of the routing in the target.
-	Routing netstate.Routing
+	// Routing is what others made of the routing in the target, PeerRouting in the
+	// namespace of the other end.
+	Routing, PeerRouting netstate.Routing
 }
 
 // Attachment compiles an attachment at its place. The network is nil for one that
@@ -80,7 +81,7 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, at Place,
 		b.r.note(problem(v1alpha1.ReasonProgrammed, "built, no address: the interface carries frames, and IP once something else gives it an address"))
 	}
 	p := b.routes()
-	b.others(at.Routing)
+	b.others(at)
 	b.r.withoutIPv6(c.Node)
 	return b.r, b.view, p
 }
@@ -350,10 +351,7 @@ func (b *attachment) veth(one, other netstate.Link, mtu int) {
 
 // toNetns joins the target to a second namespace; nothing is on the host.
 func (b *attachment) toNetns(far *v1alpha1.NetnsEnd) {
-	end := netstate.End{Netns: string(far.Name), Name: string(far.Interface)}
-	if end.Name == "" {
-		end.Name = "eth0"
-	}
+	end := farEnd(far)
 	if end.Netns != b.view.Target.Netns {
 		b.netns(end, far.Lifecycle)
 	}
@@ -367,6 +365,15 @@ func (b *attachment) toNetns(far *v1alpha1.NetnsEnd) {
 	for _, p := range addresses {
 		b.gateway(p.Addr())
 	}
+}
+
+// farEnd is the other end of a link between two namespaces.
+func farEnd(far *v1alpha1.NetnsEnd) netstate.End {
+	end := netstate.End{Netns: string(far.Name), Name: string(far.Interface)}
+	if end.Name == "" {
+		end.Name = "eth0"
+	}
+	return end
 }
 
 // inside gives an end in a namespace its addresses. They are usable at once:

@@ -203,26 +203,36 @@ func (r *Result) waysOut(node netstate.Node, f netstate.Family) {
 	}
 }
 
-// others says what keeps packets in the target from our addresses, and from the ways
-// that we gave it. A namespace that others made may have ways of its own.
-func (b *attachment) others(routing netstate.Routing) {
-	end, where := b.view.Target, "network namespace "+b.view.Target.Netns
-	managed := lifecycleOf(b.a.Spec.Target) != v1alpha1.External
+// others says what keeps packets in the attachment's namespaces from our addresses, and
+// from the ways that we gave it.
+func (b *attachment) others(at Place) {
+	b.diverted(at.Routing, b.view.Target, lifecycleOf(b.a.Spec.Target), b.view.Addresses)
+	if p := b.a.Spec.PointToPoint; p != nil && p.Netns != nil {
+		b.diverted(at.PeerRouting, farEnd(p.Netns), p.Netns.Lifecycle, Prefixes(p.Netns.Addresses))
+	}
+	if b.net == nil && b.view.Host != (netstate.End{}) {
+		for _, p := range b.view.Addresses {
+			b.r.apart(b.c.Node.Routing, host(p.Addr()), b.view.Host.Name, "node "+b.c.Node.Name)
+		}
+	}
+}
+
+// diverted says what keeps packets in the namespace of an end from its addresses and
+// ways. A namespace that others made may have default routes of its own.
+func (b *attachment) diverted(routing netstate.Routing, end netstate.End, lifecycle v1alpha1.Lifecycle, addresses []netip.Prefix) {
+	where := "network namespace " + end.Netns
 	for _, k := range b.r.Objects.Keys() {
 		to, err := netip.ParsePrefix(k.Name)
 		if k.Netns != end.Netns || k.Link != end.Name || err != nil || k.Kind != netstate.KindAddress && k.Kind != netstate.KindRoute {
 			continue
 		}
-		if to = to.Masked(); to.Bits() > 0 || managed {
+		if to = to.Masked(); to.Bits() > 0 || lifecycle != v1alpha1.External {
 			b.r.apart(routing, to, end.Name, where)
 			b.r.outdone(routing, to, where, "ip -n "+end.Netns)
 		}
 	}
-	for _, p := range b.view.Addresses {
+	for _, p := range addresses {
 		b.r.leaves(routing, host(p.Addr()), "lo", where)
-		if b.net == nil && b.view.Host != (netstate.End{}) {
-			b.r.apart(b.c.Node.Routing, host(p.Addr()), b.view.Host.Name, "node "+b.c.Node.Name)
-		}
 	}
 }
 

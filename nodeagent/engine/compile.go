@@ -183,6 +183,9 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 	at, network, problem := e.place(u)
 	if u.problem = problem; problem == nil {
 		u.given, at.Routing = at.Addresses, e.routingOf(u, at.Target.Netns)
+		if p := u.in.Attachment.Spec.PointToPoint; p != nil && p.Netns != nil {
+			at.PeerRouting = e.routingOf(u, string(p.Netns.Name))
+		}
 		at.NoIPv6 = e.noIPv6(u, at)
 		u.noIPv6 = len(at.NoIPv6) > 0
 		node := u.in.Attachment.Spec.PointToPoint != nil || network != nil && network.Mode == v1alpha1.GatewayExternal
