@@ -64,7 +64,7 @@ func agentCommand(f *flags) *cobra.Command {
 	return cmd
 }
 
-// clusterAgent runs the engine on what the API server binds to this node.
+// clusterAgent runs the engine on the resources that the API server binds to this node.
 func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger) error {
 	config, err := restConfig(a.kubeconfig)
 	if err != nil {

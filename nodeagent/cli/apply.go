@@ -80,7 +80,7 @@ func (f *flags) apply(cmd *cobra.Command, files []string, timeout time.Duration)
 	return errors.Join(n.result(cmd, docs, statuses, n.writes()-writes), err)
 }
 
-// progress says what is waited for, each time that changes.
+// progress prints the reasons to wait, each time they change.
 func progress(w io.Writer) func([]engine.Status) {
 	said := ""
 	return func(statuses []engine.Status) {
@@ -119,8 +119,7 @@ func (n *node) wanted(docs []dir.Document, v *dir.Validator) ([]engine.Input, er
 // writes counts the messages that changed the kernel.
 func (n *node) writes() uint64 { return n.kernel.Writes() + n.nat.Transactions() }
 
-// result shows the status of the applied objects; what is not Ready is an
-// error.
+// result shows the status of the applied objects; an object that is not Ready is an error.
 func (n *node) result(cmd *cobra.Command, docs []dir.Document, statuses []engine.Status, writes uint64) error {
 	files := map[netstate.Owner]string{}
 	for _, d := range docs {

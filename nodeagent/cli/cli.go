@@ -20,7 +20,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 )
 
-// Options are what a caller may set beside the command line.
+// Options are the options beside the command line.
 type Options struct {
 	Args   []string
 	Stdin  io.Reader

@@ -95,8 +95,8 @@ func (f *flags) delete(cmd *cobra.Command, files []string, timeout time.Duration
 	return nil
 }
 
-// openQuiet opens the node for a command that reports by itself and whose
-// sweeps nobody brakes.
+// openQuiet opens the node for a command that reports by itself, and sweeps without a
+// brake.
 func (f *flags) openQuiet(cmd *cobra.Command, s netstate.Source, tune ...func(*engine.Options)) (*node, error) {
 	log, err := f.logger(cmd.ErrOrStderr(), slog.LevelWarn+1)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock is the right to change what one source wants of this host; one process
-// at a time has it. Its file is there while a process has it.
+// lock is the right to change the objects of one source on this host; one process at a time
+// has it. Its file is there while a process has it.
 type lock struct {
 	file *os.File
 	// name of the lock's file. Where /run takes none, file is another (inPlaceOf).
@@ -41,13 +41,13 @@ func (f *flags) acquire(ctx context.Context, name, purpose string) (*lock, error
 	})
 }
 
-// insteadOf says what to do where an agent has a lock.
+// insteadOf names the remedy where an agent has a lock.
 var insteadOf = map[string]string{
 	localLock:   "change its manifests, or stop it first",
 	clusterLock: "take the agent off the node first, for instance by kubectl delete -k config/default",
 }
 
-// await takes a lock from whoever has it as soon as it is given back.
+// await takes a lock as soon as its holder gives it back.
 func (f *flags) await(ctx context.Context, name, purpose string, log *slog.Logger) (*lock, error) {
 	var once sync.Once
 	return f.lock(ctx, name, purpose, func(l *lock) error {
@@ -110,8 +110,8 @@ func openLock(name string) (*lock, error) {
 	return &lock{file: file, name: name}, nil
 }
 
-// current reports whether what was locked still has its name: the holder before
-// may have removed it.
+// current reports whether the locked file still has its name: the holder before may have
+// removed it.
 func (l *lock) current() bool {
 	locked, err := l.file.Stat()
 	if err != nil {

@@ -89,14 +89,14 @@ func (f *flags) firewall(o firewall.Options) (firewall.Backend, error) {
 	return firewall.New(f.backend, o)
 }
 
-// retire removes what the node's other firewalls hold of the source.
+// retire removes the source's objects from the node's other firewalls.
 func (n *node) retire(source netstate.Source, step func()) func(context.Context) error {
 	return func(ctx context.Context) error {
 		return firewall.Retire(ctx, n.nat, firewall.Options{Source: source, Step: step})
 	}
 }
 
-// privileged says early, and in one line, what every netlink message would.
+// privileged fails early, and in one line, where every netlink message would fail.
 func privileged() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
@@ -119,8 +119,8 @@ func (f *flags) store() *report.Store {
 	return report.NewStore(filepath.Join(f.runDir, "patchbay", "objects"))
 }
 
-// records returns what was applied to this node before, in order. What cannot be
-// read is left out, and said.
+// records returns the objects applied to this node before, in order. A record that cannot
+// be read is left out, with a line in the log.
 func (n *node) records() []v1alpha1.Object {
 	list := n.sound()
 	sortObjects(list)
@@ -155,7 +155,7 @@ func (n *node) sound() []v1alpha1.Object {
 	return records
 }
 
-// former returns what earlier processes built of a resource, the last record
+// former returns the versions of a resource that earlier processes built, the last record
 // included.
 func (n *node) former(o netstate.Owner) []metav1.Object {
 	list := n.store.Former(o)
@@ -172,7 +172,7 @@ func sortObjects[T metav1.Object](list []T) {
 }
 
 // merge puts documents in the place of the records they replace, with the
-// records' status, and refuses changes of what cannot change.
+// records' status, and refuses changes of immutable fields.
 func merge(records []v1alpha1.Object, docs []dir.Document, v *dir.Validator) ([]v1alpha1.Object, error) {
 	merged := slices.Clone(records)
 	var errs []error
@@ -191,7 +191,7 @@ func merge(records []v1alpha1.Object, docs []dir.Document, v *dir.Validator) ([]
 	return merged, errors.Join(errs...)
 }
 
-// filesFlag is that of the commands that read manifests.
+// filesFlag is the flag of the commands that read manifests.
 func filesFlag(cmd *cobra.Command, files *[]string) {
 	cmd.Flags().StringArrayVarP(files, "filename", "f", nil, "manifest file, folder of manifests, or - for standard input; several make one set")
 }

@@ -64,8 +64,8 @@ func (f *flags) status(cmd *cobra.Command, output string) error {
 	return show(cmd.OutOrStdout(), output, planned, clusters, last)
 }
 
-// observe compares what a source has on this node with its records. A cluster's
-// are in the cluster: all that it has here is without a record.
+// observe compares a source's objects on this node with its records. The records of a
+// cluster are in the cluster: each of its objects here is without a record.
 func (f *flags) observe(ctx context.Context, s netstate.Source, log *slog.Logger) ([]engine.Planned, error) {
 	n, err := f.open(s, log, func(o *engine.Options) { o.SweepDelay = -1 })
 	if err != nil {
@@ -116,7 +116,7 @@ func table(w io.Writer, objects []metav1.Object, unowned []plan.Group, clusters 
 	return clusterTable(w, clusters)
 }
 
-// clusterTable names what a cluster has built here.
+// clusterTable names the objects that a cluster has built here.
 func clusterTable(w io.Writer, clusters []engine.Planned) error {
 	if len(clusters) == 0 {
 		return nil
@@ -136,8 +136,8 @@ func clusterTitle(p engine.Planned) string {
 	return p.Title
 }
 
-// built is what has no status here: it is described by no resource, or by one in a
-// cluster.
+// built are objects without a status here: no resource describes them, or a resource in a
+// cluster does.
 type built struct {
 	Owner   string   `json:"owner"`
 	Objects []string `json:"objects"`

@@ -31,8 +31,7 @@ func Files() int {
 	return int(min(l.Cur, 1<<30))
 }
 
-// Explain adds to an error that means a limit what to set; other errors stay as
-// they are.
+// Explain adds the remedy to an error that means a limit; other errors stay as they are.
 func Explain(err error) error {
 	var remedy string
 	switch {

@@ -27,7 +27,7 @@ const (
 	// OwnMAC is 1 where a bridge's table has its own MAC address.
 	OwnMAC
 	// LinkLocal is 1 where a bridge that runs has an IPv6 link-local address: without
-	// it the node asks for no neighbour of what it forwards.
+	// it the node resolves no neighbour for the packets that it forwards.
 	LinkLocal
 
 	PortState
@@ -106,8 +106,8 @@ func (s Attributes) And(others Attributes) Attributes {
 // Get returns an attribute's value, and whether it has one.
 func (s Attributes) Get(a Attribute) (uint32, bool) { return s.values[a], s.has&(1<<a) != 0 }
 
-// Unlike returns those of the attributes that others have with another value.
-// What only one of the two has is left out.
+// Unlike returns the attributes that others have with another value. An attribute that
+// only one of the two has is left out.
 func (s Attributes) Unlike(others Attributes) Attributes {
 	var out Attributes
 	for a := range attributeCount {

@@ -2,7 +2,7 @@ package netstate
 
 import "fmt"
 
-// Shaper limits what leaves an interface: a token bucket (tbf) as its root
+// Shaper limits the packets that leave an interface: a token bucket (tbf) as its root
 // qdisc. Make it with NewShaper, which gives it the form that is read back.
 type Shaper struct {
 	Netns string
@@ -11,39 +11,38 @@ type Shaper struct {
 	Rate uint64
 	// Burst is how many bytes may leave at once, a multiple of BurstUnit.
 	Burst uint64
-	// Queue is how many bytes may wait, those of the burst included; what comes
-	// then is dropped.
+	// Queue is how many bytes may wait, the bytes of the burst included; further packets
+	// are dropped.
 	Queue uint64
 }
 
-// What a shaper is made of beside the rate; times are in milliseconds.
+// The parameters of a shaper beside the rate; times are in milliseconds.
 const (
-	// frameOverhead is what a frame has beside its MTU: an Ethernet header with
-	// two VLAN tags. tbf drops every frame that is larger than its burst.
+	// frameOverhead is the size of a frame's headers beside its MTU: Ethernet with two
+	// VLAN tags. tbf drops every frame that is larger than its burst.
 	frameOverhead = 14 + 2*4
 	// tick is the timer's at CONFIG_HZ=250, as distributions have it. Without
-	// high-resolution timers a bucket is filled once a tick, and must hold what
-	// the rate carries until the next, or the rate is never reached.
+	// high-resolution timers a bucket is filled once a tick, and must hold the bytes
+	// of a whole tick, or the rate is never reached.
 	tick = 4
 	// longestBurst: the kernel tells of a burst by the time it takes, in units of
 	// 64 ns and 32 bits of them, which are 274 s.
 	longestBurst = 240_000
-	// queued is how long a packet waits in a full queue, beside the burst: what
-	// TCP needs to fill the rate over a round trip of as much, and little enough
-	// that a call is not disturbed by it.
+	// queued is how long a packet waits in a full queue, beside the burst: as long as
+	// TCP needs to fill the rate over a round trip of as much, and so short that a call
+	// is not disturbed.
 	queued = 50
-	// queuedFrames at least: five segments on their way in either direction are
-	// below what TCP recovers from without a timeout.
+	// queuedFrames is the least number of frames that may wait: with five segments in
+	// either direction TCP does not recover from a loss without a timeout.
 	queuedFrames = 10
-	// maxBytes is what the kernel's 32 bits hold.
+	// maxBytes is the largest number in the kernel's 32 bits.
 	maxBytes = 1<<32 - 1024
 )
 
 // NewShaper is the shaper of a link with this MTU for a rate in bits and a burst
-// in bytes. The burst is raised to one frame with what the rate carries in a
-// tick of the timer, held to what it carries in 240 s and rounded up to
-// BurstUnit; the queue is what the rate carries in 50 ms, ten frames at least,
-// beside the burst.
+// in bytes. The burst is at least one frame with the bytes of the rate in a tick of the
+// timer, at most the bytes in 240 s, and rounded up to BurstUnit. The queue is the burst
+// with the bytes in 50 ms, or with ten frames if those are more.
 func NewShaper(on End, mtu int, rate, burst uint64) Shaper {
 	rate -= rate % 8
 	frame := uint64(mtu + frameOverhead)
@@ -68,8 +67,7 @@ func BurstUnit(rate uint64) uint64 {
 	return unit
 }
 
-// RoundBurst rounds up to BurstUnit: what was asked for and what is read back
-// become the same.
+// RoundBurst rounds up to BurstUnit: a wanted burst and the observed one become the same.
 func RoundBurst(rate, burst uint64) uint64 { return roundUp(burst, BurstUnit(rate)) }
 
 func roundUp(n, unit uint64) uint64 { return (n + unit - 1) / unit * unit }

@@ -7,27 +7,27 @@ import (
 	"strings"
 )
 
-// Blocker is a chain of somebody else's firewall that drops packets, by policy or by
-// a rule: an accept of ours in a chain of our own cannot overrule it.
+// Blocker is a foreign firewall's chain that drops packets, by policy or by a rule: an
+// accept in a chain of ours cannot overrule it.
 type Blocker struct {
 	// Name is family, table and chain, as a person looks for it.
 	Name string
-	// Hook is where it sees them, such as prerouting; empty is forward. Bridge says that
-	// it is that of bridges, and sees frames.
+	// Hook is the hook where it sees packets, such as prerouting; empty is forward. Bridge
+	// says that the hook is a bridge's, and sees frames.
 	Hook   string
 	Bridge bool
 	// Untracked says that it keeps packets from connection tracking instead, without
 	// which nothing is translated.
 	Untracked bool
-	// Proto and the ports from First to Last are set where it only drops what is sent
-	// to those.
+	// Proto and the ports from First to Last are set where it only drops packets to these
+	// ports.
 	Proto       string
 	First, Last uint16
 	// Links are the only interfaces whose packets it sees; none for all.
 	Links []string
-	// Cause is what drops them, as in "by policy".
+	// Cause names the reason for the drop, as in "by policy".
 	Cause string
-	// Families are those whose packets it sees.
+	// Families are the address families whose packets it sees.
 	Families []Family
 	// Accepts are the interfaces that rules ahead of that let through, as far as
 	// they name any; one that ends in * is a prefix, and * alone is every interface.
@@ -35,8 +35,8 @@ type Blocker struct {
 	// Names are the interfaces that its rules and those it leads to speak of, as Accepts
 	// has them.
 	Names []string
-	// Translated says that it lets through what was translated to its target, as to
-	// published ports.
+	// Translated says that it lets packets pass that were translated to their target, as
+	// those to published ports are.
 	Translated bool
 	// Openable chains are iptables' own, where an Opening can let packets of ours
 	// through.
@@ -66,14 +66,14 @@ func among(names []string, link string) bool {
 }
 
 // Opening lets packets of ours through the FORWARD chain of iptables, which drops
-// them otherwise. Without Out and To it is for what goes to the interface Link, of ours,
-// and for the answers to it: our own chains have decided by then what may. What leaves
-// Link passes to an interface that leads out of the node alone, one Opening for each:
-// all else is for the rules of others, whose guests may be there.
+// them otherwise. Without Out and To it is for packets to the interface Link, of ours, and
+// for their answers: our own chains have filtered them before. Packets from Link pass only
+// to an interface that leads out of the node, one Opening for each: a foreign program's
+// guests may be behind any other interface, and its rules decide there.
 type Opening struct {
 	Family Family
 	Link   string
-	// Out is an interface by which what comes from Link may leave the node.
+	// Out is an interface by which packets from Link may leave the node.
 	Out string
 	// To, up to port End where that is not zero, and Proto are a target of a publish,
 	// where Link is a bridge of others: connections that were translated to it pass, and

@@ -23,7 +23,7 @@ const (
 )
 
 // HalfMade is observed as the Mark of a link that bears our group and no alias:
-// whoever made it died between the two messages. It is ours to finish or remove.
+// its maker died between the two messages. It is ours to finish or remove.
 const HalfMade = "half-made"
 
 // Source says where wanted state comes from. Marks carry it, so that a cluster
@@ -40,7 +40,7 @@ const (
 const maxAlias = 255
 
 // Mark is the link alias that names an owner: patchbay:<source>:<short>:<name>,
-// with a hash for what exceeds the kernel's 255 bytes.
+// with a hash in place of the part beyond the kernel's 255 bytes.
 func Mark(s Source, o Owner) string { return clip("patchbay:" + string(s) + ":" + o.String()) }
 
 // NetnsMark is the content of a Managed namespace's file before the mount and

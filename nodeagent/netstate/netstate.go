@@ -1,9 +1,8 @@
 // Package netstate describes kernel objects as plain comparable values: links,
-// addresses, routes, sysctls, bridge ports and what the firewall holds. It
-// promises that two values are equal exactly when the kernel would not tell
-// them apart in anything Patchbay cares for, that every value has one Key, and
-// that its text form is what a person reads in a plan. It knows neither the
-// API nor netlink.
+// addresses, routes, sysctls, bridge ports and the objects of the firewall. It
+// promises that two values are equal exactly when the kernel treats them alike
+// in all that Patchbay cares for, that every value has one Key, and that its
+// text form can be read in a plan. It knows neither the API nor netlink.
 package netstate
 
 import (
@@ -100,7 +99,7 @@ func (k Key) Compare(o Key) int {
 // Object is one kernel object. Implementations are comparable structs.
 type Object interface {
 	Key() Key
-	// String is what a plan shows after the key.
+	// String is the text that a plan shows after the key.
 	String() string
 }
 
@@ -147,8 +146,8 @@ func (o Owner) Compare(p Owner) int {
 	return cmp.Or(cmp.Compare(rank(o.Kind), rank(p.Kind)), cmp.Compare(o.Namespace, p.Namespace), cmp.Compare(o.Name, p.Name))
 }
 
-// NetnsID is what a network namespace is, whatever names it has: the device and the
-// inode of its file.
+// NetnsID identifies a network namespace under any of its names: the device and the inode
+// of its file.
 type NetnsID struct{ Dev, Ino uint64 }
 
 // LinkName matches the interface names that Patchbay handles: they become text

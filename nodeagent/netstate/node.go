@@ -2,8 +2,8 @@ package netstate
 
 import "net/netip"
 
-// Node is what compile needs to know of the host beyond the resources: facts
-// that Patchbay did not make.
+// Node has the facts about the host that compile needs beyond the resources: facts that
+// Patchbay did not make.
 type Node struct {
 	// Name of the node.
 	Name string
@@ -18,8 +18,8 @@ type Node struct {
 	DefaultLinks, GatewayLinks []string
 	// Links are the host's interfaces by name, Patchbay's own included.
 	Links map[string]NodeLink
-	// Routing is what others made of the host's routing, default routes of the main
-	// table left out.
+	// Routing has the host's foreign rules and routes, without the default routes of the
+	// main table.
 	Routing
 	// Ways are for each family the interfaces, not Patchbay's, by which the node
 	// reaches others: with an address, or a default route.
@@ -27,8 +27,8 @@ type Node struct {
 	// Addresses are the host's own addresses, those left out that Patchbay gave its
 	// links, or the kernel with IPv6.
 	Addresses []NodeAddress
-	// Forwarding says for each family whether forwarding is on by somebody
-	// else's will: on, and not recorded as switched on by Patchbay.
+	// Forwarding says for each family whether forwarding is on without Patchbay: on, and
+	// not recorded as switched on by Patchbay.
 	Forwarding map[Family]bool
 	// BridgeNF says for each family whether br_netfilter passes bridged packets
 	// through the IP hooks.

@@ -13,10 +13,10 @@ type Netns struct {
 	// others must exist and stay.
 	Managed bool
 	// HalfMade is observed where Patchbay's marked file is there and the
-	// namespace is not: whoever made it died between the two.
+	// namespace is not: its maker died between the two.
 	HalfMade bool
-	// Instead is observed where something else is found under the name: a phrase
-	// that says what it is and what to do about it.
+	// Instead is observed where another file is found under the name: a phrase that names
+	// the file and the remedy.
 	Instead string
 	// Apart is observed where that is a namespace which the host does not have under
 	// the name, or not there, because mounts do not reach it.
@@ -45,7 +45,7 @@ const (
 	Bridge   LinkType = "bridge"
 	Veth     LinkType = "veth"
 	Loopback LinkType = "loopback"
-	// IFB sends what is redirected to it on as if it came from where it was.
+	// IFB sends redirected packets on as if they came from the interface they came by.
 	IFB LinkType = "ifb"
 	// OtherLink is any interface that Patchbay would not make.
 	OtherLink LinkType = "other"
@@ -54,7 +54,7 @@ const (
 // End is one end of a veth pair: an interface in a namespace.
 type End struct{ Netns, Name string }
 
-// BridgeDown is what a port waits for whose bridge is down.
+// BridgeDown is the reason to wait of a port whose bridge is down.
 const BridgeDown = "bridge down"
 
 // Link is an interface. A veth pair is two Links that name each other as Peer;
@@ -153,7 +153,7 @@ type Sysctl struct {
 	Path  string
 	Value string
 	// Restore sysctls outlive the links that Patchbay makes: the previous value
-	// is recorded before the first write and put back when nobody needs it.
+	// is recorded before the first write and restored when no owner needs the sysctl.
 	Restore bool
 }
 
@@ -174,8 +174,8 @@ type Address struct {
 	Prefix netip.Prefix
 	// NoPrefixRoute keeps the kernel from adding the connected route.
 	NoPrefixRoute bool
-	// Astray is observed of an address that does not do what an address does: what
-	// it lacks, or what keeps it from use.
+	// Astray is observed of an address that cannot be used: it names the missing route, or
+	// the reason.
 	Astray string
 }
 
@@ -261,10 +261,10 @@ type Hairpin struct{ Link string }
 func (h Hairpin) Key() Key       { return Key{Kind: KindHairpin, Link: h.Link} }
 func (h Hairpin) String() string { return "on" }
 
-// Realm is what the firewall holds of one bridge or point-to-point interface.
+// Realm is the firewall's policy for one bridge or point-to-point interface.
 type Realm struct {
 	Link string
-	// Guarded realms let in only what is published.
+	// Guarded realms let in only packets to published ports.
 	Guarded bool
 	// Isolated realms do not forward between their own members.
 	Isolated bool
@@ -300,31 +300,31 @@ func FamilyOf(a netip.Addr) Family {
 	return IPv6
 }
 
-// ForwardGuard drops what would be forwarded between two interfaces that are
-// not Patchbay's, where it was Patchbay that switched forwarding on.
+// ForwardGuard drops packets between two interfaces that are not Patchbay's, on a node
+// where Patchbay switched forwarding on.
 type ForwardGuard struct{ Family Family }
 
 func (f ForwardGuard) Key() Key       { return Key{Kind: KindForwardGuard, Name: string(f.Family)} }
 func (f ForwardGuard) String() string { return "drop between foreign interfaces" }
 
 // ForeignBridge keeps a bridge that is not Patchbay's working under
-// ForwardGuards: where br_netfilter is on, the firewall sees what such a bridge
-// carries between its own ports as forwarded from it to itself.
+// ForwardGuards: where br_netfilter is on, the firewall sees frames between such a
+// bridge's own ports as forwarded from the bridge to itself.
 type ForeignBridge struct{ Link string }
 
 func (f ForeignBridge) Key() Key       { return Key{Kind: KindForeignBridge, Link: f.Link} }
 func (f ForeignBridge) String() string { return "left alone" }
 
-// LoopbackGuard keeps the node's loopback addresses from whoever is behind a link
-// of which route_localnet is on (CVE-2020-8558), and hides the node's own
+// LoopbackGuard keeps the node's loopback addresses from the hosts behind a link of which
+// route_localnet is on (CVE-2020-8558), and hides the node's own
 // connections from 127.0.0.0/8 that leave by it behind an address of the link.
 type LoopbackGuard struct{ Link string }
 
 func (l LoopbackGuard) Key() Key       { return Key{Kind: KindLoopbackGuard, Link: l.Link} }
 func (l LoopbackGuard) String() string { return "no loopback addresses to or from it" }
 
-// PortFilter holds what arrives on a bridge port to one MAC address and to the
-// port's PortAddresses. It is closed: a port with a PortFilter and no
+// PortFilter restricts the senders of frames on a bridge port to one MAC address and to
+// the port's PortAddresses. It is closed: a port with a PortFilter and no
 // PortAddress lets nothing but ARP probes through.
 type PortFilter struct {
 	Link string

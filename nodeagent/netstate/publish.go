@@ -18,13 +18,13 @@ type Publish struct {
 	HostPort uint16
 	// HostPortEnd is the last port of a range; zero for one port.
 	HostPortEnd uint16
-	// Targets are those of HostPort. The further ports of a range lead as many
+	// Targets are the targets of HostPort. The further ports of a range lead as many
 	// ports further.
 	Targets Targets
-	// Back are those of the targets that have their default route elsewhere, so
-	// that their replies find back only if the connection is masqueraded.
+	// Back are the targets that have their default route elsewhere, so that their replies
+	// find back only if the connection is masqueraded.
 	Back Targets
-	// Sources are who may connect; empty for everyone.
+	// Sources are the clients that may connect; empty is every client.
 	Sources Sources
 }
 
@@ -88,9 +88,8 @@ type Sources string
 // Nobody is the set without members.
 const Nobody Sources = "nobody"
 
-// NewSources is the set of the given prefixes, in whatever order they come, those
-// left out that another holds: nested elements of an interval set are an error
-// (EEXIST).
+// NewSources is the set of the given prefixes, in any order. A prefix within another is
+// left out: nested elements of an interval set are an error (EEXIST).
 func NewSources(members ...netip.Prefix) Sources {
 	sorted := slices.Clone(members)
 	for i, m := range sorted {
@@ -136,7 +135,7 @@ const MaxTargets = 120
 // equal exactly if they have the same members.
 type Targets string
 
-// NewTargets is the set of the given members, in whatever order they come.
+// NewTargets is the set of the given members, in any order.
 func NewTargets(members ...netip.AddrPort) Targets {
 	sorted := slices.SortedFunc(slices.Values(members), netip.AddrPort.Compare)
 	var s []string

@@ -12,9 +12,9 @@ const (
 	TableLocal = 255
 )
 
-// Routing is what others made of a namespace's routing: the rules beside the
-// kernel's own, in their order, and the routes of the main table and of those that
-// rules name. In the main table, routes through Patchbay's links are no others'.
+// Routing has a namespace's foreign rules and routes: the rules beside the kernel's own, in
+// their order, and the routes of the main table and of the tables that rules name. In the
+// main table, a route through a link of Patchbay is not foreign.
 type Routing struct {
 	Rules  []RouteRule
 	Routes []ForeignRoute
@@ -24,7 +24,7 @@ type Routing struct {
 type RouteRule struct {
 	Family   Family
 	Priority uint32
-	// From and To are whom it concerns; the zero Prefix is everybody.
+	// From and To select packets by their addresses; the zero Prefix selects all.
 	From, To netip.Prefix
 	// In is the interface that packets came in by; empty is any, the node's own
 	// packets included.
@@ -33,8 +33,8 @@ type RouteRule struct {
 	Narrow bool
 	// Mask are the bits of the mark that it looks at.
 	Mask uint32
-	// Drops is how it ends what it concerns, such as blackhole; empty for a rule
-	// with a table.
+	// Drops is how the rule drops its packets, such as blackhole; empty for a rule with a
+	// table.
 	Drops string
 	Table uint32
 	// Longer makes it pass over routes of this many bits or fewer; -1 over none.
@@ -76,8 +76,8 @@ type ForeignRoute struct {
 	// Link is the interface of the first next hop; empty for a route that drops.
 	Link string
 	Via  netip.Addr
-	// Drops is how it ends what it matches, such as blackhole; empty for a route
-	// that leads somewhere.
+	// Drops is how the route drops its packets, such as blackhole; empty for a route that
+	// leads somewhere.
 	Drops string
 	// Own routes are to a range in which the node has an address.
 	Own bool

@@ -6,15 +6,15 @@ import "fmt"
 const WaysBack = 3
 
 // MarkMask are the bits that connections and packets of a WayBack are marked in. They
-// are none of those of kube-proxy (0xc000), Cilium (0xf00), the AWS VPC CNI (0x80),
+// are not the bits of kube-proxy (0xc000), Cilium (0xf00), the AWS VPC CNI (0x80),
 // Calico and Tailscale (0xff0000 and above).
 const MarkMask = 0x3000
 
 // WayMark is the mark of the n-th way back, from 1 to WaysBack.
 func WayMark(n int) uint32 { return uint32(n) << 12 }
 
-// WayBack has what comes in by an interface, translated, to a realm answered by that
-// interface: the connection is marked, and its answers are.
+// WayBack has translated connections to a realm answered by the interface that they came in
+// by: the connection is marked, and its answers are.
 type WayBack struct {
 	// Link is the node's interface, Realm that by which the targets are reached.
 	Link, Realm string
@@ -33,7 +33,7 @@ type Rule struct {
 	Table  uint32
 }
 
-// RulePriority is that of the rules, before those of VPNs and the main table's.
+// RulePriority is the priority of a Rule, ahead of VPNs and of the main table.
 const RulePriority = 5147
 
 func (r Rule) Key() Key {

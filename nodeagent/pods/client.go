@@ -23,7 +23,7 @@ type client struct {
 }
 
 func dial(ctx context.Context, socket string, timeout time.Duration) (*client, error) {
-	// The name is for the protocol only; a path may hold what a URL may not.
+	// The name is for the protocol only: a path may have characters that a URL may not.
 	conn, err := grpc.NewClient("passthrough:///localhost",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),

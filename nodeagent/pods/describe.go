@@ -19,14 +19,14 @@ import (
 // atOnce is how many sandboxes are asked for at a time.
 const atOnce = 8
 
-// described is a sandbox with what tells it from others of its pod.
+// described is a sandbox with its age, by which the newest of a pod is chosen.
 type described struct {
 	Sandbox
 	created int64
 	attempt uint32
 }
 
-// errGone is what has become of a sandbox since it was listed.
+// errGone means that a sandbox has gone since it was listed.
 var errGone = errors.New("the sandbox is gone")
 
 // describe asks for the sandboxes that are new, forgets those that are gone, and
@@ -97,7 +97,7 @@ func (c *client) describe(ctx context.Context, listed *cri.PodSandbox, timeout t
 	return s, nil
 }
 
-// sandboxInfo is what containerd and CRI-O say of a sandbox beside CRI. For a
+// sandboxInfo is the description by containerd and CRI-O of a sandbox beside CRI. For a
 // sandbox that is no container, containerd knows the path but no specification.
 type sandboxInfo struct {
 	RuntimeSpec *struct {
@@ -116,7 +116,7 @@ type namespace struct {
 }
 
 // netnsOf reads the verbose part of a sandbox's description. A specification
-// without a network namespace is that of a process in the node's.
+// without a network namespace describes a process in the node's own.
 func netnsOf(info string) (name string, host bool, err error) {
 	if info == "" {
 		return "", false, errors.New("the container runtime does not tell its network namespace: containerd and CRI-O do")

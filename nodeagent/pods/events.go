@@ -13,8 +13,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// events are the runtime's events, as far as it has any: that there was one,
-// and nothing of what it says.
+// events are the runtime's events, if it has any. Only the fact that an event came is used,
+// not its content.
 type events struct {
 	// seen has an entry if there were events since it was last looked at.
 	seen   chan struct{}

@@ -25,8 +25,8 @@ type Sandbox struct {
 	Problem string
 }
 
-// Options are what a caller may set; the zero value looks for the runtime and
-// tells nobody.
+// Options are the options of a Runtime; the zero value looks for the runtime and reports
+// nothing.
 type Options struct {
 	// Socket is the path of the runtime's; by default the first of the usual ones
 	// that answers, anew at each connection.
@@ -47,7 +47,7 @@ type Runtime struct {
 	poke   chan struct{}
 }
 
-// pace is when to do what.
+// pace has the intervals and time limits.
 type pace struct {
 	// rest is for how long further events are awaited before sandboxes are
 	// listed; poll and resync are the intervals of listing without events and
@@ -94,9 +94,8 @@ func (r *Runtime) Poke() {
 
 // Watch calls changed with all running sandboxes, one per pod and in the order
 // of their UIDs: first as soon as the runtime answers, then whenever they differ,
-// until ctx ends. Calls do not overlap. While the runtime is not reached nothing
-// is told, and what was told last stays true as far as anybody knows. Only one
-// Watch may run.
+// until ctx ends. Calls do not overlap. While the runtime is not reached nothing is
+// told, and the last list counts further. Only one Watch may run.
 func (r *Runtime) Watch(ctx context.Context, changed func([]Sandbox)) {
 	w := &watch{Runtime: r, changed: changed, known: map[string]Sandbox{}}
 	pause := r.pace.retry
@@ -118,8 +117,8 @@ func (r *Runtime) Watch(ctx context.Context, changed func([]Sandbox)) {
 type watch struct {
 	*Runtime
 	changed func([]Sandbox)
-	// known are the sandboxes that the runtime described, by ID: what is asked
-	// for never changes while a sandbox runs.
+	// known are the sandboxes that the runtime described, by ID: a description never
+	// changes while a sandbox runs.
 	known map[string]Sandbox
 	told  []Sandbox
 	// home is the socket of the runtime that has the pods; empty until one lists
