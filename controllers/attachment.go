@@ -40,12 +40,12 @@ func (r attachments) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if accept.IsParent(a) {
 		return reconcile.Result{}, nil
 	}
-	w := r.world(ctx)
-	v := verdict{accepted: accept.Attachment(a, w.World), binding: accept.BindingOf(a, w.World), early: w.missed}
-	if w.err != nil {
-		return reconcile.Result{}, w.err
+	l := r.lookup(ctx)
+	v := verdict{accepted: accept.Attachment(a, l.World), binding: accept.BindingOf(a, l.World), early: l.missed}
+	if l.err != nil {
+		return reconcile.Result{}, l.err
 	}
-	return r.settle(ctx, attachmentSubject(a), v)
+	return r.writeVerdict(ctx, attachmentSubject(a), v)
 }
 
 func (r attachments) ofNetwork(ctx context.Context, network client.Object) []reconcile.Request {

@@ -5,38 +5,44 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// Kinds of which some are made for others.
-const (
-	kindAttachment = "NamespaceAttachment"
-	kindPublish    = "PortPublish"
-)
-
-// family is a parent with the objects of its kind and namespace that it makes:
-// one for each pod or node.
+// family is a parent with the objects of its kind and namespace that the
+// controller makes for it: one for each pod or node.
 type family struct {
-	parent client.Object
-	// have are all whose controller has the parent's name, and want those that
-	// should be.
-	have, want []client.Object
+	parent v1alpha1.Object
+	// have are all objects whose controller has the parent's name.
+	have []v1alpha1.Object
+	want []child
 	// closed families get no new children, nor does a parent that is being deleted.
 	closed bool
 }
 
-// childMeta is what every child has. The garbage collector takes it with its
-// parent; for all else the controller deletes it.
-func childMeta(parent client.Object, kind, of string) metav1.ObjectMeta {
-	owner, no := metav1.NewControllerRef(parent, v1alpha1.GroupVersion.WithKind(kind)), false
+// child is an object as its parent wants it.
+type child struct {
+	v1alpha1.Object
+	// name is the pod or node that the child is for.
+	name string
+	// leaving says that the pod is being deleted: the parent's status counts it
+	// while it is attached and does not wait for it.
+	leaving bool
+}
+
+// childMeta is the metadata of every child. The garbage collector deletes a child
+// whose parent is gone; in all other cases the controller does.
+func childMeta(parent v1alpha1.Object, of string) metav1.ObjectMeta {
+	owner, no := metav1.NewControllerRef(parent, v1alpha1.GroupVersion.WithKind(parent.KindName())), false
 	owner.BlockOwnerDeletion = &no
 	return metav1.ObjectMeta{
 		Name: v1alpha1.ChildName(parent.GetName(), of), Namespace: parent.GetNamespace(),
@@ -44,106 +50,126 @@ func childMeta(parent client.Object, kind, of string) metav1.ObjectMeta {
 	}
 }
 
-// tend makes, changes and deletes children until a family is as it should be.
-// It returns those of the wanted ones whose names others hold, and that are not
-// there for it.
-func (c *cluster) tend(ctx context.Context, f family) (held map[string]bool, err error) {
-	want := map[string]client.Object{}
-	for _, o := range f.want {
-		want[o.GetName()] = o
+// children reads the objects whose controller has the parent's name into an empty
+// list.
+func (c *cluster) children(ctx context.Context, parent v1alpha1.Object, list client.ObjectList) ([]v1alpha1.Object, error) {
+	if err := c.List(ctx, list, client.InNamespace(parent.GetNamespace()), client.MatchingFields{byParent: parent.GetName()}); err != nil {
+		return nil, fmt.Errorf("list the children of %s %s: %w", parent.KindName(), client.ObjectKeyFromObject(parent), err)
+	}
+	var out []v1alpha1.Object
+	_ = meta.EachListItem(list, func(o runtime.Object) error {
+		out = append(out, o.(v1alpha1.Object))
+		return nil
+	})
+	return out, nil
+}
+
+// sync creates, changes and deletes children until a family is as it should be.
+// It returns the names of missing children that other objects have.
+func (c *cluster) sync(ctx context.Context, f family) (taken map[string]bool, err error) {
+	want := map[string]v1alpha1.Object{}
+	for _, w := range f.want {
+		want[w.GetName()] = w.Object
 	}
 	var errs []error
-	for _, child := range f.have {
-		w := want[child.GetName()]
-		delete(want, child.GetName())
+	for _, have := range f.have {
+		w := want[have.GetName()]
+		delete(want, have.GetName())
 		switch {
-		case !child.GetDeletionTimestamp().IsZero():
-		case w == nil || !madeAs(child, w):
-			errs = append(errs, c.removeChild(ctx, child))
+		case !have.GetDeletionTimestamp().IsZero():
+		case w == nil || !madeAs(have, w):
+			errs = append(errs, c.deleteChild(ctx, have))
 		default:
-			errs = append(errs, c.changeChild(ctx, child, w))
+			errs = append(errs, c.changeChild(ctx, have, w))
 		}
 	}
 	if f.closed || !f.parent.GetDeletionTimestamp().IsZero() {
 		return nil, errors.Join(errs...)
 	}
-	held = map[string]bool{}
+	taken = map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		there := want[name].DeepCopyObject().(client.Object)
 		if err := c.cache.Get(ctx, client.ObjectKeyFromObject(there), there); err == nil {
-			held[name] = true
+			taken[name] = true
 			continue
 		}
-		errs = append(errs, c.makeChild(ctx, want[name]))
+		errs = append(errs, c.createChild(ctx, want[name]))
 	}
-	return held, errors.Join(errs...)
+	return taken, errors.Join(errs...)
 }
 
-// madeAs is false for the child of a namesake of the parent, for that of another
-// pod or node, and for what somebody wrote by hand.
-func madeAs(child, want client.Object) bool {
-	if a, ok := child.(*v1alpha1.NamespaceAttachment); ok &&
+// members returns the state of each wanted child.
+func (f family) members(taken map[string]bool) []member {
+	have := map[string]v1alpha1.Object{}
+	for _, o := range f.have {
+		have[o.GetName()] = o
+	}
+	var out []member
+	for _, w := range f.want {
+		m := memberOf(w.name, 0, nil)
+		switch o := have[w.GetName()]; {
+		case taken[w.GetName()]:
+			m = nameConflict(w)
+		case o != nil && madeAs(o, w.Object):
+			m = memberOf(w.name, o.GetGeneration(), *o.Conditions())
+		}
+		if !w.leaving || m.ready.Status == metav1.ConditionTrue {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// madeAs is false for the child of a namesake of the parent, for the child of another
+// pod or node, and for an object that was written by hand.
+func madeAs(have, want v1alpha1.Object) bool {
+	if a, ok := have.(*v1alpha1.NamespaceAttachment); ok &&
 		!equality.Semantic.DeepEqual(a.Spec.Target, want.(*v1alpha1.NamespaceAttachment).Spec.Target) {
 		return false
 	}
-	return metav1.GetControllerOf(child).UID == metav1.GetControllerOf(want).UID &&
-		child.GetLabels()[v1alpha1.LabelPodUID] == want.GetLabels()[v1alpha1.LabelPodUID] &&
-		child.GetAnnotations()[v1alpha1.AnnotationNodeName] == want.GetAnnotations()[v1alpha1.AnnotationNodeName]
+	return metav1.GetControllerOf(have).UID == metav1.GetControllerOf(want).UID &&
+		have.GetLabels()[v1alpha1.LabelPodUID] == want.GetLabels()[v1alpha1.LabelPodUID] &&
+		have.GetAnnotations()[v1alpha1.AnnotationNodeName] == want.GetAnnotations()[v1alpha1.AnnotationNodeName]
 }
 
-func (c *cluster) makeChild(ctx context.Context, child client.Object) error {
-	log.FromContext(ctx).Info("create child", "child", child.GetName())
-	if err := c.Create(ctx, child, client.FieldOwner(v1alpha1.FieldManagerController)); err != nil {
-		return fmt.Errorf("create child %s: %w", child.GetName(), err)
+func (c *cluster) createChild(ctx context.Context, want client.Object) error {
+	log.FromContext(ctx).Info("create child", "child", want.GetName())
+	if err := c.Create(ctx, want, client.FieldOwner(v1alpha1.FieldManagerController)); err != nil {
+		return fmt.Errorf("create child %s: %w", want.GetName(), err)
 	}
 	return nil
 }
 
-func (c *cluster) removeChild(ctx context.Context, child client.Object) error {
-	log.FromContext(ctx).Info("delete child", "child", child.GetName())
-	uid := child.GetUID()
-	if err := c.Delete(ctx, child, client.Preconditions{UID: &uid}); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("delete child %s: %w", child.GetName(), err)
+func (c *cluster) deleteChild(ctx context.Context, have client.Object) error {
+	log.FromContext(ctx).Info("delete child", "child", have.GetName())
+	uid := have.GetUID()
+	if err := c.Delete(ctx, have, client.Preconditions{UID: &uid}); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete child %s: %w", have.GetName(), err)
 	}
 	return nil
 }
 
-// changeChild patches what the child's spec has of its parent, if it differs.
-func (c *cluster) changeChild(ctx context.Context, child, want client.Object) error {
-	before := child.DeepCopyObject().(client.Object)
-	if !takeSpec(child, want) {
+// changeChild patches the child's spec where it differs from the parent's wish.
+func (c *cluster) changeChild(ctx context.Context, have, want v1alpha1.Object) error {
+	before := have.DeepCopyObject().(client.Object)
+	if !copySpec(have, want) {
 		return nil
 	}
-	log.FromContext(ctx).Info("change child", "child", child.GetName())
-	err := c.Patch(ctx, child, client.MergeFrom(before), client.FieldOwner(v1alpha1.FieldManagerController))
+	log.FromContext(ctx).Info("change child", "child", have.GetName())
+	err := c.Patch(ctx, have, client.MergeFrom(before), client.FieldOwner(v1alpha1.FieldManagerController))
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("change child %s: %w", child.GetName(), err)
+		return fmt.Errorf("change child %s: %w", have.GetName(), err)
 	}
 	return nil
 }
 
-// takeSpec gives a child the spec of another object, and says whether it had a
-// different one.
-func takeSpec(child, want client.Object) bool {
-	switch child := child.(type) {
-	case *v1alpha1.NamespaceAttachment:
-		return take(&child.Spec, want.(*v1alpha1.NamespaceAttachment).Spec)
-	case *v1alpha1.PortPublish:
-		return take(&child.Spec, want.(*v1alpha1.PortPublish).Spec)
+// copySpec gives an object the spec of another of its kind and reports whether
+// they differed.
+func copySpec(to, from v1alpha1.Object) bool {
+	a, b := to.SpecPointer(), from.SpecPointer()
+	if equality.Semantic.DeepEqual(a, b) {
+		return false
 	}
-	return false
-}
-
-func take[T any](into *T, spec T) bool {
-	differs := !equality.Semantic.DeepEqual(*into, spec)
-	*into = spec
-	return differs
-}
-
-// sooner is the earlier of two times to look again.
-func sooner(a, b reconcile.Result) reconcile.Result {
-	if a.RequeueAfter == 0 || b.RequeueAfter != 0 && b.RequeueAfter < a.RequeueAfter {
-		return b
-	}
-	return a
+	reflect.ValueOf(a).Elem().Set(reflect.ValueOf(b).Elem())
+	return true
 }

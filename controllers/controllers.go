@@ -97,8 +97,8 @@ func Setup(mgr manager.Manager, o Options) error {
 		{"BridgeNetworks", networks{c, &sync.Map{}}.add},
 		{"NodeBridges", nodeBridges{c}.add},
 		{"NamespaceAttachments", attachments{c}.add},
-		{"pod selectors", selectors{c, &sync.Map{}}.add},
-		{"PortPublishes", publishes{c, &sync.Map{}}.add},
+		{"pod selectors", selectors{parents{c, &sync.Map{}}}.add},
+		{"PortPublishes", publishes{parents{c, &sync.Map{}}}.add},
 	} {
 		if err := part.add(mgr); err != nil {
 			return fmt.Errorf("set up %s: %w", part.name, err)

@@ -92,12 +92,8 @@ func (r publishes) wanting(ctx context.Context, holders []accept.PortHolder) []r
 		log.FromContext(ctx).Error(err, "find the publishes that want a port")
 		return nil
 	}
-	var out []reconcile.Request
-	for i := range list.Items {
-		p := &list.Items[i]
-		if slices.ContainsFunc(holders, func(h accept.PortHolder) bool { return h.InWay(p) }) {
-			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(p)})
-		}
-	}
-	return out
+	list.Items = slices.DeleteFunc(list.Items, func(p v1alpha1.PortPublish) bool {
+		return !slices.ContainsFunc(holders, func(h accept.PortHolder) bool { return h.InWay(&p) })
+	})
+	return requestsOf(list)
 }

@@ -1,12 +1,15 @@
 package controllers
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
@@ -38,4 +41,25 @@ func inUse(n *v1alpha1.BridgeNetwork, users []string) metav1.Condition {
 		Type: v1alpha1.ConditionInUse, Status: metav1.ConditionTrue, ObservedGeneration: n.Generation,
 		Reason: v1alpha1.ReasonInUse, Message: "stays until these attachments are deleted or moved: " + text,
 	}
+}
+
+// users are the accepted attachments of a network that is being deleted.
+func (r networks) users(ctx context.Context, n *v1alpha1.BridgeNetwork) ([]string, error) {
+	if n.DeletionTimestamp.IsZero() {
+		return nil, nil
+	}
+	var list v1alpha1.NamespaceAttachmentList
+	if err := r.List(ctx, &list, client.MatchingFields{byNetwork: n.Name}); err != nil {
+		return nil, fmt.Errorf("list the attachments of BridgeNetwork %s: %w", n.Name, err)
+	}
+	return usersOf(list.Items), nil
+}
+
+// protect adds the finalizer to a network, and removes it from one that is
+// being deleted and that nobody uses. It says whether it did either.
+func protect(n *v1alpha1.BridgeNetwork, users []string) bool {
+	if n.DeletionTimestamp.IsZero() {
+		return controllerutil.AddFinalizer(n, InUseFinalizer)
+	}
+	return len(users) == 0 && controllerutil.RemoveFinalizer(n, InUseFinalizer)
 }

@@ -2,7 +2,7 @@ package controllers
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -26,7 +25,7 @@ import (
 // while they are in use.
 type networks struct {
 	*cluster
-	paces *sync.Map
+	throttles *sync.Map
 }
 
 func (r networks) add(mgr manager.Manager) error {
@@ -45,7 +44,7 @@ func (r networks) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	n := &v1alpha1.BridgeNetwork{}
 	if err := r.Get(ctx, req.NamespacedName, n); err != nil {
 		if client.IgnoreNotFound(err) == nil {
-			r.paces.Delete(req.Name)
+			r.throttles.Delete(req.Name)
 		}
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
@@ -57,41 +56,35 @@ func (r networks) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	if protect(n, users) {
 		log.FromContext(ctx).Info("finalizers changed", "old", before.Finalizers, "new", n.Finalizers)
 		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-		return written(r.Patch(ctx, n, patch, client.FieldOwner(v1alpha1.FieldManagerController)), "write finalizers of BridgeNetwork %s", n.Name)
+		return writeResult(r.Patch(ctx, n, patch, client.FieldOwner(v1alpha1.FieldManagerController)), "write finalizers of BridgeNetwork %s", n.Name)
 	}
 	sum, err := r.rollup(ctx, n)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	want := networkStatus(n, accept.Network(n, accept.World{}), sum, users)
-	return r.write(ctx, n, want)
+	return r.applySum(ctx, throttleOf(r.throttles, n.Name), n, withStatus(n, accept.Network(n, accept.World{}), sum, users))
 }
 
-func (r networks) write(ctx context.Context, n *v1alpha1.BridgeNetwork, want v1alpha1.BridgeNetworkStatus) (reconcile.Result, error) {
-	return r.applySum(ctx, paceOf(r.paces, n.Name), n, n.Status, want, n.Status.Conditions, want.Conditions)
-}
-
-// networkStatus is the whole of a network's status, all of it the controller's.
-func networkStatus(n *v1alpha1.BridgeNetwork, accepted metav1.Condition, sum rollup, users []string) v1alpha1.BridgeNetworkStatus {
-	s := v1alpha1.BridgeNetworkStatus{
-		ObservedGeneration: n.Generation,
-		Nodes:              sum.nodes,
-		FailingNodes:       sum.failing,
-		Conditions:         n.DeepCopy().Status.Conditions,
-	}
+// withStatus returns a network with the status that its nodes and users make. All
+// of that status is the controller's.
+func withStatus(n *v1alpha1.BridgeNetwork, accepted metav1.Condition, sum rollup, users []string) *v1alpha1.BridgeNetwork {
 	ready := sum.ready
 	if accepted.Status != metav1.ConditionTrue {
 		ready = metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending, Message: "not accepted: " + accepted.Message}
 	}
 	ready.Type, ready.ObservedGeneration = v1alpha1.ConditionReady, n.Generation
-	meta.SetStatusCondition(&s.Conditions, accepted)
-	meta.SetStatusCondition(&s.Conditions, ready)
-	if len(users) > 0 {
-		meta.SetStatusCondition(&s.Conditions, inUse(n, users))
-	} else {
-		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionInUse)
+	out := n.DeepCopy()
+	out.Status = v1alpha1.BridgeNetworkStatus{
+		ObservedGeneration: n.Generation, Nodes: sum.nodes, FailingNodes: sum.failing, Conditions: out.Status.Conditions,
 	}
-	return s
+	meta.SetStatusCondition(out.Conditions(), accepted)
+	meta.SetStatusCondition(out.Conditions(), ready)
+	if len(users) > 0 {
+		meta.SetStatusCondition(out.Conditions(), inUse(n, users))
+	} else {
+		meta.RemoveStatusCondition(out.Conditions(), v1alpha1.ConditionInUse)
+	}
+	return out
 }
 
 // rollup reads the network's nodes and NodeBridges from the cache.
@@ -134,13 +127,8 @@ func (r networks) ofNode(ctx context.Context, o client.Object) []reconcile.Reque
 	if err := r.list(ctx, &list); err != nil {
 		log.FromContext(ctx).Error(err, "find a node's networks")
 	}
-	var out []reconcile.Request
-	for i := range list.Items {
-		if accept.Selects(&list.Items[i], node.Name, alone(node)) {
-			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
-		}
-	}
-	return out
+	list.Items = slices.DeleteFunc(list.Items, func(n v1alpha1.BridgeNetwork) bool { return !accept.Selects(&n, node.Name, alone(node)) })
+	return requestsOf(&list)
 }
 
 // ofAttachment: only a network that is being deleted cares who uses it.
@@ -151,25 +139,4 @@ func (r networks) ofAttachment(ctx context.Context, o client.Object) []reconcile
 		return nil
 	}
 	return []reconcile.Request{{NamespacedName: name}}
-}
-
-// users are the accepted attachments of a network that is being deleted.
-func (r networks) users(ctx context.Context, n *v1alpha1.BridgeNetwork) ([]string, error) {
-	if n.DeletionTimestamp.IsZero() {
-		return nil, nil
-	}
-	var list v1alpha1.NamespaceAttachmentList
-	if err := r.List(ctx, &list, client.MatchingFields{byNetwork: n.Name}); err != nil {
-		return nil, fmt.Errorf("list the attachments of BridgeNetwork %s: %w", n.Name, err)
-	}
-	return usersOf(list.Items), nil
-}
-
-// protect adds the finalizer to a network, and removes it from one that is
-// being deleted and that nobody uses. It says whether it did either.
-func protect(n *v1alpha1.BridgeNetwork, users []string) bool {
-	if n.DeletionTimestamp.IsZero() {
-		return controllerutil.AddFinalizer(n, InUseFinalizer)
-	}
-	return len(users) == 0 && controllerutil.RemoveFinalizer(n, InUseFinalizer)
 }

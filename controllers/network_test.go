@@ -69,18 +69,18 @@ func TestNetworkStatus(t *testing.T) {
 	n := network()
 	n.Generation = 3
 	sum := rollUp(3, []string{"w1"}, []v1alpha1.NodeBridge{bridge("w1", 3, "True", "Programmed", "all")})
-	first := networkStatus(n, accept.Network(n, accept.World{}), sum, nil)
+	first := withStatus(n, accept.Network(n, accept.World{}), sum, nil).Status
 	n.Status = first
 	for i := range n.Status.Conditions {
 		n.Status.Conditions[i].LastTransitionTime = metav1.NewTime(noon)
 	}
-	if diff := cmp.Diff(n.Status, networkStatus(n, accept.Network(n, accept.World{}), sum, nil)); diff != "" {
+	if diff := cmp.Diff(n.Status, withStatus(n, accept.Network(n, accept.World{}), sum, nil).Status); diff != "" {
 		t.Errorf("again, want -, got +:\n%s", diff)
 	}
 	if n.Status.ObservedGeneration != 3 || len(n.Status.Conditions) != 2 || n.Status.Conditions[1].ObservedGeneration != 3 {
 		t.Errorf("status: %+v", n.Status)
 	}
-	refused := networkStatus(n, condition("Accepted", "False", "Unsupported", "no", 3), sum, []string{"lab/net1"})
+	refused := withStatus(n, condition("Accepted", "False", "Unsupported", "no", 3), sum, []string{"lab/net1"}).Status
 	if got, want := refused.Conditions[1], condition("Ready", "False", "Pending", "not accepted: no", 3); got.Message != want.Message || got.Status != want.Status {
 		t.Errorf("Ready of a refused network: %+v", got)
 	}
@@ -88,7 +88,7 @@ func TestNetworkStatus(t *testing.T) {
 		t.Errorf("conditions in use: %+v", refused.Conditions)
 	}
 	n.Status = refused
-	if free := networkStatus(n, accept.Network(n, accept.World{}), sum, nil); len(free.Conditions) != 2 {
+	if free := withStatus(n, accept.Network(n, accept.World{}), sum, nil).Status; len(free.Conditions) != 2 {
 		t.Errorf("conditions when unused: %+v", free.Conditions)
 	}
 	n.Status = first

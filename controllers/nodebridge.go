@@ -22,34 +22,34 @@ import (
 // nodeBridges keeps one NodeBridge for each network and node that it selects.
 type nodeBridges struct{ *cluster }
 
-// place is one network on one node: what a NodeBridge is about.
-type place struct{ network, node string }
+// bridgeKey names a NodeBridge: one network on one node.
+type bridgeKey struct{ network, node string }
 
-func (p place) name() string { return v1alpha1.NodeBridgeName(p.network, p.node) }
+func (k bridgeKey) name() string { return v1alpha1.NodeBridgeName(k.network, k.node) }
 
 func (r nodeBridges) add(mgr manager.Manager) error {
-	places := func(of func(context.Context, client.Object) []place) handler.TypedEventHandler[client.Object, place] {
+	keys := func(of func(context.Context, client.Object) []bridgeKey) handler.TypedEventHandler[client.Object, bridgeKey] {
 		return handler.TypedEnqueueRequestsFromMapFunc(of)
 	}
-	return builder.TypedControllerManagedBy[place](mgr).
+	return builder.TypedControllerManagedBy[bridgeKey](mgr).
 		Named("nodebridge").
-		Watches(&v1alpha1.NodeBridge{}, places(ofBridge)).
-		Watches(&v1alpha1.BridgeNetwork{}, places(r.ofNetwork), builder.WithPredicates(networkChanged)).
-		Watches(&corev1.Node{}, places(r.ofNode), builder.WithPredicates(nodeChanged)).
-		WithOptions(controller.TypedOptions[place]{MaxConcurrentReconciles: workers}).
+		Watches(&v1alpha1.NodeBridge{}, keys(ofBridge)).
+		Watches(&v1alpha1.BridgeNetwork{}, keys(r.ofNetwork), builder.WithPredicates(networkChanged)).
+		Watches(&corev1.Node{}, keys(r.ofNode), builder.WithPredicates(nodeChanged)).
+		WithOptions(controller.TypedOptions[bridgeKey]{MaxConcurrentReconciles: workers}).
 		Complete(r)
 }
 
-// Reconcile makes or deletes the NodeBridge of one place.
-func (r nodeBridges) Reconcile(ctx context.Context, p place) (reconcile.Result, error) {
-	ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("NodeBridge", p.name()))
-	w := r.world(ctx)
-	want := bridgeOf(w.Network(p.network), p.node, w.World)
-	if w.err != nil {
-		return reconcile.Result{}, w.err
+// Reconcile makes or deletes one NodeBridge.
+func (r nodeBridges) Reconcile(ctx context.Context, k bridgeKey) (reconcile.Result, error) {
+	ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("NodeBridge", k.name()))
+	l := r.lookup(ctx)
+	want := bridgeOf(l.Network(k.network), k.node, l.World)
+	if l.err != nil {
+		return reconcile.Result{}, l.err
 	}
 	have := &v1alpha1.NodeBridge{}
-	err := r.Get(ctx, types.NamespacedName{Name: p.name()}, have)
+	err := r.Get(ctx, types.NamespacedName{Name: k.name()}, have)
 	switch {
 	case client.IgnoreNotFound(err) != nil:
 		return reconcile.Result{}, err
@@ -57,10 +57,10 @@ func (r nodeBridges) Reconcile(ctx context.Context, p place) (reconcile.Result, 
 		return reconcile.Result{}, nil
 	case err != nil:
 		log.FromContext(ctx).Info("create")
-		return written(r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldManagerController)), "create NodeBridge %s", want.Name)
+		return writeResult(r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldManagerController)), "create NodeBridge %s", want.Name)
 	case want == nil || !same(have, want):
 		log.FromContext(ctx).Info("delete")
-		return written(r.Delete(ctx, have, client.Preconditions{UID: &have.UID}), "delete NodeBridge %s", have.Name)
+		return writeResult(r.Delete(ctx, have, client.Preconditions{UID: &have.UID}), "delete NodeBridge %s", have.Name)
 	}
 	return r.watchNode(ctx, nodeSubject{have, have.Spec.NodeName})
 }
@@ -84,36 +84,36 @@ func bridgeOf(n *v1alpha1.BridgeNetwork, node string, w accept.World) *v1alpha1.
 		return nil
 	}
 	return &v1alpha1.NodeBridge{
-		ObjectMeta: metav1.ObjectMeta{Name: place{n.Name, node}.name(), Labels: map[string]string{networkUID: string(n.UID)}},
+		ObjectMeta: metav1.ObjectMeta{Name: bridgeKey{n.Name, node}.name(), Labels: map[string]string{networkUID: string(n.UID)}},
 		Spec:       v1alpha1.NodeBridgeSpec{Network: n.Name, NodeName: node},
 	}
 }
 
-func ofBridge(_ context.Context, o client.Object) []place {
+func ofBridge(_ context.Context, o client.Object) []bridgeKey {
 	b := o.(*v1alpha1.NodeBridge)
-	return []place{{b.Spec.Network, b.Spec.NodeName}}
+	return []bridgeKey{{b.Spec.Network, b.Spec.NodeName}}
 }
 
 // ofNetwork: all nodes, and those that are gone but for their NodeBridge.
-func (r nodeBridges) ofNetwork(ctx context.Context, network client.Object) []place {
-	var out []place
+func (r nodeBridges) ofNetwork(ctx context.Context, network client.Object) []bridgeKey {
+	var out []bridgeKey
 	for _, node := range requests(ctx, r.cluster, &corev1.NodeList{}) {
-		out = append(out, place{network.GetName(), node.Name})
+		out = append(out, bridgeKey{network.GetName(), node.Name})
 	}
 	var bridges v1alpha1.NodeBridgeList
 	if err := r.list(ctx, &bridges, client.MatchingFields{byNetwork: network.GetName()}); err != nil {
 		log.FromContext(ctx).Error(err, "find a network's NodeBridges")
 	}
 	for _, b := range bridges.Items {
-		out = append(out, place{b.Spec.Network, b.Spec.NodeName})
+		out = append(out, bridgeKey{b.Spec.Network, b.Spec.NodeName})
 	}
 	return out
 }
 
-func (r nodeBridges) ofNode(ctx context.Context, node client.Object) []place {
-	var out []place
+func (r nodeBridges) ofNode(ctx context.Context, node client.Object) []bridgeKey {
+	var out []bridgeKey
 	for _, network := range requests(ctx, r.cluster, &v1alpha1.BridgeNetworkList{}) {
-		out = append(out, place{network.Name, node.GetName()})
+		out = append(out, bridgeKey{network.Name, node.GetName()})
 	}
 	return out
 }

@@ -68,16 +68,16 @@ func TestSame(t *testing.T) {
 
 func TestPlaceName(t *testing.T) {
 	long := strings.Repeat("n", 250)
-	name, other := place{"red", long}.name(), place{"red", long + "x"}.name()
+	name, other := bridgeKey{"red", long}.name(), bridgeKey{"red", long + "x"}.name()
 	if !regexp.MustCompile(`^red\.[0-9a-f]{64}$`).MatchString(name) || name == other {
 		t.Errorf("%s and %s", name, other)
 	}
-	for _, p := range []place{{"red", "w1.example.org"}, {strings.Repeat("r", 63), long}} {
+	for _, p := range []bridgeKey{{"red", "w1.example.org"}, {strings.Repeat("r", 63), long}} {
 		if errs := validation.IsDNS1123Subdomain(p.name()); len(errs) > 0 {
 			t.Errorf("%s: %v", p.name(), errs)
 		}
 	}
-	if got := (place{"red", "w1.example.org"}).name(); got != "red.w1.example.org" {
+	if got := (bridgeKey{"red", "w1.example.org"}).name(); got != "red.w1.example.org" {
 		t.Error(got)
 	}
 }

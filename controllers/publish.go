@@ -3,7 +3,6 @@ package controllers
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,10 +19,7 @@ import (
 
 // publishes accepts PortPublishes and binds them to the nodes of their
 // attachments. One whose attachment is the parent of others becomes a parent too.
-type publishes struct {
-	*cluster
-	paces *sync.Map
-}
+type publishes struct{ parents }
 
 func (r publishes) add(mgr manager.Manager) error {
 	return builder.ControllerManagedBy(mgr).
@@ -43,14 +39,14 @@ func (r publishes) add(mgr manager.Manager) error {
 func (r publishes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	p := &v1alpha1.PortPublish{}
 	if err := r.Get(ctx, req.NamespacedName, p); err != nil {
-		r.paces.Delete(req.NamespacedName)
+		r.throttles.Delete(req.NamespacedName)
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	w := r.world(ctx)
-	v := verdict{accepted: accept.Publish(p, w.World), early: w.missed}
-	a := w.Attachment(types.NamespacedName{Namespace: p.Namespace, Name: p.Spec.Attachment})
-	if w.err != nil {
-		return reconcile.Result{}, w.err
+	l := r.lookup(ctx)
+	v := verdict{accepted: accept.Publish(p, l.World), early: l.missed}
+	a := l.Attachment(types.NamespacedName{Namespace: p.Namespace, Name: p.Spec.Attachment})
+	if l.err != nil {
+		return reconcile.Result{}, l.err
 	}
 	switch {
 	case v1alpha1.Parent(p) != "":
@@ -58,9 +54,9 @@ func (r publishes) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		if !r.madeByParent(ctx, p) {
 			v.accepted = adopted(p)
 		}
-		return r.settle(ctx, publishSubject(p), v)
+		return r.writeVerdict(ctx, publishSubject(p), v)
 	case a != nil:
-		v.binding.Node = accept.BindingOf(a, w.World).Node
+		v.binding.Node = accept.BindingOf(a, l.World).Node
 	}
 	if a != nil && accept.IsParent(a) || wasSpread(p) && !v.binds() {
 		return r.spread(ctx, p, v)
@@ -68,7 +64,7 @@ func (r publishes) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	if err := r.gather(ctx, p); err != nil {
 		return reconcile.Result{}, err
 	}
-	return r.settle(ctx, publishSubject(p), v)
+	return r.writeVerdict(ctx, publishSubject(p), v)
 }
 
 // madeByParent is false where the parent that a publish names as its controller is

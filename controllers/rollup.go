@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -117,55 +115,3 @@ func truncate(s string, limit int) string {
 	}
 	return s[:cut] + mark
 }
-
-// pace is when a sum was written, and since when it differs from what is written.
-type pace struct{ wrote, differs time.Time }
-
-// paceOf is kept by name; one name is in the hands of one worker at a time.
-func paceOf(paces *sync.Map, name any) *pace {
-	p, _ := paces.LoadOrStore(name, &pace{})
-	return p.(*pace)
-}
-
-// hold is how long a status that differs has to wait before it is written. What
-// is urgent does not.
-func (p *pace) hold(now time.Time, have, want []metav1.Condition, interval time.Duration) time.Duration {
-	if urgent(have, want) {
-		p.settled()
-		return 0
-	}
-	waiting := meta.IsStatusConditionPresentAndEqual(want, v1alpha1.ConditionReady, metav1.ConditionUnknown)
-	if wait := p.wait(now, waiting, interval); wait > 0 {
-		return wait
-	}
-	p.written(now)
-	return 0
-}
-
-// urgent is a change of Accepted, which others wait for, or the news that a
-// deletion has to wait.
-func urgent(have, want []metav1.Condition) bool {
-	inUse := v1alpha1.ConditionInUse
-	return conditionChanged(have, want, v1alpha1.ConditionAccepted) ||
-		(meta.FindStatusCondition(have, inUse) == nil) != (meta.FindStatusCondition(want, inUse) == nil)
-}
-
-// wait is how long the next write has to wait: until an interval after the
-// last, and while others are merely waited for, an interval from when that
-// began, for it will end by itself.
-func (p *pace) wait(now time.Time, waiting bool, interval time.Duration) time.Duration {
-	if p.differs.IsZero() {
-		p.differs = now
-	}
-	left := interval - now.Sub(p.wrote)
-	if waiting {
-		left = max(left, interval-now.Sub(p.differs))
-	}
-	return left
-}
-
-// written: what is in the cluster is what should be, by a write of ours.
-func (p *pace) written(now time.Time) { *p = pace{wrote: now} }
-
-// settled: it is so without one that counts.
-func (p *pace) settled() { p.differs = time.Time{} }

@@ -43,18 +43,18 @@ func (c *cluster) applyStatus(ctx context.Context, obj client.Object, status any
 	return c.writeStatus(ctx, obj, client.RawPatch(types.ApplyPatchType, body), client.ForceOwnership)
 }
 
-// applySum writes the status of what sums others up, if it differs, and holds back
-// what only sums up, so that many others at once cost few writes.
-func (c *cluster) applySum(ctx context.Context, p *pace, obj client.Object, have, want any, were, are []metav1.Condition) (reconcile.Result, error) {
-	if equality.Semantic.DeepEqual(have, want) {
-		p.settled()
+// applySum writes a status that sums up other objects if it differs. The throttle
+// delays it, so that many changes at once cost few writes.
+func (c *cluster) applySum(ctx context.Context, t *throttle, have, want v1alpha1.Object) (reconcile.Result, error) {
+	if equality.Semantic.DeepEqual(have.StatusPointer(), want.StatusPointer()) {
+		t.settled()
 		return reconcile.Result{}, nil
 	}
-	if wait := p.hold(time.Now(), were, are, c.options.RollupInterval); wait > 0 {
+	if wait := t.hold(time.Now(), *have.Conditions(), *want.Conditions(), c.options.RollupInterval); wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
-	logConditions(ctx, were, are)
-	return c.applyStatus(ctx, obj, want)
+	logConditions(ctx, *have.Conditions(), *want.Conditions())
+	return c.applyStatus(ctx, have, want.StatusPointer())
 }
 
 // patchStatus writes what differs between two versions of an object, and only
@@ -71,7 +71,7 @@ func (c *cluster) writeStatus(ctx context.Context, obj client.Object, patch clie
 	}
 	c.metrics.statusWrites.WithLabelValues(gvk.Kind).Inc()
 	opts = append(opts, client.FieldOwner(v1alpha1.FieldManagerController))
-	return written(c.Status().Patch(ctx, obj, patch, opts...), "write status of %s %s", gvk.Kind, client.ObjectKeyFromObject(obj))
+	return writeResult(c.Status().Patch(ctx, obj, patch, opts...), "write status of %s %s", gvk.Kind, client.ObjectKeyFromObject(obj))
 }
 
 // logConditions tells of the conditions that mean something else than before.
@@ -83,9 +83,9 @@ func logConditions(ctx context.Context, have, want []metav1.Condition) {
 	}
 }
 
-// written is the result of a write: what is gone needs none, and what has
+// writeResult is the result of a write: what is gone needs none, and what has
 // changed meanwhile is looked at again.
-func written(err error, format string, args ...any) (reconcile.Result, error) {
+func writeResult(err error, format string, args ...any) (reconcile.Result, error) {
 	switch {
 	case apierrors.IsConflict(err):
 		return reconcile.Result{RequeueAfter: conflictDelay}, nil

@@ -16,6 +16,8 @@ type Object interface {
 	KindName() string
 	// SpecPointer returns a pointer to the spec.
 	SpecPointer() any
+	// StatusPointer returns a pointer to the status.
+	StatusPointer() any
 	// Conditions returns the conditions of the status, to read and to set.
 	Conditions() *[]metav1.Condition
 }
@@ -43,6 +45,18 @@ func (a *NamespaceAttachment) SpecPointer() any { return &a.Spec }
 
 // SpecPointer implements Object.
 func (p *PortPublish) SpecPointer() any { return &p.Spec }
+
+// StatusPointer implements Object.
+func (n *BridgeNetwork) StatusPointer() any { return &n.Status }
+
+// StatusPointer implements Object.
+func (b *NodeBridge) StatusPointer() any { return &b.Status }
+
+// StatusPointer implements Object.
+func (a *NamespaceAttachment) StatusPointer() any { return &a.Status }
+
+// StatusPointer implements Object.
+func (p *PortPublish) StatusPointer() any { return &p.Status }
 
 // Conditions implements Object.
 func (n *BridgeNetwork) Conditions() *[]metav1.Condition { return &n.Status.Conditions }

@@ -10,7 +10,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-func TestTally(t *testing.T) {
+func TestSumUpChildren(t *testing.T) {
 	accepted := condition("Accepted", "True", "Accepted", "bound", 3)
 	ready := func(name, status, reason string) member {
 		return memberOf(name, 3, []metav1.Condition{accepted, condition("Ready", status, reason, "because", 3)})
@@ -35,13 +35,13 @@ func TestTally(t *testing.T) {
 		{"failing before waiting", []member{ready("c", "False", "MACConflict"), ready("d", "False", "KernelError"), ready("a", "Unknown", "Pending")},
 			"False", "MACConflict", "c: because (0 of 3, 2 failing)"},
 		{"lost", []member{fine, ready("a", "Unknown", "NodeNotReady")}, "False", "NodeNotReady", "a: because (1 of 2, 1 failing)"},
-		{"name taken", []member{heldMember("a", "PortPublish", "web-1")}, "False", "NameConflict",
+		{"name taken", []member{nameConflict(child{Object: &v1alpha1.PortPublish{ObjectMeta: metav1.ObjectMeta{Name: "web-1"}}, name: "a"})}, "False", "NameConflict",
 			"a: PortPublish web-1 exists and was not made for it; delete that or give it another name (0 of 1, 1 failing)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tally := tallyUp(c.members, nil)
-			counts := strings.Join([]string{digits(len(tally.ready)), digits(tally.all())}, " of ")
-			got := tally.condition(counts, "none")
+			sum := sumUpChildren(c.members, nil)
+			counts := strings.Join([]string{digits(len(sum.ready)), digits(sum.all())}, " of ")
+			got := sum.condition(counts, "none")
 			if want := (metav1.Condition{Status: metav1.ConditionStatus(c.status), Reason: c.reason, Message: c.message}); got != want {
 				t.Errorf("\n got %+v\nwant %+v", got, want)
 			}
@@ -49,16 +49,16 @@ func TestTally(t *testing.T) {
 	}
 }
 
-// TestTallyOfRefusals: what the API server refuses to make or change is not taken
+// TestSumUpChildrenOfRefusals: what the API server refuses to make or change is not taken
 // for something that ends by itself, nor for done.
-func TestTallyOfRefusals(t *testing.T) {
+func TestSumUpChildrenOfRefusals(t *testing.T) {
 	err := errors.Join(errors.New("create child b-1: exceeded quota"), errors.New("create child c-1: exceeded quota"))
 	fine := memberOf("a", 3, []metav1.Condition{condition("Accepted", "True", "Accepted", "", 3), condition("Ready", "True", "Programmed", "", 3)})
 	for want, members := range map[string][]member{
 		"n, waiting for 1; the first is b; create child b-1: exceeded quota": {fine, memberOf("b", 0, nil)},
 		"n; create child b-1: exceeded quota":                                {fine},
 	} {
-		if got := tallyUp(members, err).condition("n", ""); got.Message != want || got.Status != metav1.ConditionUnknown || got.Reason != v1alpha1.ReasonPending {
+		if got := sumUpChildren(members, err).condition("n", ""); got.Message != want || got.Status != metav1.ConditionUnknown || got.Reason != v1alpha1.ReasonPending {
 			t.Errorf("%+v, want %s", got, want)
 		}
 	}
@@ -66,12 +66,12 @@ func TestTallyOfRefusals(t *testing.T) {
 
 func digits(n int) string { return string(rune('0' + n)) }
 
-// TestTallyDistrustsAgents: what an agent says cannot make a parent's status
+// TestSumUpChildrenDistrustsAgents: what an agent says cannot make a parent's status
 // invalid.
-func TestTallyDistrustsAgents(t *testing.T) {
+func TestSumUpChildrenDistrustsAgents(t *testing.T) {
 	long := condition("Ready", "False", "KernelError", strings.Repeat("x", 32768), 3)
 	m := memberOf("a", 3, []metav1.Condition{condition("Accepted", "True", "Accepted", "", 3), long})
-	if got := tallyUp([]member{m}, nil).condition("0 of 1", ""); len(got.Message) > 2000 {
+	if got := sumUpChildren([]member{m}, nil).condition("0 of 1", ""); len(got.Message) > 2000 {
 		t.Errorf("a message of %d bytes", len(got.Message))
 	}
 }

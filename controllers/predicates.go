@@ -29,6 +29,10 @@ func requests(ctx context.Context, c *cluster, list client.ObjectList, opts ...c
 		log.FromContext(ctx).Error(err, "find what an event concerns")
 		return nil
 	}
+	return requestsOf(list)
+}
+
+func requestsOf(list client.ObjectList) []reconcile.Request {
 	var out []reconcile.Request
 	_ = meta.EachListItem(list, func(o runtime.Object) error {
 		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o.(client.Object))})

@@ -14,62 +14,62 @@ import (
 	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
-// world is the cluster as package accept asks for it, from the cache.
-type world struct {
+// lookup is the cluster as package accept asks for it, from the cache.
+type lookup struct {
 	accept.World
 	// missed is set when a network, attachment or namespace that was asked for
 	// is not there, or not yet.
 	missed bool
-	// err says that a read failed, and that no verdict of this world counts.
+	// err says that a read failed, and that no verdict by this lookup counts.
 	err error
 }
 
-func (c *cluster) world(ctx context.Context) *world {
-	w := &world{}
+func (c *cluster) lookup(ctx context.Context) *lookup {
+	l := &lookup{}
 	get := func(name types.NamespacedName, into client.Object) bool {
 		err := c.cache.Get(ctx, name, into)
 		if err != nil && !apierrors.IsNotFound(err) {
-			w.err = errors.Join(w.err, fmt.Errorf("get %T %s from the cache: %w", into, name, err))
+			l.err = errors.Join(l.err, fmt.Errorf("get %T %s from the cache: %w", into, name, err))
 		}
 		return err == nil
 	}
-	w.Network = func(name string) *v1alpha1.BridgeNetwork {
+	l.Network = func(name string) *v1alpha1.BridgeNetwork {
 		n := &v1alpha1.BridgeNetwork{}
 		if !get(types.NamespacedName{Name: name}, n) {
-			w.missed = true
+			l.missed = true
 			return nil
 		}
 		return n
 	}
-	w.Attachment = func(name types.NamespacedName) *v1alpha1.NamespaceAttachment {
+	l.Attachment = func(name types.NamespacedName) *v1alpha1.NamespaceAttachment {
 		a := &v1alpha1.NamespaceAttachment{}
 		if !get(name, a) {
-			w.missed = true
+			l.missed = true
 			return nil
 		}
 		return a
 	}
-	w.Pod = func(name types.NamespacedName) *corev1.Pod {
+	l.Pod = func(name types.NamespacedName) *corev1.Pod {
 		p := &corev1.Pod{}
 		if !get(name, p) {
 			return nil
 		}
 		return p
 	}
-	w.NodeLabels = func(name string) (map[string]string, bool) {
+	l.NodeLabels = func(name string) (map[string]string, bool) {
 		node := &corev1.Node{}
 		ok := get(types.NamespacedName{Name: name}, node)
 		return node.Labels, ok
 	}
-	w.PortHolders = func(node string) []accept.PortHolder {
+	l.PortHolders = func(node string) []accept.PortHolder {
 		holders, err := c.portHolders(ctx, node)
-		w.err = errors.Join(w.err, err)
+		l.err = errors.Join(l.err, err)
 		return holders
 	}
-	w.NamespaceLabels = func(name string) map[string]string {
+	l.NamespaceLabels = func(name string) map[string]string {
 		namespace := &corev1.Namespace{}
-		w.missed = !get(types.NamespacedName{Name: name}, namespace) || w.missed
+		l.missed = !get(types.NamespacedName{Name: name}, namespace) || l.missed
 		return namespace.Labels
 	}
-	return w
+	return l
 }

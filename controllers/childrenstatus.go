@@ -37,10 +37,10 @@ func memberOf(name string, generation int64, conditions []metav1.Condition) memb
 	return member{name, *ready}
 }
 
-// heldMember is one whose child's name somebody else has.
-func heldMember(name, kind, child string) member {
-	return member{name, metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNameConflict,
-		Message: fmt.Sprintf("%s %s exists and was not made for it; delete that or give it another name", kind, child)}}
+// nameConflict is the state of a child whose name another object has.
+func nameConflict(c child) member {
+	return member{c.name, metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNameConflict,
+		Message: fmt.Sprintf("%s %s exists and was not made for it; delete that or give it another name", c.KindName(), c.GetName())}}
 }
 
 func (m member) waits() bool {
@@ -51,64 +51,64 @@ func (m member) waits() bool {
 	return false
 }
 
-// tally is what all members of a parent say in sum.
-type tally struct {
+// childrenStatus sums up all members of a parent.
+type childrenStatus struct {
 	failing, waiting, ready []member
 	// refused is why the API server does not make or change a child; empty if it does.
 	refused string
 }
 
-func tallyUp(members []member, refused error) tally {
-	var t tally
+func sumUpChildren(members []member, refused error) childrenStatus {
+	var s childrenStatus
 	if refused != nil {
 		first, _, _ := strings.Cut(refused.Error(), "\n")
-		t.refused = "; " + truncate(first, 1024)
+		s.refused = "; " + truncate(first, 1024)
 	}
 	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.name, b.name) })
 	for _, m := range members {
 		switch {
 		case m.waits():
-			t.waiting = append(t.waiting, m)
+			s.waiting = append(s.waiting, m)
 		case m.ready.Status == metav1.ConditionTrue:
-			t.ready = append(t.ready, m)
+			s.ready = append(s.ready, m)
 		default:
-			t.failing = append(t.failing, m)
+			s.failing = append(s.failing, m)
 		}
 	}
-	return t
+	return s
 }
 
-func (t tally) all() int { return len(t.failing) + len(t.waiting) + len(t.ready) }
+func (s childrenStatus) all() int { return len(s.failing) + len(s.waiting) + len(s.ready) }
 
 // condition says what is most worth knowing: why a member fails before which is
 // waited for. Counts are how many are ready, in the parent's words.
-func (t tally) condition(counts, none string) metav1.Condition {
+func (s childrenStatus) condition(counts, none string) metav1.Condition {
 	switch {
-	case t.all() == 0:
+	case s.all() == 0:
 		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending, Message: none}
-	case len(t.failing) > 0:
-		first := t.failing[0]
+	case len(s.failing) > 0:
+		first := s.failing[0]
 		return metav1.Condition{Status: metav1.ConditionFalse, Reason: first.ready.Reason,
-			Message: fmt.Sprintf("%s: %s (%s, %d failing)", first.name, truncate(first.ready.Message, 1024), counts, len(t.failing))}
-	case len(t.waiting) > 0:
+			Message: fmt.Sprintf("%s: %s (%s, %d failing)", first.name, truncate(first.ready.Message, 1024), counts, len(s.failing))}
+	case len(s.waiting) > 0:
 		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending,
-			Message: fmt.Sprintf("%s, waiting for %d; the first is %s%s", counts, len(t.waiting), t.waiting[0].name, t.refused)}
-	case t.refused != "":
-		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending, Message: counts + t.refused}
+			Message: fmt.Sprintf("%s, waiting for %d; the first is %s%s", counts, len(s.waiting), s.waiting[0].name, s.refused)}
+	case s.refused != "":
+		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending, Message: counts + s.refused}
 	}
 	return metav1.Condition{Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed, Message: counts}
 }
 
-// parentConditions are a parent's own, of its present generation.
-func parentConditions(generation int64, have []metav1.Condition, accepted, ready metav1.Condition) []metav1.Condition {
+// parentConditions returns the conditions of a parent for its present generation.
+func parentConditions(p v1alpha1.Object, accepted, ready metav1.Condition) []metav1.Condition {
 	switch accepted.Status {
 	case metav1.ConditionFalse:
 		ready = metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending, Message: "not accepted: " + accepted.Message}
 	case metav1.ConditionUnknown:
 		ready = metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending, Message: accepted.Message}
 	}
-	ready.Type, ready.ObservedGeneration = v1alpha1.ConditionReady, generation
-	out := slices.Clone(have)
+	ready.Type, ready.ObservedGeneration = v1alpha1.ConditionReady, p.GetGeneration()
+	out := slices.Clone(*p.Conditions())
 	meta.SetStatusCondition(&out, accepted)
 	meta.SetStatusCondition(&out, ready)
 	return out

@@ -61,7 +61,7 @@ func TestPodEvents(t *testing.T) {
 	}
 }
 
-func TestChildOf(t *testing.T) {
+func TestPodChild(t *testing.T) {
 	yes, mtu := true, int32(1400)
 	parent := &v1alpha1.NamespaceAttachment{
 		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "lab", UID: "x", Labels: map[string]string{"argocd.argoproj.io/instance": "web"}},
@@ -70,7 +70,7 @@ func TestChildOf(t *testing.T) {
 			Routes: []v1alpha1.RouteSpec{{To: "10.0.0.0/8"}}, Bandwidth: &v1alpha1.Bandwidth{},
 		},
 	}
-	got := childOf(parent, pod(nil))
+	got := podChild(parent, pod(nil))
 	want := parent.DeepCopy().Spec
 	want.Target = v1alpha1.AttachmentTarget{Pod: &v1alpha1.PodTarget{Name: "web-0"}}
 	want.IPAM = &v1alpha1.AttachmentIPAM{Lifecycle: v1alpha1.IPAMEphemeral}
@@ -96,7 +96,7 @@ func TestChildOf(t *testing.T) {
 	}
 	edited := got.DeepCopy()
 	edited.Spec.MTU = nil
-	if !madeAs(edited, got) || !takeSpec(edited, got) || takeSpec(edited, got) {
+	if !madeAs(edited, got) || !copySpec(edited, got) || copySpec(edited, got) {
 		t.Error("an edited child is not put back, or twice")
 	}
 }

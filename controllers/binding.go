@@ -59,9 +59,9 @@ type boundStatus struct {
 	Conditions []metav1.Condition `json:"conditions"`
 }
 
-// settle brings the controller's part of a status in line with a verdict, by
+// writeVerdict brings the controller's part of a status in line with a verdict, by
 // one write at most: each write comes back as an event.
-func (c *cluster) settle(ctx context.Context, s subject, v verdict) (reconcile.Result, error) {
+func (c *cluster) writeVerdict(ctx context.Context, s subject, v verdict) (reconcile.Result, error) {
 	now := time.Now()
 	if wait := patience(s, v, now, c.options.ReferenceGrace); wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
