@@ -68,7 +68,8 @@ generate: ## Generate CRDs, deep copies and reference pages from the code.
 	hack/generate.sh
 
 .PHONY: verify
-verify: ## Check that generated files are up to date, and that Helm and kustomize install the same.
+verify: ## Check that generated files are up to date, that Helm and kustomize install the same, and that packages stay small and their comments plain.
+	$(GO) run ./hack/measure
 	hack/verify-generated.sh
 	hack/verify-manifests.sh
 
