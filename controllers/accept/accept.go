@@ -17,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
-	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 )
 
 // World answers what the rules ask about other objects. The functions return
@@ -129,35 +128,12 @@ func first(rules ...func() *refusal) *refusal {
 	return nil
 }
 
-// prefixes parses what the CRDs have validated; anything else is left out.
-func prefixes(list []v1alpha1.Subnet) []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range list {
-		if p, err := netip.ParsePrefix(string(s)); err == nil {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
 func subnetOf(addr netip.Addr, subnets []netip.Prefix) (netip.Prefix, bool) {
 	i := slices.IndexFunc(subnets, func(s netip.Prefix) bool { return s.Contains(addr) })
 	if i < 0 {
 		return netip.Prefix{}, false
 	}
 	return subnets[i], true
-}
-
-// reserved says why no host of a subnet may have an address. IPv6 has no
-// broadcast; its first address belongs to every router (RFC 4291, 2.6.1).
-func reserved(addr netip.Addr, s netip.Prefix) string {
-	switch {
-	case addr == s.Masked().Addr():
-		return "network address"
-	case addr.Is4() && addr == ipam.Last(s):
-		return "broadcast address"
-	}
-	return ""
 }
 
 func join[T fmt.Stringer](list []T) string {

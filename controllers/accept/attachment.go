@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 )
 
 // Attachment judges a NamespaceAttachment. It is Unknown, Pending, while all that
@@ -121,16 +122,16 @@ func staticOnly(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *ref
 			"BridgeNetwork %s has an uplink, where no addresses are allocated; give each pod an attachment with spec.target.pod and spec.addresses", n.Name)
 	}
 	return refuse(v1alpha1.ReasonUnsupported,
-		"BridgeNetwork %s has an uplink, where no addresses are allocated; set spec.addresses to a free one of %s", n.Name, join(prefixes(n.Spec.Subnets)))
+		"BridgeNetwork %s has an uplink, where no addresses are allocated; set spec.addresses to a free one of %s", n.Name, join(v1alpha1.Prefixes(n.Spec.Subnets)))
 }
 
 // addresses must fit a network with subnets; on pure layer 2 anything goes.
 func addresses(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refusal {
-	subnets := prefixes(n.Spec.Subnets)
+	subnets := v1alpha1.Prefixes(n.Spec.Subnets)
 	if len(subnets) == 0 {
 		return nil
 	}
-	for _, p := range prefixes(a.Spec.Addresses) {
+	for _, p := range v1alpha1.Prefixes(a.Spec.Addresses) {
 		s, ok := subnetOf(p.Addr(), subnets)
 		if !ok || p.Bits() != s.Bits() {
 			return refuse(v1alpha1.ReasonAddressConflict,
@@ -151,7 +152,7 @@ func allowedAddresses(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork
 		return nil
 	}
 	for _, p := range a.Spec.AllowedPrefixes() {
-		for _, g := range gateways(n) {
+		for _, g := range n.Spec.Gateways() {
 			if p.Contains(g) {
 				return refuse(v1alpha1.ReasonAddressConflict,
 					"spec.allowedAddresses: %s is of the gateway %s, which the node has on BridgeNetwork %s; choose others", p, g, n.Name)
@@ -162,16 +163,16 @@ func allowedAddresses(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork
 }
 
 func taken(addr netip.Addr, s netip.Prefix, n *v1alpha1.BridgeNetwork) string {
-	for _, g := range gateways(n) {
+	for _, g := range n.Spec.Gateways() {
 		if addr == g {
 			return "gateway address"
 		}
 	}
-	return reserved(addr, s)
+	return ipam.Reserved(s, addr)
 }
 
 func defaultRoute(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refusal {
-	if a.Spec.DefaultRoute == nil || !*a.Spec.DefaultRoute || len(gateways(n)) > 0 {
+	if a.Spec.DefaultRoute == nil || !*a.Spec.DefaultRoute || len(n.Spec.Gateways()) > 0 {
 		return nil
 	}
 	return refuse(v1alpha1.ReasonUnsupported,
@@ -183,7 +184,7 @@ func mtu(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refusal {
 	if a.Spec.MTU == nil || *a.Spec.MTU >= 1280 || len(a.Spec.Addresses) > 0 {
 		return nil
 	}
-	for _, s := range prefixes(n.Spec.Subnets) {
+	for _, s := range v1alpha1.Prefixes(n.Spec.Subnets) {
 		if s.Addr().Is6() {
 			return refuse(v1alpha1.ReasonUnsupported, "spec.mtu: BridgeNetwork %s has the IPv6 subnet %s, which needs at least 1280", n.Name, s)
 		}
@@ -193,9 +194,9 @@ func mtu(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refusal {
 
 // onLink are the prefixes that the target reaches without a router.
 func onLink(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) []netip.Prefix {
-	out := prefixes(a.Spec.Addresses)
+	out := v1alpha1.Prefixes(a.Spec.Addresses)
 	if n != nil && len(out) == 0 {
-		out = prefixes(n.Spec.Subnets)
+		out = v1alpha1.Prefixes(n.Spec.Subnets)
 	}
 	if peer := a.Spec.PointToPoint; peer != nil {
 		for _, p := range peerAddresses(peer) {
@@ -208,9 +209,9 @@ func onLink(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) []netip.
 func peerAddresses(p *v1alpha1.PointToPoint) []netip.Prefix {
 	switch {
 	case p.Host != nil:
-		return prefixes(p.Host.Addresses)
+		return v1alpha1.Prefixes(p.Host.Addresses)
 	case p.Netns != nil:
-		return prefixes(p.Netns.Addresses)
+		return v1alpha1.Prefixes(p.Netns.Addresses)
 	}
 	return nil
 }

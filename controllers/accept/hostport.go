@@ -89,10 +89,7 @@ func (h PortHolder) answers(p *v1alpha1.PortPublish) bool {
 	case len(p.Spec.HostAddresses) == 0:
 		return true
 	}
-	return slices.ContainsFunc(p.Spec.HostAddresses, func(a v1alpha1.IPAddress) bool {
-		addr, err := netip.ParseAddr(string(a))
-		return err == nil && addr == h.Address
-	})
+	return slices.Contains(v1alpha1.Addrs(p.Spec.HostAddresses), h.Address)
 }
 
 // hostPorts refuses ports that Kubernetes leads elsewhere, before Patchbay's rules

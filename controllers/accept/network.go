@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -54,50 +53,14 @@ func selectorError(s *metav1.LabelSelector) error {
 }
 
 func gatewayAddresses(n *v1alpha1.BridgeNetwork) *refusal {
-	subnets := prefixes(n.Spec.Subnets)
-	for _, a := range n.Spec.Gateway.Addresses {
-		addr, err := netip.ParseAddr(string(a))
-		if err != nil {
-			continue
-		}
-		if s, ok := subnetOf(addr, subnets); ok && reserved(addr, s) != "" {
+	subnets := v1alpha1.Prefixes(n.Spec.Subnets)
+	for _, addr := range v1alpha1.Addrs(n.Spec.Gateway.Addresses) {
+		if s, ok := subnetOf(addr, subnets); ok && ipam.Reserved(s, addr) != "" {
 			return refuse(v1alpha1.ReasonAddressConflict,
-				"spec.gateway.addresses: %s is the %s of %s; choose another address of the subnet", addr, reserved(addr, s), s)
+				"spec.gateway.addresses: %s is the %s of %s; choose another address of the subnet", addr, ipam.Reserved(s, addr), s)
 		}
 	}
 	return nil
-}
-
-// gateways are the addresses that spec says or implies; mode Bridge implies the
-// first usable address of each subnet whose family has none.
-func gateways(n *v1alpha1.BridgeNetwork) []netip.Addr {
-	if n.Spec.Gateway.Mode == v1alpha1.GatewayNone {
-		return nil
-	}
-	var out []netip.Addr
-	for _, a := range n.Spec.Gateway.Addresses {
-		if addr, err := netip.ParseAddr(string(a)); err == nil {
-			out = append(out, addr)
-		}
-	}
-	if n.Spec.Gateway.Mode == v1alpha1.GatewayExternal {
-		return out
-	}
-	for _, s := range prefixes(n.Spec.Subnets) {
-		if !containsFamily(out, s.Addr().Is4()) {
-			out = append(out, s.Masked().Addr().Next())
-		}
-	}
-	return out
-}
-
-func containsFamily(list []netip.Addr, is4 bool) bool {
-	for _, a := range list {
-		if a.Is4() == is4 {
-			return true
-		}
-	}
-	return false
 }
 
 func excluded(n *v1alpha1.BridgeNetwork) *refusal {
@@ -105,29 +68,15 @@ func excluded(n *v1alpha1.BridgeNetwork) *refusal {
 		return nil
 	}
 	for _, e := range n.Spec.IPAM.Exclude {
-		from, to, ok := bounds(string(e))
+		r, err := ipam.ParseRange(string(e))
 		switch {
-		case !ok:
+		case err != nil:
 			return refuse(v1alpha1.ReasonUnsupported, "spec.ipam.exclude: %s is neither a CIDR, an address nor first-last; correct it", e)
-		case from.Is4() != to.Is4() || to.Less(from):
+		case !r.IsValid():
 			return refuse(v1alpha1.ReasonUnsupported, "spec.ipam.exclude: %s must go from a lower to a higher address of one family", e)
 		}
 	}
 	return nil
-}
-
-// bounds are the first and last address of a CIDR, an address or a range.
-func bounds(s string) (from, to netip.Addr, ok bool) {
-	if p, err := netip.ParsePrefix(s); err == nil {
-		return p.Masked().Addr(), ipam.Last(p), true
-	}
-	first, second, isRange := strings.Cut(s, "-")
-	if !isRange {
-		second = first
-	}
-	from, err1 := netip.ParseAddr(first)
-	to, err2 := netip.ParseAddr(second)
-	return from, to, err1 == nil && err2 == nil
 }
 
 func sourceAddress(n *v1alpha1.BridgeNetwork) *refusal {
@@ -135,7 +84,7 @@ func sourceAddress(n *v1alpha1.BridgeNetwork) *refusal {
 	if err != nil {
 		return nil
 	}
-	for _, s := range prefixes(n.Spec.Subnets) {
+	for _, s := range v1alpha1.Prefixes(n.Spec.Subnets) {
 		if s.Addr().Is4() == addr.Is4() {
 			return nil
 		}

@@ -68,7 +68,7 @@ func reachable(a *v1alpha1.NamespaceAttachment, w World) (families, string) {
 	case peer != nil && peer.Host == nil:
 		return families{}, "joins two namespaces and has no end on the host; publish an attachment to a network or to the host"
 	case peer != nil:
-		mine, theirs := familiesOf(prefixes(a.Spec.Addresses)), familiesOf(prefixes(peer.Host.Addresses))
+		mine, theirs := familiesOf(v1alpha1.Prefixes(a.Spec.Addresses)), familiesOf(v1alpha1.Prefixes(peer.Host.Addresses))
 		f := families{mine.v4 && theirs.v4, mine.v6 && theirs.v6}
 		if f.none() {
 			return f, "has no address in common with the host; set its spec.addresses and spec.pointToPoint.host.addresses"
@@ -83,14 +83,14 @@ func reachable(a *v1alpha1.NamespaceAttachment, w World) (families, string) {
 // reachableOn: in mode External the host may have a way by addresses that are
 // not ours to know.
 func reachableOn(n *v1alpha1.BridgeNetwork, a *v1alpha1.NamespaceAttachment) (families, string) {
-	subnets := prefixes(n.Spec.Subnets)
+	subnets := v1alpha1.Prefixes(n.Spec.Subnets)
 	switch mode := n.Spec.Gateway.Mode; {
 	case mode == v1alpha1.GatewayNone:
 		return families{}, fmt.Sprintf("is on BridgeNetwork %s, which the host cannot reach; set the network's spec.gateway.mode to Bridge", n.Name)
 	case mode == v1alpha1.GatewayBridge && len(subnets) == 0:
 		return families{}, fmt.Sprintf("is on BridgeNetwork %s, which the host cannot reach; set the network's spec.subnets", n.Name)
 	}
-	list := prefixes(a.Spec.Addresses)
+	list := v1alpha1.Prefixes(a.Spec.Addresses)
 	if len(list) == 0 {
 		list = subnets
 	}
@@ -102,9 +102,8 @@ func reachableOn(n *v1alpha1.BridgeNetwork, a *v1alpha1.NamespaceAttachment) (fa
 }
 
 func hostAddresses(p *v1alpha1.PortPublish, name types.NamespacedName, f families) *refusal {
-	for _, a := range p.Spec.HostAddresses {
-		addr, err := netip.ParseAddr(string(a))
-		if err != nil || addr.Is4() && f.v4 || addr.Is6() && f.v6 {
+	for _, addr := range v1alpha1.Addrs(p.Spec.HostAddresses) {
+		if addr.Is4() && f.v4 || addr.Is6() && f.v6 {
 			continue
 		}
 		return refuse(v1alpha1.ReasonUnsupported,

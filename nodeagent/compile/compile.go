@@ -312,25 +312,7 @@ func mtuOf(node netstate.Node, link string) int {
 
 // Prefixes parses addresses and subnets that the CRDs have validated; anything
 // else is left out.
-func Prefixes(in []v1alpha1.Subnet) []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range in {
-		if p, err := netip.ParsePrefix(string(s)); err == nil {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-func addrs(in []v1alpha1.IPAddress) []netip.Addr {
-	var out []netip.Addr
-	for _, s := range in {
-		if a, err := netip.ParseAddr(string(s)); err == nil {
-			out = append(out, a)
-		}
-	}
-	return out
-}
+func Prefixes(in []v1alpha1.Subnet) []netip.Prefix { return v1alpha1.Prefixes(in) }
 
 // host is the prefix of one address alone.
 func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"go4.org/netipx"
+
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -20,7 +22,7 @@ type NetworkView struct {
 	Subnets  []netip.Prefix
 	Mode     v1alpha1.GatewayMode
 	Gateways []netip.Addr
-	Exclude  []ipam.Range
+	Exclude  []netipx.IPRange
 	AntiSpoof, Isolated, Guarded,
 	Masquerade bool
 	Uplink string
@@ -37,7 +39,7 @@ func View(n *v1alpha1.BridgeNetwork, node netstate.Node) NetworkView {
 		Managed:  s.Bridge.Lifecycle != v1alpha1.External,
 		Subnets:  Prefixes(s.Subnets),
 		Mode:     s.Gateway.Mode,
-		Gateways: addrs(s.Gateway.Addresses),
+		Gateways: s.Gateways(),
 		Isolated: s.Isolation.Ports,
 		Guarded:  s.Isolation.Ingress != v1alpha1.IngressOpen,
 	}
@@ -51,9 +53,6 @@ func View(n *v1alpha1.BridgeNetwork, node netstate.Node) NetworkView {
 	if s.Uplink != nil {
 		v.Uplink = s.Uplink.Interface
 	}
-	if v.Mode == v1alpha1.GatewayBridge {
-		v.Gateways = gateways(v.Subnets, v.Gateways)
-	}
 	v.AntiSpoof = s.Isolation.AntiSpoof == nil && v.Managed || s.Isolation.AntiSpoof != nil && *s.Isolation.AntiSpoof
 	v.Masquerade = s.Egress.Masquerade == nil && v.Mode == v1alpha1.GatewayBridge || s.Egress.Masquerade != nil && *s.Egress.Masquerade
 	v.MTU = bridgeMTU(n, v, node)
@@ -61,26 +60,13 @@ func View(n *v1alpha1.BridgeNetwork, node netstate.Node) NetworkView {
 	return v
 }
 
-// gateways gives every subnet without a named gateway its first usable address.
-func gateways(subnets []netip.Prefix, named []netip.Addr) []netip.Addr {
-	var out []netip.Addr
-	for _, s := range subnets {
-		gw := s.Masked().Addr().Next()
-		if a, ok := ofFamily(named, ident, gw); ok {
-			gw = a
-		}
-		out = append(out, gw)
-	}
-	return out
-}
-
-func excluded(s *v1alpha1.NetworkIPAM) []ipam.Range {
+func excluded(s *v1alpha1.NetworkIPAM) []netipx.IPRange {
 	if s == nil {
 		return nil
 	}
-	var out []ipam.Range
+	var out []netipx.IPRange
 	for _, e := range s.Exclude {
-		if r, err := ipam.ParseRange(string(e)); err == nil {
+		if r, err := ipam.ParseRange(string(e)); err == nil && r.IsValid() {
 			out = append(out, r)
 		}
 	}

@@ -271,7 +271,7 @@ func (b *publish) hostAddresses() ([]netip.Addr, *Problem) {
 	}
 	var hosts []netip.Addr
 	var wrong []*Problem
-	for _, h := range addrs(b.p.Spec.HostAddresses) {
+	for _, h := range v1alpha1.Addrs(b.p.Spec.HostAddresses) {
 		if p := b.unusable(h); p != nil {
 			wrong = append(wrong, p)
 		} else {

@@ -11,63 +11,48 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"go4.org/netipx"
 )
 
 // ErrExhausted is returned when a subnet has no free address.
 var ErrExhausted = errors.New("no free address")
 
-// Range is a closed range of addresses of one family.
-type Range struct{ First, Last netip.Addr }
-
-// ParseRange reads a CIDR, an address or first-last.
-func ParseRange(s string) (Range, error) {
-	if first, last, ok := strings.Cut(s, "-"); ok {
-		f, err1 := netip.ParseAddr(first)
-		l, err2 := netip.ParseAddr(last)
-		if err := errors.Join(err1, err2); err != nil {
-			return Range{}, fmt.Errorf("parse range %q: %w", s, err)
-		}
-		if f.BitLen() != l.BitLen() || l.Less(f) {
-			return Range{}, fmt.Errorf("parse range %q: the last address must follow the first, in one family", s)
-		}
-		return Range{f, l}, nil
-	}
+// ParseRange reads a CIDR, an address or first-last. The range is not valid where
+// the last address does not follow the first in one family.
+func ParseRange(s string) (netipx.IPRange, error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
-		return Range{p.Masked().Addr(), Last(p)}, nil
+		return netipx.RangeOfPrefix(p), nil
 	}
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return Range{}, fmt.Errorf("parse range %q: %w", s, err)
+	first, last, ok := strings.Cut(s, "-")
+	if !ok {
+		last = first
 	}
-	return Range{a, a}, nil
+	from, err1 := netip.ParseAddr(first)
+	to, err2 := netip.ParseAddr(last)
+	if err := errors.Join(err1, err2); err != nil {
+		return netipx.IPRange{}, fmt.Errorf("parse range %q: %w", s, err)
+	}
+	return netipx.IPRangeFrom(from, to), nil
 }
 
-// Contains reports whether the range holds the address.
-func (r Range) Contains(a netip.Addr) bool {
-	return a.BitLen() == r.First.BitLen() && !a.Less(r.First) && !r.Last.Less(a)
-}
-
-// Last returns the last address of a prefix: the broadcast address for IPv4.
-func Last(p netip.Prefix) netip.Addr {
-	b := p.Masked().Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 1 << (7 - i%8)
+// Reserved says why no host of a subnet may have an address; empty if one may.
+// IPv6 has no broadcast; its first address belongs to every router (RFC 4291,
+// 2.6.1).
+func Reserved(subnet netip.Prefix, a netip.Addr) string {
+	switch {
+	case a == subnet.Masked().Addr():
+		return "network address"
+	case a.Is4() && a == netipx.PrefixLastIP(subnet):
+		return "broadcast address"
 	}
-	a, _ := netip.AddrFromSlice(b)
-	return a
-}
-
-// Usable reports whether an address of the subnet may belong to a host: not the
-// subnet's own address (RFC 4291's subnet-router anycast for IPv6), and not the
-// IPv4 broadcast address.
-func Usable(subnet netip.Prefix, a netip.Addr) bool {
-	return subnet.Contains(a) && a != subnet.Masked().Addr() && (a.Is6() || a != Last(subnet))
+	return ""
 }
 
 // Pool chooses addresses of one subnet. Who has which is its caller's to know.
 type Pool struct {
 	subnet   netip.Prefix
-	exclude  []Range
+	exclude  []netipx.IPRange
 	reserved []netip.Addr
 	// next is where the search goes on, so that a freed address rests.
 	next netip.Addr
@@ -75,7 +60,7 @@ type Pool struct {
 
 // NewPool makes a pool. Exclude lists ranges that are never chosen but may be
 // had; reserved addresses, such as gateways, are neither.
-func NewPool(subnet netip.Prefix, exclude []Range, reserved ...netip.Addr) *Pool {
+func NewPool(subnet netip.Prefix, exclude []netipx.IPRange, reserved ...netip.Addr) *Pool {
 	return &Pool{subnet: subnet.Masked(), exclude: exclude, reserved: reserved}
 }
 
@@ -85,7 +70,7 @@ func (p *Pool) Subnet() netip.Prefix { return p.subnet }
 // Usable reports whether a host may have an address of the subnet, chosen or
 // named.
 func (p *Pool) Usable(a netip.Addr) bool {
-	return Usable(p.subnet, a) && !slices.Contains(p.reserved, a)
+	return p.subnet.Contains(a) && Reserved(p.subnet, a) == "" && !slices.Contains(p.reserved, a)
 }
 
 // Started reports whether the pool was told where to begin, or has chosen any.
@@ -121,14 +106,14 @@ func (p *Pool) Next(taken func(netip.Addr) bool) (netip.Addr, error) {
 // excluded returns the last address of the excluded range that holds a, kept
 // inside the subnet, so that a large exclusion is skipped in one step.
 func (p *Pool) excluded(a netip.Addr) (netip.Addr, bool) {
-	i := slices.IndexFunc(p.exclude, func(r Range) bool { return r.Contains(a) })
+	i := slices.IndexFunc(p.exclude, func(r netipx.IPRange) bool { return r.Contains(a) })
 	if i < 0 {
 		return a, false
 	}
-	if last := p.exclude[i].Last; p.subnet.Contains(last) {
+	if last := p.exclude[i].To(); p.subnet.Contains(last) {
 		return last, true
 	}
-	return Last(p.subnet), true
+	return netipx.PrefixLastIP(p.subnet), true
 }
 
 // Continue goes on where an older pool of the same subnet was.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/vishvananda/netlink/nl"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 )
 
@@ -109,18 +110,9 @@ func AddressAttributes(a netstate.Address) []*nl.RtAttr {
 		// Duplicate address detection takes seconds, and the address is ours alone.
 		flags |= unix.IFA_F_NODAD
 	} else if a.Prefix.Bits() < 31 {
-		attrs = append(attrs, nl.NewRtAttr(unix.IFA_BROADCAST, broadcast(a.Prefix).AsSlice()))
+		attrs = append(attrs, nl.NewRtAttr(unix.IFA_BROADCAST, netipx.PrefixLastIP(a.Prefix).AsSlice()))
 	}
 	return append(attrs, U32(unix.IFA_FLAGS, flags))
-}
-
-// broadcast is the last address of an IPv4 network.
-func broadcast(p netip.Prefix) netip.Addr {
-	b := p.Addr().As4()
-	for i := p.Bits(); i < 32; i++ {
-		b[i/8] |= 1 << (7 - i%8)
-	}
-	return netip.AddrFrom4(b)
 }
 
 // Single is the prefix of one address alone.
