@@ -16,8 +16,8 @@ import (
 	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
-// attachments accepts and binds NamespaceAttachments, but for the parents of
-// others.
+// attachments accepts and binds NamespaceAttachments. Those with a podSelector are
+// left to selectors.
 type attachments struct{ *cluster }
 
 func (r attachments) add(mgr manager.Manager) error {
@@ -52,8 +52,8 @@ func (r attachments) ofNetwork(ctx context.Context, network client.Object) []rec
 	return requests(ctx, r.cluster, &v1alpha1.NamespaceAttachmentList{}, client.MatchingFields{byNetwork: network.GetName()})
 }
 
-// ofNode: what is bound to the node or names it, and what names a pod there, which
-// may have been refused for what the node is.
+// ofNode returns the attachments that are bound to the node or name it, and those
+// that name a pod there: the node's labels decide whether they are accepted.
 func (r attachments) ofNode(ctx context.Context, node client.Object) []reconcile.Request {
 	onNode := client.MatchingFields{byNode: node.GetName()}
 	out := requests(ctx, r.cluster, &v1alpha1.NamespaceAttachmentList{}, onNode)

@@ -15,12 +15,12 @@ import (
 	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
-// verdict is what acceptance says of an object as it is now.
+// verdict is the answer of package accept for an object as it is now.
 type verdict struct {
 	accepted metav1.Condition
 	// binding is where an accepted object belongs.
 	binding accept.Binding
-	// early: something that the object refers to is not there, or not yet.
+	// early says that an object that this one refers to does not exist, or not yet.
 	early bool
 }
 
@@ -28,7 +28,7 @@ func (v verdict) binds() bool {
 	return v.accepted.Status == metav1.ConditionTrue && v.binding.Node != ""
 }
 
-// subject is an attachment or a publish: what is bound to a node.
+// subject is an attachment or a publish: an object that is bound to a node.
 type subject struct {
 	object           v1alpha1.Object
 	nodeName, podUID *string
@@ -84,9 +84,8 @@ func (c *cluster) writeVerdict(ctx context.Context, s subject, v verdict) (recon
 	return c.applyStatus(ctx, s.object, boundStatus{NodeName: *s.nodeName, PodUID: *s.podUID, Conditions: []metav1.Condition{*accepted}})
 }
 
-// patience is how long to wait before a new object is refused for what it
-// refers to: whoever applies several objects at once cannot choose which is
-// seen first.
+// patience returns how long to wait before a new object is refused because another
+// is missing: the objects of one `kubectl apply` arrive in any order.
 func patience(s subject, v verdict, now time.Time, grace time.Duration) time.Duration {
 	old := meta.FindStatusCondition(*s.object.Conditions(), v1alpha1.ConditionAccepted)
 	judged := old != nil && old.Status != metav1.ConditionUnknown
@@ -101,9 +100,8 @@ func patience(s subject, v verdict, now time.Time, grace time.Duration) time.Dur
 	return grace - age
 }
 
-// rebind moves a subject that is bound elsewhere than it should be, and takes
-// over Ready, since the former node's agent no longer sees the object. It says
-// whether it did.
+// rebind moves a subject that is bound to a wrong node and reports whether it did.
+// It takes over Ready, since the former node's agent no longer sees the object.
 func rebind(s subject, v verdict) bool {
 	former := "node " + *s.nodeName
 	if s.summed {
@@ -123,8 +121,9 @@ func rebind(s subject, v verdict) bool {
 	return true
 }
 
-// judge sets Accepted, the node of what is accepted and not yet bound, and the
-// pod there. What is bound stays so. It says whether anything changed its meaning.
+// judge sets Accepted, and the node and pod of an accepted object that is not bound
+// yet. A bound object stays bound. judge reports whether the status changed its
+// meaning.
 func judge(s subject, v verdict) bool {
 	changed := meta.SetStatusCondition(s.object.Conditions(), v.accepted)
 	if have := (accept.Binding{Node: *s.nodeName, PodUID: *s.podUID}); v.binds() && have != v.binding {

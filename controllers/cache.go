@@ -16,9 +16,9 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// ManagerOptions are those that Setup relies on: the scheme, what of objects is
-// cached, and reads that wait for own writes. The caller adds addresses and
-// leader election.
+// ManagerOptions returns the options that Setup relies on: the scheme, the parts of
+// objects that are cached, and reads that wait for own writes. The caller adds
+// addresses and leader election.
 func ManagerOptions() manager.Options {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{v1alpha1.AddToScheme, corev1.AddToScheme} {
@@ -53,8 +53,8 @@ func mapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 	return m, nil
 }
 
-// slimNode keeps of a node what is asked for here: labels and the Ready
-// condition. Image lists alone are some 10 kB per node.
+// slimNode keeps a node's labels and its Ready condition. Image lists alone are
+// some 10 kB per node.
 func slimNode(in any) (any, error) {
 	node, ok := in.(*corev1.Node)
 	if !ok {
@@ -75,8 +75,7 @@ func slimNamespace(in any) (any, error) {
 	return &corev1.Namespace{ObjectMeta: slimMeta(namespace.ObjectMeta)}, nil
 }
 
-// slimPod keeps of a pod whom it is, where it runs and which ports of the node it
-// has.
+// slimPod keeps a pod's identity, its node and the ports of the node that it has.
 func slimPod(in any) (any, error) {
 	pod, ok := in.(*corev1.Pod)
 	if !ok {
@@ -93,7 +92,7 @@ func slimPod(in any) (any, error) {
 	}, nil
 }
 
-// slimContainers are one with all the ports of the node, if there are any.
+// slimContainers returns one container with all ports of the node that a pod has.
 func slimContainers(spec corev1.PodSpec) []corev1.Container {
 	var ports []corev1.ContainerPort
 	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {

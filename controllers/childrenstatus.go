@@ -11,15 +11,15 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// member is what there is to say of one pod or node of a parent.
+// member is the state of one pod or node of a parent.
 type member struct {
 	name string
-	// ready is the child's Ready condition, or why there can be none. Unknown is
-	// waited for, if its reason is not NodeNotReady.
+	// ready is the child's Ready condition, or why there can be none. The parent
+	// waits while it is Unknown for another reason than NodeNotReady.
 	ready metav1.Condition
 }
 
-// memberOf judges a child, nil for one that is not there yet.
+// memberOf judges a child by its conditions; a missing child has none.
 func memberOf(name string, generation int64, conditions []metav1.Condition) member {
 	accepted := meta.FindStatusCondition(conditions, v1alpha1.ConditionAccepted)
 	ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
@@ -54,7 +54,7 @@ func (m member) waits() bool {
 // childrenStatus sums up all members of a parent.
 type childrenStatus struct {
 	failing, waiting, ready []member
-	// refused is why the API server does not make or change a child; empty if it does.
+	// refused is the API server's error where it does not make or change a child.
 	refused string
 }
 
@@ -80,8 +80,8 @@ func sumUpChildren(members []member, refused error) childrenStatus {
 
 func (s childrenStatus) all() int { return len(s.failing) + len(s.waiting) + len(s.ready) }
 
-// condition says what is most worth knowing: why a member fails before which is
-// waited for. Counts are how many are ready, in the parent's words.
+// condition names a failing member before one that the parent waits for. counts says
+// how many are ready, in the parent's words; none is the message without members.
 func (s childrenStatus) condition(counts, none string) metav1.Condition {
 	switch {
 	case s.all() == 0:

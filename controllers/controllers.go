@@ -1,11 +1,10 @@
-// Package controllers is the cluster half of Patchbay: it accepts and binds
-// what people write, makes the NodeBridges, and the attachments and publishes of
-// selected pods, sums them up, says what a lost node means for what is bound to
-// it, and keeps a network while it is in use.
-// It promises to be level-based: whatever was missed while it was away is made
-// up for, and nothing is written that says what is there already. Each
-// reconciler is a thin shell around functions that neither read nor write the
-// cluster.
+// Package controllers is the cluster half of Patchbay. It accepts and binds the
+// objects that users write. It makes the NodeBridges, and the attachments and
+// publishes of selected pods, and sums up their statuses. It answers for the agent
+// of a lost node, and keeps a network while attachments use it.
+// It promises to be level-based: it makes up for every event that it missed, and
+// writes no status that is there already. Each reconciler is a thin shell around
+// functions that neither read nor write the cluster.
 package controllers
 
 import (
@@ -43,11 +42,11 @@ const (
 // Options are what Setup needs beside the manager. The zero value of each
 // duration means its default.
 type Options struct {
-	// NodeGrace is how long a node may be not Ready before what is bound to it
-	// says so; default 40 s.
+	// NodeGrace is how long a node may be not Ready before the objects that are
+	// bound to it say so; default 40 s.
 	NodeGrace time.Duration
-	// ReferenceGrace is how long a new object waits for what it refers to before
-	// it is refused; default 3 s.
+	// ReferenceGrace is how long a new object waits for the objects that it refers
+	// to before it is refused; default 3 s.
 	ReferenceGrace time.Duration
 	// RollupDelay is how long changes of NodeBridges are gathered before the
 	// network's status is written; default 0.5 s.
@@ -107,13 +106,13 @@ func Setup(mgr manager.Manager, o Options) error {
 	return nil
 }
 
-// cluster is what the reconcilers share. Reads of the embedded client wait
-// until the cache has what this process wrote before, so that no decision is
-// made, and written, twice.
+// cluster is shared by the reconcilers. Reads of the embedded client wait until the
+// cache has the writes of this process, so that no decision is made, and written,
+// twice.
 type cluster struct {
 	client.Client
-	// cache answers at once: for the objects of others, and for event handlers,
-	// which must not wait.
+	// cache answers at once. It is for objects that this process does not write, and
+	// for event handlers, which must not wait.
 	cache   client.Reader
 	options Options
 	metrics *controllerMetrics

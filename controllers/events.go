@@ -19,9 +19,9 @@ import (
 // noteLimit is the API's, in bytes.
 const noteLimit = 1024
 
-// addEvents tells of conditions' transitions, once this replica leads. They are
-// seen as changes of cached objects, whoever wrote them: the agents may not
-// create Events, and a restart or resync changes nothing.
+// addEvents records transitions of conditions as Events, once this replica leads. It
+// sees them as changes of cached objects, those that agents write included: agents
+// may not create Events. A restart or resync changes no object, and so records none.
 func addEvents(mgr manager.Manager) error {
 	recorder := mgr.GetEventRecorder(v1alpha1.FieldManagerController)
 	handler := toolscache.ResourceEventHandlerFuncs{UpdateFunc: func(old, now any) {

@@ -14,8 +14,8 @@ import (
 
 // Indexes of the cache.
 const (
-	// byNode finds what is bound to a node or wants to be: attachments,
-	// publishes, NodeBridges; and pods.
+	// byNode finds the attachments, publishes and NodeBridges that are bound to a
+	// node or want to be; and pods.
 	byNode = "node"
 	// byNetwork finds attachments and NodeBridges.
 	byNetwork = "network"

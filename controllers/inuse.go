@@ -55,8 +55,8 @@ func (r networks) users(ctx context.Context, n *v1alpha1.BridgeNetwork) ([]strin
 	return usersOf(list.Items), nil
 }
 
-// protect adds the finalizer to a network, and removes it from one that is
-// being deleted and that nobody uses. It says whether it did either.
+// protect adds the finalizer to a network, and removes it from a network that is
+// being deleted without users. It reports whether it did either.
 func protect(n *v1alpha1.BridgeNetwork, users []string) bool {
 	if n.DeletionTimestamp.IsZero() {
 		return controllerutil.AddFinalizer(n, InUseFinalizer)

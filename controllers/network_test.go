@@ -63,8 +63,8 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// TestNetworkStatus: what is the same keeps its time, and a refused network says
-// so before all else.
+// TestNetworkStatus: an unchanged condition keeps its time, and a refused network
+// says so first.
 func TestNetworkStatus(t *testing.T) {
 	n := network()
 	n.Generation = 3

@@ -66,19 +66,19 @@ func (r nodeBridges) Reconcile(ctx context.Context, k bridgeKey) (reconcile.Resu
 }
 
 // networkUID is the label of a NodeBridge that tells its network from a namesake.
-// It is not an owner reference: the garbage collector deletes the dependents of
-// what is deleted in the foreground, blocking or not, and so would take the
-// bridges from a network in use.
+// It is not an owner reference: at a deletion in the foreground the garbage
+// collector deletes all dependents, blocking or not, and so would take the bridges
+// from a network in use.
 const networkUID = "patchbay.dev/network-uid"
 
-// same is false for a NodeBridge of a namesake of the network, and for one that
-// somebody wrote by hand.
+// same is false for a NodeBridge of a namesake of the network, and for a NodeBridge
+// that was written by hand.
 func same(have, want *v1alpha1.NodeBridge) bool {
 	return have.Spec == want.Spec && have.Labels[networkUID] == want.Labels[networkUID]
 }
 
-// bridgeOf is the NodeBridge of a network on a node, nil where none belongs. A
-// network that is deleted keeps its own while it is in use.
+// bridgeOf returns the NodeBridge of a network on a node, nil where none belongs. A
+// network that is being deleted keeps its NodeBridges while it is in use.
 func bridgeOf(n *v1alpha1.BridgeNetwork, node string, w accept.World) *v1alpha1.NodeBridge {
 	if n == nil || !n.DeletionTimestamp.IsZero() && !controllerutil.ContainsFinalizer(n, InUseFinalizer) || !accept.Selects(n, node, w) {
 		return nil
@@ -94,7 +94,8 @@ func ofBridge(_ context.Context, o client.Object) []bridgeKey {
 	return []bridgeKey{{b.Spec.Network, b.Spec.NodeName}}
 }
 
-// ofNetwork: all nodes, and those that are gone but for their NodeBridge.
+// ofNetwork returns the NodeBridges of all nodes, and of nodes that are gone while
+// their NodeBridge is not.
 func (r nodeBridges) ofNetwork(ctx context.Context, network client.Object) []bridgeKey {
 	var out []bridgeKey
 	for _, node := range requests(ctx, r.cluster, &corev1.NodeList{}) {

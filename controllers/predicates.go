@@ -41,8 +41,8 @@ func requestsOf(list client.ObjectList) []reconcile.Request {
 	return out
 }
 
-// networkChanged: the status of a network, or of a parent, is no news to anybody
-// here.
+// networkChanged leaves out changes of status: no reconciler reads the status of a
+// network or of a parent.
 var networkChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
 		e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() ||
@@ -63,14 +63,14 @@ func readyChanged(old, now *corev1.Node) bool {
 	return a.Status != b.Status || !a.LastTransitionTime.Equal(&b.LastTransitionTime)
 }
 
-// podMoved: a pod is another, or has got its node. What else becomes of it is
-// for its node's agent.
+// podMoved passes a pod that has another UID or has got its node. All other changes
+// concern the agent of its node.
 var podMoved = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	old, now := e.ObjectOld.(*corev1.Pod), e.ObjectNew.(*corev1.Pod)
 	return old.UID != now.UID || old.Spec.NodeName != now.Spec.NodeName
 }}
 
-// podSelected: a pod is another, or others may select it.
+// podSelected passes a pod that has another UID, or that other selectors may select.
 var podSelected = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	old, now := e.ObjectOld.(*corev1.Pod), e.ObjectNew.(*corev1.Pod)
 	return old.UID != now.UID || !maps.Equal(old.Labels, now.Labels) || accept.Ended(old) != accept.Ended(now)
@@ -78,7 +78,7 @@ var podSelected = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 
 var isParent = predicate.NewPredicateFuncs(func(o client.Object) bool { return accept.IsParent(o.(*v1alpha1.NamespaceAttachment)) })
 
-// childChanged is what a parent sees of its children.
+// childChanged passes the changes of a child that its parent looks at.
 var childChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	old, now := v1alpha1.ConditionsOf(e.ObjectOld), v1alpha1.ConditionsOf(e.ObjectNew)
 	return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() ||
@@ -96,7 +96,7 @@ var attachmentChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bo
 		conditionChanged(old.Status.Conditions, now.Status.Conditions, v1alpha1.ConditionAccepted)
 }}
 
-// bridgeChanged is what a rollup sees of a NodeBridge.
+// bridgeChanged passes the changes of a NodeBridge that a rollup looks at.
 var bridgeChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	old, now := e.ObjectOld.(*v1alpha1.NodeBridge), e.ObjectNew.(*v1alpha1.NodeBridge)
 	return old.Status.ObservedGeneration != now.Status.ObservedGeneration ||

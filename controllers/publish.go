@@ -17,8 +17,8 @@ import (
 	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
-// publishes accepts PortPublishes and binds them to the nodes of their
-// attachments. One whose attachment is the parent of others becomes a parent too.
+// publishes accepts PortPublishes and binds them to the nodes of their attachments.
+// A publish whose attachment has children becomes a parent too.
 type publishes struct{ parents }
 
 func (r publishes) add(mgr manager.Manager) error {
@@ -67,9 +67,9 @@ func (r publishes) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	return r.writeVerdict(ctx, publishSubject(p), v)
 }
 
-// madeByParent is false where the parent that a publish names as its controller is
-// not there, or is itself a child: it then says who it is for without anybody's
-// asking.
+// madeByParent is false where the publish names a controller that is not there, did
+// not make it, or is itself a child: it was then written by hand, and its node is
+// not the controller's choice.
 func (r publishes) madeByParent(ctx context.Context, p *v1alpha1.PortPublish) bool {
 	parent := &v1alpha1.PortPublish{}
 	err := r.cache.Get(ctx, types.NamespacedName{Namespace: p.Namespace, Name: v1alpha1.Parent(p)}, parent)
@@ -83,7 +83,7 @@ func adopted(p *v1alpha1.PortPublish) metav1.Condition {
 	}
 }
 
-// ofAttachment: also those that the attachment's parent is published by.
+// ofAttachment returns the publishes of an attachment and of its parent.
 func (r publishes) ofAttachment(ctx context.Context, a client.Object) []reconcile.Request {
 	out := r.naming(ctx, a.GetNamespace(), a.GetName())
 	if parent := v1alpha1.Parent(a); parent != "" {
@@ -96,7 +96,8 @@ func (r publishes) naming(ctx context.Context, namespace, attachment string) []r
 	return requests(ctx, r.cluster, &v1alpha1.PortPublishList{}, client.InNamespace(namespace), client.MatchingFields{byAttachment: attachment})
 }
 
-// ofNetwork: whether the host reaches an attachment depends on its network.
+// ofNetwork returns the publishes of the network's attachments: whether the host
+// reaches an attachment depends on its network.
 func (r publishes) ofNetwork(ctx context.Context, network client.Object) []reconcile.Request {
 	var out []reconcile.Request
 	for _, a := range (attachments{r.cluster}).ofNetwork(ctx, network) {

@@ -14,8 +14,8 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// wasSpread says whether the status of a publish is a sum over children: what is
-// bound has a node, and what never was has no generation.
+// wasSpread reports whether the status of a publish is a sum over children: a bound
+// publish has a node, and one that was never bound has no generation.
 func wasSpread(p *v1alpha1.PortPublish) bool {
 	return p.Status.NodeName == "" && p.Status.ObservedGeneration != 0
 }
@@ -90,10 +90,11 @@ func nodeCount(n int) string {
 	return fmt.Sprintf("%d nodes", n)
 }
 
-// summaryLimit is what a column of a table can bear; the CRD allows twice that.
+// summaryLimit is the bytes that a column of a table can bear; the CRD allows twice
+// that.
 const summaryLimit = 128
 
-// spreadSummary is what is published on so many nodes: "2 nodes: *:20080/TCP".
+// spreadSummary lists the ports that so many nodes publish: "2 nodes: *:20080/TCP".
 func spreadSummary(s v1alpha1.PortPublishSpec, nodes int) string {
 	if nodes == 0 {
 		return ""

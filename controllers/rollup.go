@@ -11,7 +11,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// rollup is what a network's NodeBridges say in sum.
+// rollup sums up a network's NodeBridges.
 type rollup struct {
 	nodes   v1alpha1.NodeCounts
 	failing []v1alpha1.FailingNode
@@ -78,8 +78,8 @@ func crowded(selected []string, bridges []v1alpha1.NodeBridge) string {
 	return fmt.Sprintf("; on %s %d or more of the 1,023 ports that a bridge takes are used%s: plan a second network", node, most/portSteps*portSteps, others)
 }
 
-// sumUp says what is most worth knowing: why a node fails before which is
-// waited for.
+// sumUp returns the Ready condition of a network. It names a failing node before one
+// that the network waits for.
 func sumUp(nodes v1alpha1.NodeCounts, failing []v1alpha1.FailingNode, waiting []string) metav1.Condition {
 	counts := fmt.Sprintf("on %d of %d nodes", nodes.Ready, nodes.Selected)
 	switch {

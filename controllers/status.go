@@ -22,10 +22,10 @@ import (
 // conflictDelay lets the event of the write that we lost against arrive.
 const conflictDelay = 50 * time.Millisecond
 
-// applyStatus writes the controller's part of a status by server-side apply:
-// what is not in status is given up, what the agent owns stays. The object's
-// UID keeps the verdict on one object from its namesake. The request is typed,
-// since reads wait for writes of their own representation only.
+// applyStatus writes the controller's part of a status by server-side apply: it gives
+// up the controller's fields that status lacks, and leaves the agent's. The object's
+// UID keeps the verdict on one object from its namesake. The request is typed, since
+// reads wait for writes of their own representation only.
 func (c *cluster) applyStatus(ctx context.Context, obj client.Object, status any) (reconcile.Result, error) {
 	gvk, err := apiutil.GVKForObject(obj, c.Scheme())
 	if err != nil {
@@ -57,9 +57,8 @@ func (c *cluster) applySum(ctx context.Context, t *throttle, have, want v1alpha1
 	return c.applyStatus(ctx, have, want.StatusPointer())
 }
 
-// patchStatus writes what differs between two versions of an object, and only
-// onto the version that was read: a merge patch replaces the whole list of
-// conditions.
+// patchStatus writes the difference of two versions of an object, and only onto the
+// version that was read: a merge patch replaces the whole list of conditions.
 func (c *cluster) patchStatus(ctx context.Context, obj, before client.Object) (reconcile.Result, error) {
 	return c.writeStatus(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 }
@@ -74,7 +73,7 @@ func (c *cluster) writeStatus(ctx context.Context, obj client.Object, patch clie
 	return writeResult(c.Status().Patch(ctx, obj, patch, opts...), "write status of %s %s", gvk.Kind, client.ObjectKeyFromObject(obj))
 }
 
-// logConditions tells of the conditions that mean something else than before.
+// logConditions logs the conditions that changed their status or reason.
 func logConditions(ctx context.Context, have, want []metav1.Condition) {
 	for _, c := range want {
 		if old := meta.FindStatusCondition(have, c.Type); old == nil || old.Status != c.Status || old.Reason != c.Reason {
@@ -83,8 +82,8 @@ func logConditions(ctx context.Context, have, want []metav1.Condition) {
 	}
 }
 
-// writeResult is the result of a write: what is gone needs none, and what has
-// changed meanwhile is looked at again.
+// writeResult is the result of a write. A deleted object needs none; an object that
+// has changed meanwhile is reconciled again.
 func writeResult(err error, format string, args ...any) (reconcile.Result, error) {
 	switch {
 	case apierrors.IsConflict(err):

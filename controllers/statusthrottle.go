@@ -10,8 +10,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// throttle limits how often the status of one object that sums up others is
-// written.
+// throttle limits how often one status that sums up other objects is written.
 type throttle struct {
 	// wrote is when the status was written, and differs since when it should be
 	// another; zero while it is as it should be.

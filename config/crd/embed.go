@@ -1,6 +1,5 @@
 // Package crd holds the generated CustomResourceDefinitions. It promises that
-// the schemas a standalone node validates with are byte for byte those that a
-// cluster installs.
+// a standalone node validates with the same schemas, byte for byte, as a cluster.
 package crd
 
 import (

@@ -112,7 +112,7 @@ func allowed(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork, w World
 		"BridgeNetwork %s does not let namespace %s attach; include it in the network's spec.allowedNamespaces", n.Name, a.Namespace)
 }
 
-// staticOnly: addresses of a joined LAN are not ours to give away.
+// staticOnly refuses to allocate addresses of a joined LAN: its router does that.
 func staticOnly(a *v1alpha1.NamespaceAttachment, n *v1alpha1.BridgeNetwork) *refusal {
 	if n.Spec.Uplink == nil || len(n.Spec.Subnets) == 0 || len(a.Spec.Addresses) > 0 {
 		return nil

@@ -93,8 +93,8 @@ func (h PortHolder) answers(p *v1alpha1.PortPublish) bool {
 }
 
 // hostPorts refuses ports that Kubernetes leads elsewhere, before Patchbay's rules
-// see the packets. In the way of a publish that is on no node is only what is on
-// all of them.
+// see the packets. A publish without a node conflicts only with the ports that
+// Services have on all nodes.
 func hostPorts(p *v1alpha1.PortPublish, a *v1alpha1.NamespaceAttachment, w World) *refusal {
 	if w.PortHolders == nil {
 		return nil

@@ -80,8 +80,8 @@ func reachable(a *v1alpha1.NamespaceAttachment, w World) (families, string) {
 	return reachableOn(w.Network(a.Spec.Network), a)
 }
 
-// reachableOn: in mode External the host may have a way by addresses that are
-// not ours to know.
+// reachableOn says by which families the host reaches an attachment, or why it does
+// not. In mode External the host may have a way by addresses of its own.
 func reachableOn(n *v1alpha1.BridgeNetwork, a *v1alpha1.NamespaceAttachment) (families, string) {
 	subnets := v1alpha1.Prefixes(n.Spec.Subnets)
 	switch mode := n.Spec.Gateway.Mode; {

@@ -14,10 +14,10 @@ type Binding struct {
 	PodUID string
 }
 
-// BindingOf is where an attachment belongs as the world is. Node is empty where
-// nothing names one yet, and for the parent of others, which is never bound.
-// While its pod does not exist, or has no node, an attachment stays where it is,
-// and is for no pod.
+// BindingOf returns where an attachment belongs as the world is. Node is empty while
+// neither the spec nor a pod names one, and for a parent, which is never bound. While
+// its pod does not exist, or has no node, an attachment stays where it is, without a
+// pod.
 func BindingOf(a *v1alpha1.NamespaceAttachment, w World) Binding {
 	switch t := a.Spec.Target; {
 	case t.Netns != nil && t.Netns.NodeName != "":
@@ -93,7 +93,8 @@ func target(a *v1alpha1.NamespaceAttachment, w World) *refusal {
 	return nil
 }
 
-// placed comes last: what is wrong wherever the pod will be is said at once.
+// placed comes last: an error that holds on every node is told before the pod has
+// one.
 func placed(a *v1alpha1.NamespaceAttachment, w World) *refusal {
 	switch {
 	case a.Spec.Target.Pod == nil || BindingOf(a, w).Node != "":

@@ -84,7 +84,7 @@ func TestPod(t *testing.T) {
 }
 
 // TestChild: a child is for the pod that it was made for, and never for a later
-// one of the name; a label that somebody wrote by hand means nothing.
+// one of the name; a label that was written by hand means nothing.
 func TestChild(t *testing.T) {
 	const owner = `ownerReferences: [{apiVersion: patchbay.dev/v1alpha1, kind: NamespaceAttachment, name: web, uid: x, controller: true}]`
 	w := withPod(t, cluster(network(t, open)), placed1)

@@ -2,7 +2,7 @@
 // test/e2e/cluster.
 //
 //	go run ./hack/kind up     a cluster with Patchbay's image in its nodes
-//	go run ./hack/kind down   no cluster, no engine of ours
+//	go run ./hack/kind down   no cluster, and no Docker engine that up started
 //	go run ./hack/kind image  Patchbay's image alone
 //	go run ./hack/kind env    what a shell must set for kubectl and docker
 package main
