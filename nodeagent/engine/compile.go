@@ -103,8 +103,9 @@ func (u *unit) built() bool { return !u.Empty() || u.recordedReady() }
 // waited for it or, of a network, depend on it.
 func (e *Engine) release(u *unit) {
 	e.want(u, netstate.Set{})
-	u.problem, u.notes, u.partial, u.joined = nil, nil, nil, nil
-	clear(u.occupied)
+	u.outcome = u.next()
+	u.joined = nil
+	e.keeper.Forget(u.owner)
 	if u.owner.Kind == netstate.OwnerNetwork {
 		delete(e.pools, u.owner.Name)
 		e.claims.Unlimit(compile.PortOf(u.network.Bridge), u.owner)
@@ -120,6 +121,7 @@ func (e *Engine) compile(u *unit) (r compile.Result) {
 	e.Log.Debug("compile", "owner", u.owner)
 	e.facts.Begin(u.owner)
 	e.claims.Begin(u.owner)
+	u.outcome = u.next()
 	switch u.owner.Kind {
 	case netstate.OwnerNetwork:
 		c := e.context(u, true)

@@ -21,6 +21,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
+	"github.com/patchbay-dev/patchbay/nodeagent/hostport"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -65,7 +66,7 @@ type Options struct {
 	NAT      firewall.Backend
 	Reporter Reporter
 	// HostPorts is asked before a port is published; nil if nobody is.
-	HostPorts HostPorts
+	HostPorts hostport.Sockets
 	Log       *slog.Logger
 	// Resync is the mean time between two looks at everything; default 10 min.
 	Resync time.Duration
@@ -84,66 +85,89 @@ type Options struct {
 // Engine is the loop from resources to the kernel.
 type Engine struct {
 	Options
-
-	mu sync.Mutex
-	// What came in since the last pass.
-	inputs  map[netstate.Owner]*Input
-	events  map[netstate.Key]kernel.Event
-	lost    bool
-	natLost bool
-	synced  bool
-	wake    chan struct{}
-	// remembered are attachments and publishes that are not Set yet.
-	remembered []metav1.Object
-	// running are the pods as last told; nil for no news.
-	running map[string]Pod
-
+	news
 	// progress is when the turn that runs last got on, in Unix nanoseconds; zero
 	// between turns.
 	progress atomic.Int64
 
-	// State of the loop's goroutine alone.
+	// The rest is for the loop's goroutine alone.
 	firewall *patientFirewall
 	units    map[netstate.Owner]*unit
-	ledger   *ledger.Ledger
-	// blind are owners of whom it is not known what the firewall holds.
-	blind map[netstate.Owner]bool
-	// stuck are owners whose failures end by what the kernel tells; see stuck.go.
-	stuck map[netstate.Owner]bool
-	// unseen are wanted objects that could not be observed in this pass.
-	unseen []netstate.Key
-	// leaving says who held what the current pass removes.
-	leaving map[netstate.Key]netstate.Owner
-	claims  *claims.Book
-	pools   pools
-	silent  silent
-	// facts are who has to look again; again are the owners to look at in the next turn.
-	facts *factBook
-	again []netstate.Owner
+	books
+	node netstate.Node
 	// pods by UID; nil until they are known.
 	pods map[string]Pod
-	node netstate.Node
+	seen
+	phase
+	work
+}
+
+// news is what came in since the last turn, from any goroutine.
+type news struct {
+	mu     sync.Mutex
+	wake   chan struct{}
+	inputs map[netstate.Owner]*Input
+	events map[netstate.Key]kernel.Event
+	// lost says that events were, natLost that the firewall changed.
+	lost, natLost bool
+	// synced says that every resource of the source was Set.
+	synced bool
+	// remembered are attachments and publishes that are not Set yet.
+	remembered []metav1.Object
+	// running are the pods as last told; nil for no news.
+	running map[string]Pod
+}
+
+// books are who wants and holds what, who has what alone, who has to look again, and when.
+type books struct {
+	ledger *ledger.Ledger
+	claims *claims.Book
+	pools  pools
+	keeper *hostport.Keeper
+	facts  *factBook
+	// again are owners to look at in the next turn.
+	again  []netstate.Owner
+	alarms schedule.Schedule[alarm]
+	// stuck are owners whose failures end by what the kernel tells; see stuck.go.
+	stuck map[netstate.Owner]bool
+}
+
+// seen is what was noticed on the node beside its facts.
+type seen struct {
 	// astray are the namespaces where others changed the routing since it was read.
 	astray map[string]bool
 	// early are the links of ours where a program of others sees packets first.
-	early map[netstate.Key]bool
-	brake time.Time
+	early  map[netstate.Key]bool
+	silent silent
 	// bridged are the foreign bridges that the firewall knew at the start: they
-	// follow the node, not any resource, and so go with the next who has a
+	// follow the node, not any resource, and so go with the next owner of a
 	// forward guard.
 	bridged []netstate.Key
-	// natFailures are those of the firewall since a change of it succeeded.
-	natFailures int
-	ports       hostPorts
-	started     bool
-	// retired says that Retire is done.
-	retired bool
-	// alarms are when to look at what again.
-	alarms schedule.Schedule[alarm]
+}
+
+// phase is how far the process has come.
+type phase struct {
+	started bool
 	// once says that this process ends when all is settled, and was told of all records.
 	once bool
-	// sweepDue says that something may have become nobody's.
+	// sweepDue says that some objects may have no owner any more; brake is until when a
+	// large sweep waits, zero for no such sweep.
 	sweepDue bool
+	brake    time.Time
+	// natFailures are the firewall's since a change of it succeeded.
+	natFailures int
+	// retired says that Retire is done.
+	retired bool
+}
+
+// work is what one pass knows.
+type work struct {
+	// leaving says who held what the pass removes.
+	leaving map[netstate.Key]netstate.Owner
+	// unseen are wanted objects that could not be observed, and blind the owners of
+	// which it is not known what the firewall holds.
+	unseen []netstate.Key
+	blind  map[netstate.Owner]bool
 }
 
 // New makes an engine. Nothing happens before Run, RunOnce or Plan.
@@ -158,24 +182,17 @@ func New(o Options) *Engine {
 		o.Now = time.Now
 	}
 	if o.HostPorts == nil {
-		o.HostPorts = nobody{}
+		o.HostPorts = hostport.None{}
 	}
 	e := &Engine{
 		Options: o,
-		inputs:  map[netstate.Owner]*Input{},
-		events:  map[netstate.Key]kernel.Event{},
-		wake:    make(chan struct{}, 1),
+		news:    news{inputs: map[netstate.Owner]*Input{}, events: map[netstate.Key]kernel.Event{}, wake: make(chan struct{}, 1)},
 		units:   map[netstate.Owner]*unit{},
-		ledger:  ledger.New(),
-		facts:   facts.New[netstate.Owner, fact](),
-		stuck:   map[netstate.Owner]bool{},
-		claims:  claims.New(),
-		pools:   pools{},
-		early:   map[netstate.Key]bool{},
-		astray:  map[string]bool{},
-		silent:  silent{},
-		ports:   hostPorts{said: map[string]bool{}},
+		books: books{ledger: ledger.New(), claims: claims.New(), pools: pools{}, facts: facts.New[netstate.Owner, fact](),
+			stuck: map[netstate.Owner]bool{}},
+		seen: seen{astray: map[string]bool{}, early: map[netstate.Key]bool{}, silent: silent{}},
 	}
+	e.keeper = hostport.NewKeeper(o.HostPorts, func(err error) { e.Log.Warn("ports of the node's processes", "err", err) })
 	e.firewall = &patientFirewall{Backend: o.NAT, ended: e.firewallChanged}
 	e.NAT = e.firewall
 	return e
@@ -233,7 +250,7 @@ func (e *Engine) signal() {
 // Run keeps the kernel as wanted until the context ends, and holds the ports that
 // it publishes. It removes nothing when it ends.
 func (e *Engine) Run(ctx context.Context) error {
-	e.ports.holds = true
+	e.keeper.Holds = true
 	err := e.watch(ctx)
 	if err == nil {
 		// At the start all is read: nothing can be built without.

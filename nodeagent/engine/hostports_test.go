@@ -56,7 +56,7 @@ func (f *fakePorts) Release(keys []netstate.Key) {
 func portsWorld(t *testing.T) (*world, *fakePorts) {
 	w := newWorld(t)
 	f := &fakePorts{listen: map[uint16]hostport.Listener{}, inUse: map[uint16]bool{}, held: map[netstate.Key]bool{}}
-	w.e.HostPorts, w.e.ports.holds = f, true
+	w.e.keeper.Sockets, w.e.keeper.Holds = f, true
 	w.set(bnet("red", "10.0.0.0/24"))
 	w.set(nsa("a", "red", "10.0.0.11/24"))
 	w.turns(20)
@@ -66,7 +66,7 @@ func portsWorld(t *testing.T) (*world, *fakePorts) {
 
 // look has the ports looked at that are waited for.
 func (w *world) look() {
-	w.later(watchPause)
+	w.later(hostport.WatchPause)
 	w.turns(20)
 }
 
@@ -145,7 +145,7 @@ func TestListenerLater(t *testing.T) {
 	w.turns(20)
 	w.expectTargets("after a flush", p, "10.0.0.11:80")
 	w.e = w.engine()
-	w.e.HostPorts = f
+	w.e.keeper.Sockets = f
 	w.set(bnet("red", "10.0.0.0/24"))
 	w.set(nsa("a", "red", "10.0.0.11/24"))
 	w.set(p)
@@ -203,7 +203,7 @@ func TestHoldWhatIsPublished(t *testing.T) {
 // TestApplyHoldsNothing plans and applies once.
 func TestApplyHoldsNothing(t *testing.T) {
 	w, f := portsWorld(t)
-	w.e.ports.holds = false
+	w.e.keeper.Holds = false
 	w.set(pp("web", "a", "", 80))
 	if _, err := w.e.Plan(t.Context()); err != nil {
 		t.Fatal(err)
@@ -219,12 +219,15 @@ func TestApplyHoldsNothing(t *testing.T) {
 func TestUnknownListeners(t *testing.T) {
 	w, f := portsWorld(t)
 	f.err = errors.New("no sock_diag")
+	said := 0
+	w.e.keeper.Complain = func(error) { said++ }
 	p := pp("web", "a", "", 80)
 	w.set(p)
 	w.turns(20)
 	w.expectReady("without an answer", p, "True", v1alpha1.ReasonProgrammed, "")
-	if len(w.e.ports.said) != 1 {
-		t.Errorf("said %v", w.e.ports.said)
+	w.look()
+	if said != 1 {
+		t.Errorf("said %d times", said)
 	}
 }
 

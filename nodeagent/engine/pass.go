@@ -15,7 +15,7 @@ import (
 
 // pass brings a batch of owners about: compile, observe, diff, apply, report.
 func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
-	e.leaving = map[netstate.Key]netstate.Owner{}
+	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 	_ = e.knowFirewall(ctx)
 	intact := e.NAT.Intact()
 	e.compileAll(batch)
@@ -26,7 +26,7 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 	e.Kernel.Announce(applied)
 	mended := !intact && e.NAT.Intact()
 	e.countRepairs(batch, applied, mended)
-	e.reservePorts(batch)
+	e.keepPorts(batch)
 	summed := e.noteFights(batch, applied, mended)
 	e.settle(batch, applied, summed)
 }

@@ -16,7 +16,6 @@ import (
 // subnet. With a problem it sets aside what the attachment keeps all the same.
 func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView, p *compile.Problem) {
 	a := u.in.Attachment
-	u.short = nil
 	if a.Spec.Network != "" {
 		n, _ := e.viewOf(u, networkOf(a.Spec.Network))
 		if !n.built {

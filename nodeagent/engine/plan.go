@@ -104,7 +104,7 @@ func (e *Engine) Look(ctx context.Context) ([]Planned, error) {
 
 func (e *Engine) planned(ctx context.Context) []Planned {
 	batch := e.take(ctx)
-	e.leaving = map[netstate.Key]netstate.Owner{}
+	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 	e.compileAll(batch)
 	steps := e.prepare(ctx, batch)
 	planned, intact := map[netstate.Owner]*Planned{}, e.NAT.Intact()

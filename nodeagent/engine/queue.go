@@ -65,17 +65,17 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 // receive stores what came in about an owner.
 func (e *Engine) receive(o netstate.Owner, in *Input) {
 	u := e.unit(o)
-	u.formerly, u.byCommand = nil, in != nil && in.removed
+	next := input{changed: true, byCommand: in != nil && in.removed, recalled: u.recalled}
 	if in != nil && len(u.Wanted()) == 0 {
-		u.formerly = in.Before
+		next.formerly = in.Before
 	}
-	if u.byCommand {
-		in = nil
+	if !next.byCommand {
+		next.in = in
 	}
-	e.enter(u, in)
-	u.in, u.changed = in, true
+	e.enter(u, next.in)
+	u.input = next
 	e.show(u)
-	if in != nil {
+	if u.in != nil {
 		u.repairs = max(u.repairs, in.Repairs)
 	}
 	e.sweepDue = e.sweepDue || !u.accepted()

@@ -18,36 +18,36 @@ type unit struct {
 	owner netstate.Owner
 	// Account is what compile wanted last, and what may be in the kernel.
 	*ledger.Account
+	input
+	outcome
+	result
+}
+
+// input is what came in about an owner.
+type input struct {
 	// in is nil for an owner that is gone, or known only by its marks.
 	in *Input
+	// byCommand owners were removed by an explicit command.
+	byCommand bool
+	// changed says that something else is wanted since all was made last.
+	changed bool
 	// formerly is what earlier processes built, until it is recalled.
 	formerly []metav1.Object
 	// recalled are the objects of former versions. They are no proof of a claim: a
 	// former version may have lost it.
 	recalled []netstate.Key
-	// byCommand owners went by somebody's explicit word.
-	byCommand bool
-	// complete is what was wanted when it last was all there.
-	complete netstate.Set
-	// given are the addresses that an attachment's interface has, or had last.
-	given   []netip.Prefix
+}
+
+// outcome is what came of compiling an owner.
+type outcome struct {
 	network compile.NetworkView
 	view    compile.AttachmentView
+	lease
 	// targets are the attachments that a publish leads to.
 	targets []netstate.Owner
 	problem *compile.Problem
-	// notes are what Ready says beside True.
-	notes []*compile.Problem
-	// adopted says that this process decided once what the owner gets; joined are the
-	// addresses that an attachment got then.
-	adopted bool
-	joined  []netip.Prefix
-	// crowded says that a network was reported with nearly all ports used.
-	crowded bool
 	// kept says that the objects stay in spite of the problem.
 	kept bool
-	// siblings is what an attachment shares with the others of its target.
-	siblings fact
 	// short is why an attachment goes without an address of some subnet.
 	short *compile.Problem
 	// noIPv6 says that IPv6 addresses were left out, or would be, since a namespace has
@@ -55,30 +55,50 @@ type unit struct {
 	noIPv6 bool
 	// partial are claims lost for single objects.
 	partial []*compile.Problem
-	// occupied are ports of a publish on which processes listen; reserved, those
-	// that are or should be held, and unheld, the ones of these that are not.
-	occupied map[netstate.Key]occupied
-	reserved map[netstate.Key]bool
-	unheld   map[netstate.Key]bool
-	errs     map[netstate.Key]error
-	// done says that the last pass found or made everything; changed, that
-	// something else is wanted since.
-	done    bool
-	changed bool
+	// notes are what Ready says beside True.
+	notes []*compile.Problem
+}
+
+// lease is what of an attachment outlives a compile.
+type lease struct {
+	// given are the addresses that the interface has, or had last.
+	given []netip.Prefix
+	// adopted says that this process decided once what the owner gets; joined are the
+	// addresses that it got then.
+	adopted bool
+	joined  []netip.Prefix
+	// siblings is what the attachment shares with the others of its target.
+	siblings fact
+}
+
+// next is an outcome of which only what outlives a compile is known.
+func (o outcome) next() outcome {
+	return outcome{network: o.network, view: o.view, lease: o.lease}
+}
+
+// result is what came of an owner in the kernel.
+type result struct {
+	errs map[netstate.Key]error
+	// done says that the last pass found or made everything.
+	done bool
+	// complete is what was wanted when it last was all there.
+	complete netstate.Set
+	// attempts counts the failures in a row.
+	attempts int
 	// repairs counts the passes that put something back.
 	repairs int64
 	// fights are the repairs of late, by what was found.
 	fights map[undoing]*fight
-	// ready is the Ready condition as last reported.
-	ready    metav1.Condition
-	attempts int
+	// ready is the Ready condition as last reported; crowded says that it told of nearly
+	// all ports being used.
+	ready   metav1.Condition
+	crowded bool
 }
 
 func (e *Engine) unit(o netstate.Owner) *unit {
 	u := e.units[o]
 	if u == nil {
-		u = &unit{owner: o, Account: e.ledger.Account(o), errs: map[netstate.Key]error{},
-			occupied: map[netstate.Key]occupied{}, reserved: map[netstate.Key]bool{}, unheld: map[netstate.Key]bool{}}
+		u = &unit{owner: o, Account: e.ledger.Account(o), result: result{errs: map[netstate.Key]error{}}}
 		e.units[o] = u
 	}
 	return u
