@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,10 +24,10 @@ import (
 type API interface {
 	// Current returns the object that bears an owner's status, as the watch
 	// shows it: for a network this node's NodeBridge. Nil where there is none.
-	Current(netstate.Owner) metav1.Object
+	Current(netstate.Owner) v1alpha1.Object
 	// Apply writes the agent's part of an object's status by server-side apply.
 	// It is no error that the object is gone, or another of the same name.
-	Apply(ctx context.Context, o metav1.Object, status map[string]any) error
+	Apply(ctx context.Context, o v1alpha1.Object, status map[string]any) error
 }
 
 // Cluster reports into an API server. A status is written when it differs from
@@ -45,11 +46,11 @@ type Cluster struct {
 
 const (
 	writers = 8
-	// settleTime is how long a status that is not Ready waits for a better one:
-	// what is built in several passes, or repaired at once, is one write.
+	// settleTime is how long a status that is not Ready waits for a better one: an
+	// object that is built in several passes, or repaired at once, costs one write.
 	settleTime = 500 * time.Millisecond
-	// repairPause is how long a count of repairs waits for more: somebody who
-	// undoes all of our work all the time is not to cost a write each time.
+	// repairPause is how long a count of repairs waits for more: a program that undoes
+	// our work again and again must not cost a write each time.
 	repairPause = 2 * time.Second
 )
 
@@ -113,7 +114,7 @@ func (c *Cluster) Report(s engine.Status) {
 	}
 }
 
-// onlyRepaired says that a status tells of nothing but further repairs.
+// onlyRepaired reports whether two statuses differ by the count of repairs alone.
 func onlyRepaired(old, now engine.Status) bool {
 	if old.Bridge == nil || now.Bridge == nil || old.Bridge.Repairs == now.Bridge.Repairs {
 		return false
@@ -127,7 +128,7 @@ func onlyRepaired(old, now engine.Status) bool {
 // Seen says that the watch brought an object's change.
 func (c *Cluster) Seen(o netstate.Owner) { c.queue.Add(o) }
 
-// Removed forgets what was to be written.
+// Removed forgets the status that was to be written.
 func (c *Cluster) Removed(o netstate.Owner) {
 	c.Metrics.removed(o)
 	c.mu.Lock()
@@ -152,12 +153,12 @@ func (c *Cluster) write(ctx context.Context, o netstate.Owner) error {
 	if !ok || now == nil || recreated(s, now) {
 		return nil
 	}
-	have, held := agentPart(now)
-	if held.Reason == v1alpha1.ReasonNodeNotReady {
+	held := readyOf(now)
+	if len(held) > 0 && held[0].Reason == v1alpha1.ReasonNodeNotReady {
 		return nil
 	}
 	want := statusOf(s, held)
-	if equality.Semantic.DeepEqual(have, want) {
+	if equality.Semantic.DeepEqual(agentPart(now.StatusPointer(), held), want) {
 		return nil
 	}
 	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(want)
@@ -168,66 +169,57 @@ func (c *Cluster) write(ctx context.Context, o netstate.Owner) error {
 	return c.API.Apply(ctx, now, fields)
 }
 
-// sameStatus says that a status brings nothing new: what the watch shows may
-// not have caught up with what was written of the former.
+// sameStatus reports whether a status brings nothing new. It compares with the former
+// status, since the watch may not show yet that it was written.
 func sameStatus(a, b engine.Status) bool {
 	return a.Ready == b.Ready && a.Input.Object().GetUID() == b.Input.Object().GetUID() &&
 		equality.Semantic.DeepEqual([]any{a.Bridge, a.Attachment, a.Publish}, []any{b.Bridge, b.Attachment, b.Publish})
 }
 
-// recreated says that the status is of another object of the same name. The
-// NodeBridge of a network goes with it.
-func recreated(s engine.Status, now metav1.Object) bool {
+// recreated reports whether the status is of an earlier object of the same name. A
+// network's status is never: its NodeBridge goes with the network.
+func recreated(s engine.Status, now v1alpha1.Object) bool {
 	return s.Input.Network == nil && s.Input.Object().GetUID() != now.GetUID()
 }
 
-// agentPart is what of an object's status the agent writes, and its Ready
-// condition.
-func agentPart(o metav1.Object) (status any, ready metav1.Condition) {
-	only := func(list []metav1.Condition) []metav1.Condition {
-		if c := meta.FindStatusCondition(list, v1alpha1.ConditionReady); c != nil {
-			ready = *c
-			return []metav1.Condition{ready}
-		}
-		return nil
+// readyOf returns an object's Ready condition, if it has one.
+func readyOf(o v1alpha1.Object) []metav1.Condition {
+	if c := meta.FindStatusCondition(*o.Conditions(), v1alpha1.ConditionReady); c != nil {
+		return []metav1.Condition{*c}
 	}
-	switch o := o.(type) {
-	case *v1alpha1.NodeBridge:
-		s := o.Status
-		s.Conditions = only(s.Conditions)
-		return &s, ready
-	case *v1alpha1.NamespaceAttachment:
-		s := o.Status
-		s.NodeName, s.PodUID, s.Pods, s.Conditions = "", "", nil, only(s.Conditions)
-		return &s, ready
-	case *v1alpha1.PortPublish:
-		s := o.Status
-		s.NodeName, s.Conditions = "", only(s.Conditions)
-		return &s, ready
-	}
-	return nil, ready
+	return nil
 }
 
-// statusOf is what the agent writes of a status. The condition keeps its
+// statusOf returns a status of the engine as the API has it. The condition keeps its
 // transition time while its status stays.
-func statusOf(s engine.Status, before metav1.Condition) any {
-	ready := []metav1.Condition{before}
-	if before.Type == "" {
-		ready = nil
-	}
+func statusOf(s engine.Status, before []metav1.Condition) any {
+	ready := slices.Clone(before)
 	meta.SetStatusCondition(&ready, s.Ready)
 	switch {
 	case s.Bridge != nil:
-		out := *s.Bridge
-		out.Conditions = ready
-		return &out
+		return agentPart(s.Bridge, ready)
 	case s.Attachment != nil:
-		out := *s.Attachment
-		out.NodeName, out.PodUID, out.Conditions = "", "", ready
+		return agentPart(s.Attachment, ready)
+	}
+	return agentPart(s.Publish, ready)
+}
+
+// agentPart returns the fields of a status that the agent writes, with these
+// conditions.
+func agentPart(status any, conditions []metav1.Condition) any {
+	switch s := status.(type) {
+	case *v1alpha1.NodeBridgeStatus:
+		out := *s
+		out.Conditions = conditions
 		return &out
-	default:
-		out := *s.Publish
-		out.NodeName, out.Conditions = "", ready
+	case *v1alpha1.NamespaceAttachmentStatus:
+		out := *s
+		out.NodeName, out.PodUID, out.Pods, out.Conditions = "", "", nil, conditions
+		return &out
+	case *v1alpha1.PortPublishStatus:
+		out := *s
+		out.NodeName, out.Conditions = "", conditions
 		return &out
 	}
+	return nil
 }

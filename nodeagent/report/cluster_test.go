@@ -22,7 +22,7 @@ import (
 
 var net1 = netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: "lab", Name: "net1"}
 
-// server has one attachment, and writes down what is applied to it.
+// server has one attachment, and writes down the statuses that are applied to it.
 type server struct {
 	mu     sync.Mutex
 	object *v1alpha1.NamespaceAttachment
@@ -30,7 +30,7 @@ type server struct {
 	fail   int
 }
 
-func (s *server) Current(netstate.Owner) metav1.Object {
+func (s *server) Current(netstate.Owner) v1alpha1.Object {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.object == nil {
@@ -39,7 +39,7 @@ func (s *server) Current(netstate.Owner) metav1.Object {
 	return s.object.DeepCopy()
 }
 
-func (s *server) Apply(_ context.Context, _ metav1.Object, status map[string]any) error {
+func (s *server) Apply(_ context.Context, _ v1alpha1.Object, status map[string]any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fail > 0 {
@@ -116,7 +116,7 @@ func TestClusterWritesOnce(t *testing.T) {
 	s.expect(t, "True Programmed [10.0.0.2/24]", "True Programmed [10.0.0.3/24]")
 }
 
-// TestClusterRestores what somebody else wrote over, but for NodeNotReady.
+// TestClusterRestores a status that another writer changed, but for NodeNotReady.
 func TestClusterRestores(t *testing.T) {
 	a := bound("a")
 	s := &server{object: a.DeepCopy(), fail: 2}

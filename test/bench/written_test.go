@@ -120,7 +120,7 @@ type watchedAPI struct {
 	agent *agent
 }
 
-func (w watchedAPI) Apply(ctx context.Context, o metav1.Object, status map[string]any) error {
+func (w watchedAPI) Apply(ctx context.Context, o v1alpha1.Object, status map[string]any) error {
 	err := w.API.Apply(ctx, o, status)
 	if err == nil && isReady(w.agent.b, status) {
 		w.agent.written <- mark{owner: ownerOf(o), told: time.Now()}

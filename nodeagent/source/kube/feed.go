@@ -34,11 +34,11 @@ type Feed struct {
 	networks map[string]*v1alpha1.BridgeNetwork
 	bridges  map[string]*v1alpha1.NodeBridge
 	// bound are the attachments and publishes of this node.
-	bound map[netstate.Owner]metav1.Object
+	bound map[netstate.Owner]v1alpha1.Object
 	// given is what the engine has.
 	given map[netstate.Owner]engine.Input
-	// waiting are bound here, but were not judged since this process started:
-	// what was built of them is not known, and so nothing may be swept.
+	// waiting are bound here, but were not judged since this process started. Their
+	// kernel objects are not known, and so nothing may be swept.
 	waiting map[netstate.Owner]bool
 	listed  bool
 }
@@ -49,7 +49,7 @@ func NewFeed(e Engine) *Feed {
 		Engine:   e,
 		networks: map[string]*v1alpha1.BridgeNetwork{},
 		bridges:  map[string]*v1alpha1.NodeBridge{},
-		bound:    map[netstate.Owner]metav1.Object{},
+		bound:    map[netstate.Owner]v1alpha1.Object{},
 		given:    map[netstate.Owner]engine.Input{},
 		waiting:  map[netstate.Owner]bool{},
 	}
@@ -76,7 +76,7 @@ func (f *Feed) Listed() {
 }
 
 // Set takes an object as the watch shows it.
-func (f *Feed) Set(o metav1.Object) {
+func (f *Feed) Set(o v1alpha1.Object) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch o := o.(type) {
@@ -98,7 +98,7 @@ func (f *Feed) Set(o metav1.Object) {
 // Gone takes an object away. It is sure where the watch brought the deletion,
 // or the object's binding to another node; it is not where the object was
 // merely missing when everything was listed anew.
-func (f *Feed) Gone(o metav1.Object, sure bool) {
+func (f *Feed) Gone(o v1alpha1.Object, sure bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch o := o.(type) {
@@ -119,14 +119,14 @@ func (f *Feed) Gone(o metav1.Object, sure bool) {
 	}
 }
 
-// canonical is false for a NodeBridge that somebody made by hand.
+// canonical is false for a NodeBridge that was made by hand.
 func canonical(b *v1alpha1.NodeBridge) bool {
 	return b.Name == v1alpha1.NodeBridgeName(b.Spec.Network, b.Spec.NodeName)
 }
 
 // Current returns the object that bears an owner's status; nil where there is
 // none.
-func (f *Feed) Current(o netstate.Owner) metav1.Object {
+func (f *Feed) Current(o netstate.Owner) v1alpha1.Object {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if o.Kind != netstate.OwnerNetwork {

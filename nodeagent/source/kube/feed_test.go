@@ -92,8 +92,8 @@ func TestVerdicts(t *testing.T) {
 	j.expect(t, "update nsa:lab/net1@2=False")
 }
 
-// TestGone: what the watch brought as deleted is removed by somebody's word; what
-// is merely missing from a new list is gone, and the engine may wait.
+// TestGone: an object that the watch brought as deleted is removed at once. An object
+// that is merely missing from a new list is gone, and the engine may wait.
 func TestGone(t *testing.T) {
 	j := &journal{}
 	f := NewFeed(j)

@@ -40,7 +40,7 @@ type Options struct {
 	StartJitter time.Duration
 }
 
-// Source watches what is bound to one node.
+// Source watches the objects that are bound to one node.
 type Source struct {
 	Options
 	manager manager.Manager
@@ -168,13 +168,13 @@ func (s *Source) OnDelete(o any) {
 	if missed {
 		o = last.Obj
 	}
-	if object, ok := o.(metav1.Object); ok {
+	if object, ok := o.(v1alpha1.Object); ok {
 		s.feed.Gone(object, !missed)
 	}
 }
 
 func (s *Source) set(o any) {
-	object, ok := o.(metav1.Object)
+	object, ok := o.(v1alpha1.Object)
 	if !ok {
 		return
 	}
@@ -182,7 +182,7 @@ func (s *Source) set(o any) {
 	s.seen(ownerOf(object))
 }
 
-func ownerOf(o metav1.Object) netstate.Owner {
+func ownerOf(o v1alpha1.Object) netstate.Owner {
 	if b, ok := o.(*v1alpha1.NodeBridge); ok {
 		return netstate.Owner{Kind: netstate.OwnerNetwork, Name: b.Spec.Network}
 	}
@@ -190,15 +190,11 @@ func ownerOf(o metav1.Object) netstate.Owner {
 }
 
 // Current implements report.API.
-func (s *Source) Current(o netstate.Owner) metav1.Object { return s.feed.Current(o) }
+func (s *Source) Current(o netstate.Owner) v1alpha1.Object { return s.feed.Current(o) }
 
 // Apply implements report.API.
-func (s *Source) Apply(ctx context.Context, o metav1.Object, status map[string]any) error {
-	object, ok := o.(client.Object)
-	if !ok {
-		return fmt.Errorf("write status: %T is no API object", o)
-	}
-	gvk, err := s.manager.GetClient().GroupVersionKindFor(object)
+func (s *Source) Apply(ctx context.Context, o v1alpha1.Object, status map[string]any) error {
+	gvk, err := s.manager.GetClient().GroupVersionKindFor(o)
 	if err != nil {
 		return err
 	}
