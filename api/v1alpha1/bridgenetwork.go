@@ -65,7 +65,7 @@ type BridgeNetworkSpec struct {
 	// Gateway is the way out of the network.
 	// +kubebuilder:default={mode: "Bridge"}
 	Gateway GatewaySpec `json:"gateway,omitempty"`
-	// IPAM narrows what is allocated from the subnets.
+	// IPAM narrows which addresses of the subnets are allocated.
 	// +optional
 	IPAM *NetworkIPAM `json:"ipam,omitempty"`
 	// Egress says how traffic leaves the node.
@@ -89,7 +89,7 @@ type BridgeNetworkSpec struct {
 type Subnet string
 
 // Lifecycle says whether Patchbay makes and removes a thing, or uses one that
-// somebody else makes.
+// another program makes.
 // +kubebuilder:validation:Enum=Managed;External
 type Lifecycle string
 
@@ -138,8 +138,8 @@ const (
 // GatewaySpec describes a network's gateway.
 type GatewaySpec struct {
 	// Mode says who holds the gateway addresses: Bridge (the bridge does),
-	// External (a router on the LAN of the uplink, or whoever made the bridge)
-	// or None.
+	// External (a router on the LAN of the uplink, or the program that made the
+	// bridge) or None.
 	// +kubebuilder:default=Bridge
 	Mode GatewayMode `json:"mode,omitempty"`
 	// Addresses of the gateway, one per family; in mode Bridge the first usable
@@ -204,7 +204,7 @@ const (
 	IngressOpen IngressMode = "Open"
 )
 
-// IsolationSpec says who may reach whom.
+// IsolationSpec says which traffic may reach the attachments.
 type IsolationSpec struct {
 	// Ports true keeps attachments of this network from reaching each other.
 	// +kubebuilder:default=false
@@ -244,8 +244,8 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="(self.from == 'Selector') == has(self.selector)",message="spec.allowedNamespaces.selector goes with from: Selector, and only with it",fieldPath=".selector"
 type AllowedNamespaces struct {
-	// From says which namespaces are meant: All, None, or those that Selector
-	// matches.
+	// From says which namespaces are meant: All, None, or the namespaces that
+	// Selector matches.
 	// +kubebuilder:default=None
 	From NamespaceFrom `json:"from,omitempty"`
 	// Selector matches the labels of namespaces; only with from: Selector.
@@ -280,7 +280,7 @@ type BridgeNetworkStatus struct {
 type NodeCounts struct {
 	// Selected is the number of nodes that the network selects.
 	Selected int32 `json:"selected"`
-	// Ready is the number of those that hold all of it.
+	// Ready is the number of selected nodes that hold all of it.
 	Ready int32 `json:"ready"`
 }
 

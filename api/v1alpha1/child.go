@@ -19,8 +19,8 @@ const (
 	AnnotationNodeName = "patchbay.dev/node-name"
 )
 
-// Parent is the name of the object that made this one, which is then of the same
-// kind and namespace; empty for an object that somebody wrote.
+// Parent returns the name of the object of the same kind and namespace that this
+// one was made for; empty for an object that a user wrote.
 func Parent(o metav1.Object) string {
 	child, ok := o.(Object)
 	ref := metav1.GetControllerOf(o)

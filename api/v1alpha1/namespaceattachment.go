@@ -56,7 +56,7 @@ type NamespaceAttachment struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.ipam) || has(self.network) && !has(self.addresses)",message="spec.ipam is about addresses that a network allocates: set spec.network and leave spec.addresses out",fieldPath=".ipam"
 // +kubebuilder:validation:XValidation:rule="!has(self.mtu) || self.mtu >= 1280 || !has(self.addresses) || self.addresses.all(a, !isCIDR(a) || cidr(a).ip().family() == 4)",message="spec.mtu must be at least 1280 with an IPv6 address: the kernel turns IPv6 off below",fieldPath=".mtu"
 type NamespaceAttachmentSpec struct {
-	// Target is what is wired. Immutable.
+	// Target is the namespace or pods to wire. Immutable.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec.target is immutable: delete the attachment and create it anew"
 	Target AttachmentTarget `json:"target"`
 	// Network is the name of the BridgeNetwork to attach to.
@@ -96,10 +96,11 @@ type NamespaceAttachmentSpec struct {
 	// +kubebuilder:validation:MaxLength=17
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$') && self != '00:00:00:00:00:00'",message="spec.macAddress must be a unicast MAC address such as 02:42:0a:44:00:65"
 	MACAddress string `json:"macAddress,omitempty"`
-	// AllowedAddresses are what the interface may also send as where the network
-	// holds it to its addresses, in IP, ARP and neighbour discovery: floating
-	// addresses, as of keepalived, or what is behind it. It is not assigned them,
-	// several attachments may name the same, and a single address is given to none.
+	// AllowedAddresses are further addresses that the interface may send as where
+	// the network holds it to its addresses, in IP, ARP and neighbour discovery:
+	// floating addresses, as of keepalived, or networks behind it. It is not assigned
+	// them, several attachments may name the same, and a single address is given to
+	// none.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=32
@@ -200,7 +201,7 @@ type InterfaceName string
 // +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9_.-]*$')",message="must be the name of a network namespace under /run/netns: letters, digits, '_', '.', '-', beginning with a letter or digit"
 type NetnsName string
 
-// AttachmentTarget says what is wired. Exactly one member is set.
+// AttachmentTarget is the namespace or pods to wire. Exactly one member is set.
 //
 // +kubebuilder:validation:XValidation:rule="[has(self.netns), has(self.pod), has(self.podSelector)].filter(x, x).size() == 1",message="spec.target must name exactly one of netns, pod, podSelector"
 type AttachmentTarget struct {
@@ -330,8 +331,8 @@ type NamespaceAttachmentStatus struct {
 	// namespaces.
 	// +optional
 	HostInterface *InterfaceStatus `json:"hostInterface,omitempty"`
-	// Addresses of the interface inside the target, in CIDR form. This is the
-	// record of what was allocated.
+	// Addresses of the interface inside the target, in CIDR form. They are the
+	// record of the allocation.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=8

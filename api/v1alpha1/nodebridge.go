@@ -8,7 +8,7 @@ import (
 )
 
 // NodeBridge is one BridgeNetwork on one node: made by the controller, its
-// status written by that node's agent. People read it; nobody writes it by hand.
+// status written by that node's agent. It is to be read, never written by hand.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -74,12 +74,12 @@ type NodeBridgeStatus struct {
 	// MTU of the bridge in bytes.
 	// +optional
 	MTU int32 `json:"mtu,omitempty"`
-	// Ports is how many ports of the bridge are used, those of others among them;
+	// Ports is how many ports of the bridge are used, by Patchbay or another program;
 	// absent below 900. A Linux bridge takes 1,023.
 	// +optional
 	Ports int32 `json:"ports,omitempty"`
-	// Repairs counts how often the agent put back what somebody else had changed or
-	// removed of the network on this node.
+	// Repairs counts how often the agent put back a part of the network on this node
+	// that another program had changed or removed.
 	// +optional
 	Repairs int64 `json:"repairs,omitempty"`
 	// Conditions has Ready.

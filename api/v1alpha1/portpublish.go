@@ -53,8 +53,8 @@ type PortPublishSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, a.protocol == b.protocol && a.hostPort <= (has(b.hostPortEnd) ? b.hostPortEnd : b.hostPort) && b.hostPort <= (has(a.hostPortEnd) ? a.hostPortEnd : a.hostPort)))",message="spec.ports must not publish a hostPort of one protocol twice: choose another hostPort"
 	Ports []PublishedPort `json:"ports"`
-	// SourceRanges are who may connect, in CIDR form; default everyone. A range of
-	// the other family than an address of the attachment lets nobody in there.
+	// SourceRanges are the clients that may connect, in CIDR form; by default all. A
+	// list without a range of a family closes the attachment's addresses of that family.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
@@ -122,7 +122,7 @@ type PortPublishStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	NodeName string `json:"nodeName,omitempty"`
-	// Published lists what is open now.
+	// Published lists the ports that are open now.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=2048

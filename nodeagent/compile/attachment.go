@@ -23,11 +23,12 @@ type AttachmentView struct {
 	Way string
 	// Gateways the target's default routes point to.
 	Gateways []netip.Addr
-	// Reachable by the node: it has an address on the way, and Reached are those of
-	// the addresses to which it leads.
+	// Reachable says that the node has an address on the way, and Reached are the
+	// target's addresses to which the way leads.
 	Reachable bool
 	Reached   []netip.Prefix
-	// External networks have the gateways that others made, the node or a router.
+	// External says that the network's gateway is not Patchbay's: a router, or an
+	// address that the node has on the bridge.
 	External bool
 	// Realm is the node's interface that leads to the target: its bridge, or Host.
 	Realm string
@@ -43,8 +44,8 @@ type Place struct {
 	Addresses []netip.Prefix
 	// NoIPv6 are External namespaces in which IPv6 is off, and stays so.
 	NoIPv6 []string
-	// Routing is what others made of the routing in the target, PeerRouting in the
-	// namespace of the other end.
+	// Routing has the target's rules and routes that Patchbay did not make, PeerRouting
+	// the same of the namespace of the other end.
 	Routing, PeerRouting netstate.Routing
 }
 
@@ -81,7 +82,7 @@ func Attachment(a *v1alpha1.NamespaceAttachment, network *NetworkView, at Place,
 		b.r.note(problem(v1alpha1.ReasonProgrammed, "built, no address: the interface carries frames, and IP once something else gives it an address"))
 	}
 	p := b.routes()
-	b.others(at)
+	b.foreign(at)
 	b.r.withoutIPv6(c.Node)
 	return b.r, b.view, p
 }
@@ -97,7 +98,7 @@ type attachment struct {
 	noIPv6 []string
 }
 
-// usable are those of the addresses that an interface in a namespace can have.
+// usable returns the addresses that an interface in a namespace can have.
 func (b *attachment) usable(netns string, addresses []netip.Prefix) []netip.Prefix {
 	if !slices.Contains(b.noIPv6, netns) {
 		return addresses
@@ -227,8 +228,9 @@ func (b *attachment) allow(port string) {
 	}
 }
 
-// AllowedClaims are of the single addresses that an attachment may also send as:
-// others may too, but none is assigned them. A range is not kept free.
+// AllowedClaims returns claims of the single addresses that an attachment may also
+// send as. Several attachments may send as one, but none is assigned it. A range is
+// not kept free.
 func AllowedClaims(a *v1alpha1.NamespaceAttachment) []Claim {
 	var out []Claim
 	for _, p := range a.Spec.AllowedPrefixes() {
@@ -249,8 +251,8 @@ func (b *attachment) deaf(port string) {
 	b.r.add(linkSysctl("", port, "ipv6", "disable_ipv6", "1"), linkSysctl("", port, "ipv4", "rp_filter", "1"), linkSysctl("", port, "ipv4", "arp_ignore", "8"))
 }
 
-// reach finds to which addresses the node has a way over the bridge. One without a
-// gateway of ours has a way where somebody gave the bridge an address.
+// reach finds the addresses to which the node has a way over the bridge. With an
+// External gateway it has one where the bridge was given an address of the subnet.
 func (b *attachment) reach() {
 	b.view.External = b.net.Mode == v1alpha1.GatewayExternal
 	switch b.net.Mode {
@@ -271,12 +273,12 @@ func nodeIsBeside(node netstate.Node, link string, a netip.Addr) bool {
 	return slices.ContainsFunc(node.Addresses, func(n netstate.NodeAddress) bool { return n.Link == link && n.Prefix.Contains(a) })
 }
 
-// Twins adds what an attachment needs beside others of its target on its network,
-// as several interfaces in one LAN. The target has one routing table, by which it
-// answers for the address of one interface through another: so its port lets theirs
-// through, each interface answers ARP for its own address alone, and takes packets
-// from those to whom the way leads by another (Documentation/networking/ip-sysctl:
-// arp_ignore, rp_filter).
+// Twins adds the objects that an attachment needs where its target has further
+// attachments to the same network, as several interfaces in one LAN. The target has
+// one routing table, by which it answers for the address of one interface through
+// another. So the port lets the addresses of these interfaces through, each interface
+// answers ARP for its own address alone, and takes packets whose way back leads by
+// another interface (Documentation/networking/ip-sysctl: arp_ignore, rp_filter).
 func (r *Result) Twins(v AttachmentView, theirs []netip.Prefix, antiSpoof bool) {
 	r.add(linkSysctl(v.Target.Netns, v.Target.Name, "ipv4", "arp_ignore", "1"), linkSysctl(v.Target.Netns, v.Target.Name, "ipv4", "rp_filter", "2"))
 	for _, p := range theirs {
@@ -377,7 +379,7 @@ func farEnd(far *v1alpha1.NetnsEnd) netstate.End {
 }
 
 // inside gives an end in a namespace its addresses. They are usable at once:
-// nobody else can have them, so there is nothing to detect.
+// no other host can have them, so there is nothing to detect.
 func (b *attachment) inside(e netstate.End, addresses []netip.Prefix) {
 	b.r.add(linkSysctl(e.Netns, e.Name, "ipv6", "accept_dad", "0"), linkSysctl(e.Netns, e.Name, "ipv6", "accept_ra", "0"))
 	for _, p := range addresses {
@@ -440,8 +442,8 @@ func (b *attachment) routes() *Problem {
 	return nil
 }
 
-// first says whether the default route goes before one that the target's maker
-// gave it: only where somebody asked for it.
+// first reports whether the default route goes before the existing one of an External
+// target: only where spec.defaultRoute asks for it.
 func (b *attachment) first() bool {
 	return b.a.Spec.DefaultRoute != nil && lifecycleOf(b.a.Spec.Target) == v1alpha1.External
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// TestKeptFromInterfaces: a chain of others at another hook than forward concerns the
+// TestKeptFromInterfaces: a foreign chain at another hook than forward concerns the
 // interfaces and families that it sees.
 func TestKeptFromInterfaces(t *testing.T) {
 	both := []netstate.Family{netstate.IPv4, netstate.IPv6}
@@ -15,7 +15,7 @@ func TestKeptFromInterfaces(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		blocker netstate.Blocker
-		// What is said of br-red with IPv6, as a bridge, and of veth1 as an interface.
+		// The packets that br-red with IPv6, br-red as a bridge, and veth1 lose.
 		passed, framed, attached string
 	}{
 		{"input", netstate.Blocker{Hook: "input", Families: both}, "packets to the node", "", ""},

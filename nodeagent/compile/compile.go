@@ -18,16 +18,16 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Context is what every compilation may know beside the resources.
+// Context has the facts that every compilation may know beside the resources.
 type Context struct {
 	Source netstate.Source
 	Node   netstate.Node
-	// Own are those of the addresses that a publish names that the node has from
-	// other resources, as a gateway or an end of a link.
+	// Own are the addresses named by a publish that the node has from other
+	// resources, as a gateway or an end of a link.
 	Own []netip.Addr
 	// Attached is how many attachments name the network that is compiled.
 	Attached int
-	// Blockers are what of others drops forwarded packets.
+	// Blockers are the foreign chains that drop packets.
 	Blockers []netstate.Blocker
 	// NoAntiSpoof says that the firewall cannot hold bridge ports to their
 	// addresses.
@@ -42,18 +42,18 @@ func (c Context) unfiltered(v NetworkView) *Problem {
 	return problem(v1alpha1.ReasonAntiSpoofUnavailable, "built, but attachments are not held to their addresses, which iptables cannot do: use the nftables backend, or set spec.isolation.antiSpoof to false")
 }
 
-// Result is what one resource needs of the node.
+// Result has the objects that one resource needs on the node.
 type Result struct {
 	Objects netstate.Set
 	Claims  []Claim
 	// Notes are limitations to report although all objects can be made.
 	Notes []*Problem
-	// Lacks is what was asked for and cannot be had although the rest can.
+	// Lacks are wishes of the spec that cannot be had although the rest can.
 	Lacks []*Problem
 }
 
-// forwarded has the firewalls of others let an interface's packets of a family through
-// where they can be opened, as far as openings say, and says which cannot.
+// forwarded adds the openings that let an interface's packets of a family through
+// foreign firewalls, and names the firewalls that cannot be opened.
 func (r *Result) forwarded(c Context, link string, f netstate.Family, openings ...netstate.Opening) {
 	var drops []string
 	for _, b := range c.Blockers {
@@ -81,21 +81,21 @@ func (r *Result) forwarded(c Context, link string, f netstate.Family, openings .
 	}
 }
 
-// passed says which chains of others at other hooks than forward keep packets of the
-// families from an interface.
+// passed names the foreign chains at other hooks than forward that keep packets of
+// the families from an interface.
 func (r *Result) passed(c Context, link string, families ...netstate.Family) {
 	r.lacks(c, link, func(b netstate.Blocker) bool {
 		return !b.Bridge && slices.ContainsFunc(families, func(f netstate.Family) bool { return b.Blocks(f, link) })
 	})
 }
 
-// framed says which chains of others keep frames from a bridge. Of one that accepts
-// some, nobody can say which ports those are.
+// framed names the foreign chains that keep frames from a bridge. A chain that accepts
+// some frames is left out: it is not known for which ports.
 func (r *Result) framed(c Context, bridge string) {
 	r.lacks(c, bridge, func(b netstate.Blocker) bool { return b.Bridge && len(b.Accepts) == 0 })
 }
 
-// attached says which chains of others that are an interface's own keep all from it.
+// attached names the foreign chains of an interface that keep all packets from it.
 func (r *Result) attached(c Context, link string) {
 	r.lacks(c, link, func(b netstate.Blocker) bool { return slices.Contains(b.Links, link) })
 }
@@ -135,8 +135,8 @@ func packetsAt(b netstate.Blocker) string {
 	return kind + " that arrive"
 }
 
-// openings are for all that an interface of ours may do in another's FORWARD: what goes
-// to it, and what leaves it by the node's ways out.
+// openings lead an interface's packets through a foreign FORWARD: packets to it, and
+// packets from it that leave by the node's ways out.
 func openings(node netstate.Node, link string, f netstate.Family) []netstate.Opening {
 	out := []netstate.Opening{{Family: f, Link: link}}
 	for _, way := range slices.Concat(node.DefaultLinks, node.GatewayLinks) {
@@ -147,7 +147,7 @@ func openings(node netstate.Node, link string, f netstate.Family) []netstate.Ope
 	return out
 }
 
-// lack notes what cannot be had, once.
+// lack notes a wish that cannot be had, once.
 func (r *Result) lack(p *Problem) { r.Lacks = once(r.Lacks, p) }
 
 // note adds limitations, each once; nil ones are none.
@@ -192,9 +192,9 @@ func problem(reason, format string, args ...any) *Problem {
 	return &Problem{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
-// Joined is one problem of several: its reason is the first that says more than
-// Programmed, its message all of theirs, with the opening of the first once. It is
-// nil for none.
+// Joined makes one problem of several. Its reason is the first that says more than
+// Programmed; its message has all messages, with the opening of the first once. It
+// is nil for none.
 func Joined(list []*Problem) *Problem {
 	if len(list) == 0 {
 		return nil
@@ -260,14 +260,14 @@ func linkSysctl(netns, link, family, name, value string) netstate.Sysctl {
 }
 
 // forwarding returns what lets the node route between its interfaces for one
-// family. Where somebody else switched it on there is nothing to do; where
+// family. Where another program switched it on there is nothing to do; where
 // Patchbay does, traffic between two foreign interfaces stays dropped, and
 // interfaces that learn routes from router advertisements go on doing so
 // (Documentation/networking/ip-sysctl: accept_ra 2).
 //
 // A node of a cluster has to route between its pods and the world in any case,
-// and its network plugin may switch that on after us, which nobody can see: so
-// there it is left on, and nothing of others is dropped
+// and its network plugin may switch that on after us by the same value. So there
+// it is left on, and no foreign packet is dropped
 // (https://kubernetes.io/docs/setup/production-environment/container-runtimes/#prerequisite-ipv4-forwarding-optional).
 func forwarding(c Context, f netstate.Family) []netstate.Object {
 	cluster := c.Source == netstate.SourceCluster

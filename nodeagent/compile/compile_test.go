@@ -46,9 +46,9 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestForwardingInACluster: other software may need it without being able to say
-// so, whoever switched it on; without a cluster Patchbay undoes and guards what
-// it switched on.
+// TestForwardingInACluster: in a cluster other software may need forwarding, even
+// where Patchbay switched it on. Without a cluster Patchbay guards it, and switches
+// it off again.
 func TestForwardingInACluster(t *testing.T) {
 	for _, test := range []struct {
 		source  netstate.Source
@@ -154,8 +154,8 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestExternalBridgeIsNotGuarded shows that the other ports of a bridge that
-// somebody else made are not closed, and that this is said.
+// TestExternalBridgeIsNotGuarded shows that the other ports of a foreign bridge are
+// not closed, and that a note says so.
 func TestExternalBridgeIsNotGuarded(t *testing.T) {
 	n := network(v1alpha1.BridgeNetworkSpec{
 		Bridge:  v1alpha1.BridgeSpec{Name: "br0", Lifecycle: v1alpha1.External},
@@ -249,9 +249,9 @@ func TestJoinedNotes(t *testing.T) {
 	}
 }
 
-// TestForwardOpening has FORWARD of iptables opened for what goes to a network and what
-// leaves it by the node's ways out; for what a publish of one's own interface needs; and
-// on a bridge of others for what is published there.
+// TestForwardOpening has FORWARD of iptables opened for packets to a network and from
+// it by the node's ways out; for a publish on an interface of its own; and on a foreign
+// bridge for the published ports.
 func TestForwardOpening(t *testing.T) {
 	four := func(o netstate.Opening) netstate.Object { o.Family = netstate.IPv4; return o }
 	c := on(netstate.Node{DefaultLinks: []string{"eth0", "odd+"}, GatewayLinks: []string{"tap1", "wg0"}, Addresses: []netstate.NodeAddress{{Link: "br0", Prefix: netip.MustParsePrefix("10.0.0.1/24")}}})

@@ -102,20 +102,20 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	}
 	r.claim(InterfaceClaim(netstate.End{Name: v.Bridge}, "spec.bridge.name"))
 	if v.Guarded && !v.Managed {
-		// Guarded is a whole bridge, and the other ports of this one are not
-		// ours to close.
+		// Guarded is a whole bridge, and Patchbay must not close the foreign ports
+		// of this one.
 		v.Guarded = false
 		r.note(problem(v1alpha1.ReasonUnsupported, "built, but spec.isolation.ingress PublishedOnly is not enforced on bridge %s, which Patchbay did not make: set Open to say so, or use lifecycle Managed", v.Bridge))
 	}
-	// Behind an uplink there is no gateway of ours to be the way around
-	// isolated ports, and br_netfilter shows the LAN's frames as forwarded.
+	// Behind an uplink the bridge is no gateway that could be the way around isolated
+	// ports, and br_netfilter shows the LAN's frames as forwarded.
 	r.add(netstate.Realm{Link: v.Bridge, Guarded: v.Guarded, Isolated: v.Isolated && v.Uplink == ""})
 	if v.Mode == v1alpha1.GatewayBridge {
 		addGateway(&r, v, c)
 	}
 	r.framed(c, v.Bridge)
 	r.note(c.unfiltered(v))
-	v.others(&r, c.Node)
+	v.foreign(&r, c.Node)
 	addEgress(&r, n, v)
 	r.withoutIPv6(c.Node)
 	return r, p
@@ -201,16 +201,17 @@ func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 	)
 }
 
-// What a bridge learns at most where others than its attachments are behind its
-// ports: guests of theirs, where they are not held to their addresses, or a LAN.
+// MAC addresses that a bridge learns at most where more hosts than its attachments
+// are behind its ports: guests of attachments that are not held to their addresses,
+// or a LAN.
 const (
 	learnedOfGuests   = 4 << 10
 	learnedWithUplink = 32 << 10
 )
 
 // Room is how many MAC addresses a bridge learns of so many attachments at most:
-// eight of each, as if their number were the next power of two, so that the network
-// is changed by few of those that come and go.
+// eight of each, as if their number were the next power of two, so that few attachments
+// that come and go change the network.
 func Room(attachments int) uint32 {
 	ports := 8
 	for ports < attachments {
@@ -229,9 +230,9 @@ const (
 // macAgeing is the kernel's own, 300 s, in hundredths of a second.
 const macAgeing = 30000
 
-// bridgeAttributes keep what a port sends from changing how others are reached:
-// frames to link-local groups pass the port filter, so nothing is learned from
-// them.
+// bridgeAttributes keep the frames of one port from changing how other ports are
+// reached: frames to link-local groups pass the port filter, so the bridge learns
+// nothing from them.
 func bridgeAttributes(v NetworkView, attached int) netstate.Attributes {
 	learned := Room(attached)
 	switch {
@@ -287,8 +288,8 @@ func addEgress(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView) {
 	}
 }
 
-// merged returns the prefixes of one family without those that another holds:
-// nested elements of an nftables interval set are an error (EEXIST).
+// merged returns the prefixes of one family without the ones inside another: nested
+// elements of an nftables interval set are an error (EEXIST).
 func merged(in []netip.Prefix, like netip.Addr) []netip.Prefix {
 	var out []netip.Prefix
 	for i, p := range in {

@@ -11,12 +11,12 @@ const (
 	// MaxPorts is how many ports a Linux bridge takes (BR_MAX_PORTS is 1,024, and
 	// number 0 is none).
 	MaxPorts = 1023
-	// ManyPorts is from how many used ports on a network says so.
+	// ManyPorts is the number of used ports from which a network says so.
 	ManyPorts = 900
 )
 
-// PortRoom is for how many attachments a network's bridge has ports on the node: for
-// all but its uplink and the ports that others have joined to it.
+// PortRoom returns how many attachments find a port on a network's bridge: all ports
+// but the uplink and the foreign interfaces that were joined to it.
 func PortRoom(v NetworkView, node netstate.Node) int {
 	room := MaxPorts
 	if v.Uplink != "" {

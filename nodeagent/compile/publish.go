@@ -30,7 +30,7 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 	if prob != nil {
 		return b.r, prob
 	}
-	if b.nobody(hosts) {
+	if b.closed(hosts) {
 		b.r.Lacks = append(b.r.Lacks, problem(v1alpha1.ReasonUnsupported, "spec.sourceRanges: none is of the family of an address where the publish answers, so nobody may connect: add one, or leave the list out"))
 	}
 	if p.Spec.Loopback {
@@ -47,8 +47,8 @@ func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Resu
 	return b.r, nil
 }
 
-// nobody says that the sources keep everybody out, by whatever address.
-func (b *publish) nobody(hosts []netip.Addr) bool {
+// closed reports whether the source ranges keep all clients from every host address.
+func (b *publish) closed(hosts []netip.Addr) bool {
 	return !slices.ContainsFunc(hosts, func(h netip.Addr) bool {
 		_, leads := ofFamily(b.targets, ident, h)
 		return leads && b.sources(h) != netstate.Nobody
@@ -60,9 +60,9 @@ type publish struct {
 	c       Context
 	r       Result
 	targets []netip.Addr
-	// back are those whose default route is elsewhere.
+	// back are the targets whose default route does not lead to the node.
 	back map[netip.Addr]bool
-	// byRouter says that it leads to a router which is not the node, for some.
+	// byRouter says that it leads to a router which is not the node, for some targets.
 	byRouter bool
 }
 
@@ -89,7 +89,7 @@ func (b *publish) unreached(targets []AttachmentView) *Problem {
 	return nil
 }
 
-// target adds the addresses of a target and what has to be there for them.
+// target adds the addresses of a target and the objects that lead to them.
 func (b *publish) target(t AttachmentView) {
 	c := b.c
 	c.Blockers = slices.DeleteFunc(slices.Clone(c.Blockers), func(b netstate.Blocker) bool { return b.Translated })
@@ -108,8 +108,8 @@ func (b *publish) target(t AttachmentView) {
 	}
 }
 
-// openings let clients come to an address of a target. On a bridge of others what is
-// published passes alone: all else there is theirs to let through.
+// openings let clients come to an address of a target. On a foreign bridge only the
+// published ports pass: its maker decides on other traffic.
 func (b *publish) openings(t AttachmentView, a netip.Addr) []netstate.Opening {
 	if !t.External {
 		return []netstate.Opening{{Family: netstate.FamilyOf(a), Link: t.Way}}
@@ -143,7 +143,7 @@ func (b *publish) divided() *Problem {
 }
 
 // loopback lets the node's own connections from 127.0.0.1 leave by the
-// interfaces of the targets, and keeps everybody else's out.
+// interfaces of the targets, and drops foreign packets with that address.
 func (b *publish) loopback(targets []AttachmentView) {
 	var four, six bool
 	for _, t := range targets {
@@ -228,7 +228,7 @@ func (b *publish) ports(host netip.Addr) {
 	}
 }
 
-// dropped says which chains of others drop what is sent to a port before it is
+// dropped names the foreign chains that drop packets to a port before they are
 // translated. Connections of the node itself pass none of them.
 func (b *publish) dropped(o netstate.Publish) {
 	for _, x := range b.c.Blockers {
@@ -238,8 +238,8 @@ func (b *publish) dropped(o netstate.Publish) {
 	}
 }
 
-// sources are who may connect to a host address. On loopback that is the node
-// alone, whose address there is in nobody's ranges.
+// sources are the clients that may connect to a host address. On loopback that is the
+// node alone, and no range has its address there.
 func (b *publish) sources(host netip.Addr) netstate.Sources {
 	if len(b.p.Spec.SourceRanges) == 0 || host.IsLoopback() {
 		return ""
@@ -262,9 +262,9 @@ func oneOfEachFamily(in []netip.Prefix) []netip.Addr {
 	return out
 }
 
-// hostAddresses returns where to answer: those of the addresses that the spec names
-// that can be had, of which there must be one, or the unspecified address of each
-// family. What is wrong with the others is noted.
+// hostAddresses returns the addresses to answer on: the usable addresses of the spec,
+// of which there must be one, or the unspecified address of each family. It notes
+// why the other addresses are not usable.
 func (b *publish) hostAddresses() ([]netip.Addr, *Problem) {
 	if len(b.p.Spec.HostAddresses) == 0 {
 		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, nil

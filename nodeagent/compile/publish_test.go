@@ -181,8 +181,8 @@ func TestPublishHidden(t *testing.T) {
 	}
 }
 
-// TestPublishExternal has a bridge of others on which the node has no address, one
-// of one family, and the network's gateways.
+// TestPublishExternal has a foreign bridge on which the node has no address, an
+// address of one family, and the network's gateways.
 func TestPublishExternal(t *testing.T) {
 	network := &NetworkView{Name: "lan", Bridge: "br0", Mode: v1alpha1.GatewayExternal, Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}}
 	a := &v1alpha1.NamespaceAttachment{Spec: v1alpha1.NamespaceAttachmentSpec{Target: v1alpha1.AttachmentTarget{Netns: &v1alpha1.NetnsTarget{Name: "web"}}, Network: "lan"}}

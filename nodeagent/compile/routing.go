@@ -56,7 +56,7 @@ func few(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// detour is a rule of others that keeps packets from their way.
+// detour is a foreign rule that keeps packets from their way.
 type detour struct {
 	rule netstate.RouteRule
 	// route is where the rule's table leads; zero for a rule that drops.
@@ -72,9 +72,9 @@ func (d detour) String() string {
 	return fmt.Sprintf("the rule %s, where the route is %s,", d.rule, d.route)
 }
 
-// detours are the rules before the one of the main table that take packets to a
-// prefix elsewhere than to its link; for everything, only those that drop. Rules that
-// ask for marks and ports are left out: whether packets of ours have them is not known.
+// detours returns the rules before the main table's rule that take packets to a prefix
+// elsewhere than to its link; for a default route only the rules that drop. Rules that
+// ask for marks and ports are left out: it is not known which packets have them.
 func detours(r netstate.Routing, to netip.Prefix, link string) []detour {
 	var list []detour
 	for _, rule := range r.Rules {
@@ -102,7 +102,7 @@ func detours(r netstate.Routing, to netip.Prefix, link string) []detour {
 }
 
 // leads finds the route by which a rule's table takes packets to a prefix elsewhere
-// than to its link; one to the link that is narrower goes before it.
+// than to its link. A narrower route to the link goes before it.
 func leads(r netstate.Routing, rule netstate.RouteRule, to netip.Prefix, link string) (found netstate.ForeignRoute, ok bool) {
 	ours := -1
 	for _, o := range r.Routes {
@@ -122,8 +122,8 @@ func leads(r netstate.Routing, rule netstate.RouteRule, to netip.Prefix, link st
 // mainPriority is that of the kernel's rule for the main table.
 const mainPriority = 32766
 
-// apart says which rules of others take packets to addresses behind a link elsewhere:
-// for all of them it is lacking, for some it is noted.
+// apart names the foreign rules that take packets to addresses behind a link
+// elsewhere: it is a lack where they take all packets, a note where they take some.
 func (r *Result) apart(routing netstate.Routing, to netip.Prefix, link, where string) {
 	for _, d := range detours(routing, to, link) {
 		remedy := fmt.Sprintf("delete it, or let the main table go before it (ip rule add to %s lookup main priority %d)", to, max(d.rule.Priority, 1)-1)
@@ -136,7 +136,7 @@ func (r *Result) apart(routing netstate.Routing, to netip.Prefix, link, where st
 	}
 }
 
-// leaves says which rules of others drop what comes from addresses behind a link.
+// leaves names the foreign rules that drop packets from addresses behind a link.
 func (r *Result) leaves(routing netstate.Routing, from netip.Prefix, link, where string) {
 	for _, rule := range routing.Rules {
 		concerns := rule.In == link || rule.In == "" && rule.From.IsValid() && rule.From.Overlaps(from)
@@ -152,9 +152,9 @@ func (r *Result) leaves(routing netstate.Routing, from netip.Prefix, link, where
 	}
 }
 
-// others says what of the node's settings, which are not ours, keeps packets from the
+// foreign names the node's settings, not Patchbay's, that keep packets from the
 // network's addresses, or from their way out.
-func (v NetworkView) others(r *Result, node netstate.Node) {
+func (v NetworkView) foreign(r *Result, node netstate.Node) {
 	if v.Mode != v1alpha1.GatewayBridge {
 		return
 	}
@@ -169,14 +169,15 @@ func (v NetworkView) others(r *Result, node netstate.Node) {
 	}
 }
 
-// FiltersEarly is the note on a link where a program of others sees packets before the
-// kernel does.
+// FiltersEarly is the note on a link where a foreign XDP program sees packets before
+// the kernel does.
 func FiltersEarly(link string) *Problem {
 	return problem(v1alpha1.ReasonProgrammed, "built; a program of others (XDP) at %s may drop packets before the kernel sees them: see ip link show dev %s", link, link)
 }
 
-// waysOut says which interfaces of the node keep packets of a family from coming and
-// going: one with a default route all of them, another what is behind it.
+// waysOut names the interfaces of the node that keep packets of a family from coming
+// and going: one with a default route concerns all packets, another the packets of
+// the hosts behind it.
 func (r *Result) waysOut(node netstate.Node, f netstate.Family) {
 	var down []string
 	for _, name := range node.Ways[f] {
@@ -203,9 +204,9 @@ func (r *Result) waysOut(node netstate.Node, f netstate.Family) {
 	}
 }
 
-// others says what keeps packets in the attachment's namespaces from our addresses, and
-// from the ways that we gave it.
-func (b *attachment) others(at Place) {
+// foreign names the settings of the attachment's namespaces, not Patchbay's, that keep
+// packets from its addresses and routes.
+func (b *attachment) foreign(at Place) {
 	b.diverted(at.Routing, b.view.Target, lifecycleOf(b.a.Spec.Target), b.view.Addresses)
 	if p := b.a.Spec.PointToPoint; p != nil && p.Netns != nil {
 		b.diverted(at.PeerRouting, farEnd(p.Netns), p.Netns.Lifecycle, Prefixes(p.Netns.Addresses))
@@ -217,8 +218,9 @@ func (b *attachment) others(at Place) {
 	}
 }
 
-// diverted says what keeps packets in the namespace of an end from its addresses and
-// ways. A namespace that others made may have default routes of its own.
+// diverted names the foreign rules and routes in the namespace of an end that keep
+// packets from its addresses and routes. An External namespace may have default routes
+// of its own.
 func (b *attachment) diverted(routing netstate.Routing, end netstate.End, lifecycle v1alpha1.Lifecycle, addresses []netip.Prefix) {
 	where := "network namespace " + end.Netns
 	for _, k := range b.r.Objects.Keys() {
@@ -236,7 +238,7 @@ func (b *attachment) diverted(routing netstate.Routing, end netstate.End, lifecy
 	}
 }
 
-// outdone says which routes of others in a target go before one of ours.
+// outdone names the foreign routes in a target that go before one of Patchbay's.
 func (r *Result) outdone(routing netstate.Routing, to netip.Prefix, where, ip string) {
 	for _, o := range routing.Routes {
 		if o.Table == netstate.TableMain && o.Dst.Overlaps(to) && o.Dst.Bits() >= to.Bits() && (o.Drops != "" || to.Bits() > 0) {

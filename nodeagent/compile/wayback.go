@@ -16,8 +16,8 @@ type otherWay struct {
 	table  uint32
 }
 
-// otherWays are those of a node that routes by sender, of each family and interface
-// the first.
+// otherWays returns the ways out of a node that routes by sender, the first for each
+// family and interface.
 func otherWays(node netstate.Node) []otherWay {
 	var ways []otherWay
 	for _, r := range node.Rules {

@@ -1,8 +1,8 @@
-// Package hostport is about the ports that the node's own processes have: it
-// tells who listens where a publish would answer, and holds ports, so that no
+// Package hostport is about the ports that the node's own processes have. It tells
+// which process listens where a publish would answer, and holds ports, so that no
 // process can listen on one unawares. It promises to change nothing but its own
-// sockets, which end with the process, and to look at other processes by
-// sock_diag: at /proc only for the names of those that are in the way.
+// sockets, which end with the process, and to look at other processes by sock_diag:
+// at /proc only for the names of processes that are in the way.
 package hostport
 
 import (
@@ -38,7 +38,7 @@ func (l Listener) String() string {
 // listener's or an outgoing connection's.
 var ErrInUse = errors.New("in use")
 
-// Ports are those of the network namespace that its methods are called in. It is
+// Ports are the ports of the network namespace that its methods are called in. It is
 // for one goroutine.
 type Ports struct {
 	slots map[slot]*sockets

@@ -60,7 +60,7 @@ func listeners(t *testing.T, p *Ports, pub netstate.Publish) []Listener {
 	return found[pub.Key()]
 }
 
-// What a publish would take from whom.
+// TestListeners: which ports a publish would take from which process.
 func TestListeners(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -40,13 +40,13 @@ func slots(p netstate.Publish) []slot {
 	return out
 }
 
-// Hold holds the ports of publishes: whoever would listen there gets EADDRINUSE,
-// and while the firewall does not lead the port anywhere, what comes is dropped
-// instead of refused. It returns why those that are not held completely are not,
-// and is to be called for these again; for the others that changes nothing. What
-// cannot be held at all (a range above MaxRange, SCTP where the kernel does not
-// speak it, a link-local address, which has no meaning without its link) is passed
-// over.
+// Hold holds the ports of publishes: a process that would listen there gets
+// EADDRINUSE, and while the firewall does not lead the port anywhere, packets are
+// dropped instead of refused. It returns an error for each publish that is not held
+// completely, and is to be called again for these; a call for a publish that is held
+// changes nothing. Ports that cannot be held at all are passed over: a range above
+// MaxRange, SCTP where the kernel does not speak it, a link-local address, which has
+// no meaning without its link.
 func (p *Ports) Hold(publishes []netstate.Publish) map[netstate.Key]error {
 	errs := map[netstate.Key]error{}
 	for _, pub := range publishes {
@@ -131,7 +131,7 @@ func (s *sockets) covers(host netip.Addr) bool {
 	return false
 }
 
-// settle opens the sockets that a slot needs and closes the others.
+// settle opens the sockets that a slot needs and closes its other sockets.
 func (p *Ports) settle(at slot) error {
 	s, needed := p.slots[at], maps.Clone(p.slots[at].wanted)
 	if needed[at.any()] > 0 {

@@ -106,8 +106,8 @@ func TestHoldAgainstReuse(t *testing.T) {
 	}
 }
 
-// An outgoing connection that has the port as its source is nobody who listens;
-// the port is held when it has gone.
+// TestOutgoingConnection: an outgoing connection that has the port as its source is
+// no listener; the port is held when it has gone.
 func TestOutgoingConnection(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

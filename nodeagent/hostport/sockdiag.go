@@ -15,7 +15,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// socket is one that takes new connections or datagrams from anybody.
+// socket is a socket that takes new connections or datagrams from any sender.
 type socket struct {
 	proto  string
 	addr   netip.Addr
@@ -51,9 +51,9 @@ func sorted(list []socket) []socket {
 	return list
 }
 
-// protocol is how sock_diag speaks of a transport. The states are those of
-// <net/tcp_states.h>: an outgoing connection is in none of them, a UDP socket
-// that is not connected is closed.
+// protocol is how sock_diag speaks of a transport. The states are numbered as in
+// <net/tcp_states.h>: an outgoing connection is in none of them, a UDP socket that is
+// not connected is closed.
 type protocol struct {
 	number byte
 	kind   int
@@ -73,7 +73,7 @@ var protocols = map[string]protocol{
 
 // loaded reports whether the kernel speaks a protocol already. To ask it for
 // SCTP would load the module, which a node that needs none is better without;
-// and without it nobody listens.
+// and without it no process listens.
 func loaded(proto string) bool {
 	if proto != "sctp" {
 		return true
@@ -82,8 +82,8 @@ func loaded(proto string) bool {
 	return err == nil
 }
 
-// listening returns the sockets of others that listen between the lowest and the
-// highest port of the publishes, in order.
+// listening returns the sockets of other processes that listen between the lowest and
+// the highest port of the publishes, in order.
 func listening(proto string, publishes []netstate.Publish) ([]socket, error) {
 	if !loaded(proto) {
 		return nil, nil

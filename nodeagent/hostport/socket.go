@@ -28,8 +28,7 @@ func reserve(at slot, a netip.Addr) (int, error) {
 	return fd, nil
 }
 
-// occupy binds a socket. The filter is there first, so that nobody is ever
-// answered.
+// occupy binds a socket. The filter is there first, so that the socket never answers.
 func occupy(fd int, at slot, a netip.Addr) error {
 	drop := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
 	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &drop); err != nil {

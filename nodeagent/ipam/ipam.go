@@ -1,8 +1,7 @@
 // Package ipam chooses addresses from the subnets of one network on one node.
-// It promises that the network, broadcast, gateway and excluded addresses are
-// never chosen, nor one that is taken, and that a freed address rests until the
-// others were used. It is pure: no clock, no storage; what it knows is what it
-// was told.
+// It promises that the network, broadcast, gateway and excluded addresses are never
+// chosen, nor one that is taken, and that a freed address rests until the other
+// addresses were used. It is pure: no clock, no storage; the caller tells it all.
 package ipam
 
 import (
@@ -49,7 +48,7 @@ func Reserved(subnet netip.Prefix, a netip.Addr) string {
 	return ""
 }
 
-// Pool chooses addresses of one subnet. Who has which is its caller's to know.
+// Pool chooses addresses of one subnet. The caller knows which are taken.
 type Pool struct {
 	subnet   netip.Prefix
 	exclude  []netipx.IPRange
@@ -58,8 +57,8 @@ type Pool struct {
 	next netip.Addr
 }
 
-// NewPool makes a pool. Exclude lists ranges that are never chosen but may be
-// had; reserved addresses, such as gateways, are neither.
+// NewPool makes a pool. Exclude lists ranges that are never chosen but may be named;
+// reserved addresses, such as gateways, may be neither.
 func NewPool(subnet netip.Prefix, exclude []netipx.IPRange, reserved ...netip.Addr) *Pool {
 	return &Pool{subnet: subnet.Masked(), exclude: exclude, reserved: reserved}
 }

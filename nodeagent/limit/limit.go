@@ -53,8 +53,8 @@ func Explain(err error) error {
 	return reached{err, remedy}
 }
 
-// ExplainInotify does so for errors of inotify, which has limits of its own, and
-// reports them by the numbers that also stand for others.
+// ExplainInotify does so for errors of inotify, which has limits of its own and
+// reports them by numbers that stand for other limits elsewhere.
 func ExplainInotify(err error) error {
 	switch {
 	case errors.Is(err, ErrReached):

@@ -8,12 +8,12 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Conflict is a desired object whose place is taken by something that is not
-// Patchbay's, or that waits for something only others make. It gets no steps.
+// Conflict is a desired object whose name a foreign object has, or that waits for an
+// object that Patchbay does not make. It gets no steps.
 type Conflict struct {
 	Key  netstate.Key
 	Want netstate.Object
-	// Found is what is there; nil where an external object is missing.
+	// Found is the observed object; nil where an external object is missing.
 	Found netstate.Object
 }
 
@@ -73,7 +73,7 @@ func sameLink(want, got netstate.Link) bool {
 
 type differ struct {
 	desired, observed netstate.Set
-	// seen is what was observed, before replaced links took objects along.
+	// seen is the observed state, before replaced links took objects along.
 	seen      netstate.Set
 	gone      map[netstate.Key]bool
 	blocked   map[netstate.Key]bool
@@ -134,8 +134,8 @@ func oursAs(found, want string) bool {
 	return ok && fs == ws
 }
 
-// replaceLinks deletes links of ours that cannot become the desired ones:
-// another owner's, of another type, or joined to another peer.
+// replaceLinks deletes links of Patchbay that cannot become the desired ones: another
+// owner's, of another type, or joined to another peer.
 func (d *differ) replaceLinks() {
 	for _, k := range d.desired.Keys() {
 		want, isLink := d.desired[k].(netstate.Link)
@@ -346,7 +346,7 @@ func (d *differ) createLink(l netstate.Link) {
 	}
 }
 
-// changeLink brings an existing link to what is desired without remaking it.
+// changeLink makes an existing link the desired one without remaking it.
 func (d *differ) changeLink(old, l netstate.Link) {
 	if old.Mark != l.Mark {
 		d.add(StageMark, Mark, old, l)
@@ -361,7 +361,7 @@ func (d *differ) changeLink(old, l netstate.Link) {
 }
 
 // compareSteps orders by stage and, within a stage, bridges before the veths
-// that join them and everything in building order; what is removed, in reverse.
+// that join them and everything in building order; removals in reverse.
 func compareSteps(a, b Step) int {
 	if a.Stage != b.Stage {
 		return cmp.Compare(a.Stage, b.Stage)
@@ -381,8 +381,8 @@ func linkRank(s Step) int {
 }
 
 // DependsOn reports whether a step cannot succeed when the object of a failed
-// key is not as desired: what is in a namespace needs the namespace, what is on
-// a link the link, a port its bridge, and everything its Needs.
+// key is not as desired: an object in a namespace needs the namespace, an object on a
+// link the link, a port its bridge, and everything its Needs.
 func DependsOn(s Step, failed netstate.Key) bool {
 	if slices.Contains(s.Needs, failed) {
 		return true

@@ -1,7 +1,7 @@
-// Package plan compares what is desired with what is observed and returns the
-// ordered steps between them. It promises that plan(x, x) is empty, that
-// carrying out the steps makes observed equal desired, and that in that order no
-// bridge port is ever up and unfiltered. It is pure.
+// Package plan compares desired with observed objects and returns the ordered steps
+// between them. It promises that plan(x, x) is empty, that carrying out the steps makes
+// observed equal desired, and that in that order no bridge port is ever up and
+// unfiltered. It is pure.
 package plan
 
 import "github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -24,8 +24,8 @@ const (
 	Delete Op = "delete"
 )
 
-// Stage orders steps: all steps of one stage precede those of the next, for
-// all owners of one pass.
+// Stage orders steps: all steps of one stage precede the steps of the next, for all
+// owners of one pass.
 type Stage uint8
 
 // The stages in the order of a pass: first what goes, then what comes. See
@@ -35,9 +35,9 @@ const (
 	StageClosePublish Stage = iota
 	// StageRemove removes routes, addresses, hairpins, ports, links, sysctls.
 	StageRemove
-	// StageUnfilter removes filters and realms of what is gone (firewall).
+	// StageUnfilter removes filters and realms of ports that are gone (firewall).
 	StageUnfilter
-	// StageRemoveNetns removes namespaces that nobody uses.
+	// StageRemoveNetns removes namespaces without users.
 	StageRemoveNetns
 	// StageNetns makes namespaces.
 	StageNetns
@@ -69,9 +69,9 @@ type Step struct {
 	Stage Stage
 	Op    Op
 	Key   netstate.Key
-	// Old is what was observed; nil for Create and Mark of a new object.
+	// Old is the observed object; nil for Create and Mark of a new object.
 	Old netstate.Object
-	// New is what is desired; nil for Delete.
+	// New is the desired object; nil for Delete.
 	New netstate.Object
 	// Peer is the other end that Create of a primary veth brings along.
 	Peer netstate.Object

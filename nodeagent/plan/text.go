@@ -23,8 +23,8 @@ type Group struct {
 // Line is one object of a plan: all steps of one key, as a person reads them.
 type Line struct {
 	Key netstate.Key
-	// Old and New are nil where the object was not, or will not be, there. Of a
-	// link's attributes they have those that change.
+	// Old and New are nil where the object was not, or will not be, there. Of a link's
+	// attributes they have the ones that change.
 	Old, New netstate.Object
 }
 
@@ -77,7 +77,7 @@ func withAttributes(o netstate.Object, s netstate.Attributes) netstate.Object {
 	return o
 }
 
-// Sign is + for what is made, - for what is removed, ~ for what is changed.
+// Sign is + for a new object, - for a removed and ~ for a changed one.
 func (l Line) Sign() string {
 	switch {
 	case l.New == nil:

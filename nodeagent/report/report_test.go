@@ -104,7 +104,7 @@ func TestReportWritesOnlyChanges(t *testing.T) {
 }
 
 // TestDamagedRecords shows that a record that cannot be read is named and left
-// out, whatever is wrong with it, and that the others are read.
+// out, whatever is wrong with it, and that the other records are read.
 func TestDamagedRecords(t *testing.T) {
 	for name, damage := range map[string]func(file string) error{
 		"no YAML":          func(file string) error { return os.WriteFile(file, []byte("spec: ["), 0o600) },

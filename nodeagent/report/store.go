@@ -1,6 +1,6 @@
-// Package report tells people and programs what the engine made of the
-// resources: as records of a node without a cluster, as tables, as metrics. It
-// promises to write only when the meaning changed.
+// Package report tells users and programs the state of the resources: as records of
+// a node without a cluster, as tables, as metrics. It promises to write only when the
+// meaning changed.
 package report
 
 import (
@@ -20,15 +20,15 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Store keeps the resources of a node without a cluster, with their status:
-// what an API server would keep. It says what is wanted and what was
-// allocated, never what is ours in the kernel; that, the marks say.
+// Store keeps the resources of a node without a cluster, with their status, as an API
+// server would. It has the wanted state and the allocated addresses. It never says
+// which kernel objects are Patchbay's; their marks do.
 type Store struct {
 	dir  string
 	node Node
 }
 
-// Node is by what the records were written: the node's name and its firewall backend.
+// Node says for which node and firewall backend the records were written.
 type Node struct {
 	Name    string `json:"name"`
 	Backend string `json:"backend"`
@@ -37,10 +37,10 @@ type Node struct {
 // NewStore keeps its records under dir, which need not exist.
 func NewStore(dir string) *Store { return &Store{dir: dir} }
 
-// By has the records to come say by what they were written.
+// By sets the node that the next records are written for.
 func (s *Store) By(n Node) { s.node = n }
 
-// WrittenBy says by what the records were written; zero where none was.
+// WrittenBy returns the node that the records were written for; zero without records.
 func (s *Store) WrittenBy() Node {
 	var n Node
 	data, err := os.ReadFile(s.nodeFile())
@@ -53,7 +53,7 @@ func (s *Store) WrittenBy() Node {
 // nodeFile is beside the records, so that their folder is empty without them.
 func (s *Store) nodeFile() string { return s.dir + ".yaml" }
 
-// saveNode writes once by what the records are written.
+// saveNode writes once for which node the records are.
 func (s *Store) saveNode() error {
 	if s.node == (Node{}) {
 		return nil
@@ -85,8 +85,8 @@ func (s *Store) Load() (records []v1alpha1.Object, damaged []*DamagedRecord) {
 	return records, damaged
 }
 
-// DamagedRecord is a record that cannot be read. Nothing in the kernel depends
-// on it: the marks there say what is ours.
+// DamagedRecord is a record that cannot be read. Nothing in the kernel depends on it:
+// Patchbay finds its objects there by their marks.
 type DamagedRecord struct {
 	File string
 	Err  error
@@ -149,7 +149,7 @@ func (s *Store) Get(o netstate.Owner) v1alpha1.Object {
 	return rec
 }
 
-// Save writes a record if it differs from what is stored.
+// Save writes a record if it differs from the stored one.
 func (s *Store) Save(o metav1.Object) error {
 	data, err := yaml.Marshal(o)
 	if err != nil {

@@ -19,8 +19,8 @@ type Error struct {
 	Message string
 }
 
-// Error is "<file>: <kind>/<name>: <field>: <what is wrong>" on one line; the
-// parts that are not known are left out.
+// Error is "<file>: <kind>/<name>: <field>: <message>" on one line; unknown parts are
+// left out.
 func (e *Error) Error() string {
 	var parts []string
 	for _, p := range []string{e.File, e.object(), e.Field, e.Message} {
@@ -71,8 +71,8 @@ func fieldPath(e *field.Error) string {
 
 var listIndex = regexp.MustCompile(`\[[0-9]+\]`)
 
-// fieldMessage is what is wrong, without the field's path, which the messages
-// of our rules and of OpenAPI both begin with.
+// fieldMessage returns the message without the field's path: the messages of our
+// rules and of OpenAPI both begin with it.
 func fieldMessage(e *field.Error) string {
 	switch e.Type {
 	case field.ErrorTypeRequired:

@@ -14,8 +14,8 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Inputs does the controller's part for a node without a cluster: it decides
-// for every object whether it is accepted among the others.
+// Inputs does the controller's part for a node without a cluster: it decides whether
+// each object is accepted beside the other objects.
 func Inputs(objects []v1alpha1.Object, nodeName string) []engine.Input {
 	var networks []*v1alpha1.BridgeNetwork
 	var attachments []*v1alpha1.NamespaceAttachment
@@ -47,7 +47,7 @@ func input(o v1alpha1.Object, w accept.World) engine.Input {
 	return engine.Input{}
 }
 
-// here refuses a network that selects other nodes than the only one there is.
+// here refuses a network that does not select this node, the only one there is.
 func here(n *v1alpha1.BridgeNetwork, c metav1.Condition, w accept.World) metav1.Condition {
 	if c.Status == metav1.ConditionTrue && !accept.Selects(n, w.NodeName, w) {
 		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonNodeNotFound
@@ -56,8 +56,8 @@ func here(n *v1alpha1.BridgeNetwork, c metav1.Condition, w accept.World) metav1.
 	return c
 }
 
-// Feed hands a folder's snapshots to an engine: what is new or changed is set,
-// what left the folder is gone, unless the snapshot is incomplete.
+// Feed hands a folder's snapshots to an engine. It sets the objects that are new or
+// changed. An object that left the folder is gone, unless the snapshot is incomplete.
 type Feed struct {
 	Engine   *engine.Engine
 	NodeName string
@@ -95,7 +95,7 @@ func (f *Feed) Take(s Snapshot) {
 		}
 	}
 	if s.Complete {
-		// Records of what left the folder while nobody watched.
+		// Records of objects that left the folder while no process watched it.
 		for _, o := range f.Records {
 			if owner := engine.InputOf(o).Owner(); !has(next, owner) && !has(f.last, owner) {
 				gone = append(gone, owner)
@@ -113,8 +113,8 @@ func has(inputs map[netstate.Owner]engine.Input, o netstate.Owner) bool {
 	return ok
 }
 
-// withMissing gives the objects the status they had, and keeps those that an
-// incomplete snapshot lacks: what this run saw last, else an earlier one.
+// withMissing gives the objects the status that they had. It adds the objects that an
+// incomplete snapshot lacks, as this run saw them last, or else as recorded.
 func (f *Feed) withMissing(objects []v1alpha1.Object, complete bool) []v1alpha1.Object {
 	before := map[netstate.Owner]v1alpha1.Object{}
 	for _, o := range f.Records {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// What is accepted is accepted again as the API would show it, and nothing in
+// FuzzRead: an accepted object is accepted again as the API would show it, and nothing in
 // it changes.
 func FuzzRead(f *testing.F) {
 	samples, err := filepath.Glob("../../../config/samples/*.yaml")

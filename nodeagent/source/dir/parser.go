@@ -27,8 +27,8 @@ func newObject(kind string) v1alpha1.Object {
 
 type checksum [sha256.Size]byte
 
-// parser turns the text of files into documents. It remembers what was valid
-// for one turn, because a watched folder is read whole when one file changes.
+// parser turns the text of files into documents. It remembers valid documents for
+// one turn, because a watched folder is read whole when one file changes.
 type parser struct {
 	validator        *Validator
 	previous, recent map[checksum][]v1alpha1.Object
@@ -38,7 +38,7 @@ func newParser(v *Validator) *parser {
 	return &parser{validator: v, recent: map[checksum][]v1alpha1.Object{}}
 }
 
-// turn forgets what was not parsed since the last turn.
+// turn forgets the documents that were not parsed since the last turn.
 func (p *parser) turn() {
 	p.previous, p.recent = p.recent, map[checksum][]v1alpha1.Object{}
 }

@@ -13,16 +13,16 @@ import (
 
 // Snapshot is the state of a folder of manifests.
 type Snapshot struct {
-	// Documents are those of the valid files, and of a broken file its last good
-	// ones, in the order of the files. An object that did not change is the same
-	// one as in the snapshot before, with whatever status it was given since. The
-	// generation counts the changes of a spec since watching began.
+	// Documents has the documents of the valid files, and the last good documents of
+	// a broken file, in the order of the files. An object that did not change is the
+	// same pointer as in the snapshot before, with the status that it was given
+	// since. The generation counts the changes of a spec since watching began.
 	Documents []Document
 	// Errors are *Error values, in the order of the files.
 	Errors []error
-	// Complete is false while the folder is missing or anything in it cannot be
-	// read or is not valid. Nothing may be deleted then, because what is not
-	// among the documents may still be wanted.
+	// Complete is false while the folder is missing or a file in it cannot be read or
+	// is not valid. Nothing may be deleted then, because an object that is missing
+	// from Documents may still be wanted.
 	Complete bool
 }
 
@@ -45,13 +45,14 @@ func newTracker(path string, v *Validator) *tracker {
 	return &tracker{path: path, parser: newParser(v), good: map[string][]Document{}}
 }
 
-// candidate is what one file may contribute to the next snapshot.
+// candidate has the documents that one file may contribute to the next snapshot.
 type candidate struct {
 	docs []Document
 	errs []error
 }
 
-// fresh candidates are what the file says now, others its last good state.
+// fresh reports whether the documents are the file's present content; otherwise they
+// are its last good state.
 func (c candidate) fresh() bool { return len(c.errs) == 0 }
 
 // scan reads the folder. A folder that cannot be read keeps everything as it was.
@@ -115,7 +116,7 @@ func (t *tracker) read(f source, before map[key]Document) candidate {
 	}
 	if len(last) > 0 && len(bytes.TrimSpace(f.data)) == 0 {
 		// A shell truncates a file long before the command behind ">" has written
-		// it; nobody means this as the deletion of everything in it.
+		// it: an empty file is not meant to delete every object that it had.
 		return candidate{last, []error{&Error{File: f.path, Message: "is empty; delete the file to delete what was in it"}}}
 	}
 	docs, errs := t.parser.parse(f.path, f.data)
@@ -164,9 +165,9 @@ func (t *tracker) succeed(file string, updated, old v1alpha1.Object) (v1alpha1.O
 }
 
 // settle finds objects that several files define. The file that had the object
-// before keeps it, else the first; the others fall back to their last good
-// state. That may collide in turn, but each round turns one file back, and the
-// last good states of all files do not collide.
+// before keeps it, else the first file. The other files fall back to their last good
+// state. That may collide in turn, but each round turns one file back, and the last
+// good states of all files do not collide.
 func (t *tracker) settle(candidates map[string]candidate, before map[key]Document) {
 	for {
 		path, err := collision(candidates, before)
