@@ -1,5 +1,5 @@
-// Package apiserver starts a kube-apiserver and an etcd for tests: those that
-// hack/controlplane.sh built, with the CRDs of this repository installed.
+// Package apiserver starts a kube-apiserver and an etcd for tests, built by
+// hack/controlplane.sh, with the CRDs of this repository installed.
 package apiserver
 
 import (
@@ -88,7 +88,7 @@ func environment(root, work string) *envtest.Environment {
 	api := env.ControlPlane.GetAPIServer()
 	api.CertDir = filepath.Join(work, "certs")
 	// A host without a default route has no address that it takes for its own.
-	// Nobody connects to this one.
+	// No client connects to this one.
 	api.Configure().Set("advertise-address", "192.0.2.1")
 	return env
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
 )
 
-// dockerFigures hands, in the environment, what was measured of Docker to the
-// sandbox, where the table is printed.
+// dockerFigures hands, in the environment, Docker's figures to the sandbox, where the
+// table is printed.
 const dockerFigures = "PATCHBAY_BENCH_DOCKER"
 
 // figures are by the number of ports; Absent is why there are none.

@@ -18,7 +18,7 @@ const pluginsFolder = "PATCHBAY_BENCH_PLUGINS"
 // variant is a configuration of the plugins.
 type variant struct{ name, metric, config string }
 
-// variants are what comes nearest to what is attached here (a gateway, egress
+// variants are the plugins that come nearest to an attachment here (a gateway, egress
 // NAT, a filter against spoofing) by either firewall, and the least that there is.
 var variants = []variant{
 	{"NAT and filter, iptables", "iptables/ours", `"ipMasq": true, "ipMasqBackend": "iptables", "macspoofchk": true`},

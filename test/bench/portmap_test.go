@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// bound is how long one row may take to publish its ports: what is slower says how
-// far it came.
+// bound is how long one row may take to publish its ports: a slower row says how far
+// it came.
 const bound = time.Minute
 
 // comparePortmap has the CNI reference plugin portmap publish the same ports: by an

@@ -97,7 +97,7 @@ func BenchmarkPublishes(b *testing.B) {
 	}
 }
 
-// compared is the number of ports at which others are compared with ours.
+// compared is the number of ports at which other programs are compared with Patchbay.
 const compared = 500
 
 // ratio reports how much longer another takes for all ports, if it was measured.

@@ -14,8 +14,8 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// TestAgentBuilds: what is bound to a node is built there, said so in one write
-// each, and is gone when its objects are.
+// TestAgentBuilds: objects that are bound to a node are built there, become Ready by
+// one write each, and leave nothing behind when they are deleted.
 func TestAgentBuilds(t *testing.T) {
 	h := newHost(t, "builds-1")
 	h.agent()
@@ -34,7 +34,7 @@ func TestAgentBuilds(t *testing.T) {
 }
 
 // TestAgentRestart: an agent that starts anew writes nothing to the API server,
-// and knows what was deleted and made meanwhile.
+// and knows the objects that were deleted and made meanwhile.
 func TestAgentRestart(t *testing.T) {
 	h := newHost(t, "restart-1")
 	first := h.agent()
@@ -257,8 +257,8 @@ func TestStatusAndDeleteAll(t *testing.T) {
 	}
 }
 
-// TestAgentStartsBeforeTheAPIServer: an agent that comes up first waits, leaves
-// what is there alone, and begins when the API server is back.
+// TestAgentStartsBeforeTheAPIServer: an agent that comes up first waits, leaves the
+// kernel alone, and begins when the API server is back.
 func TestAgentStartsBeforeTheAPIServer(t *testing.T) {
 	h := newHost(t, "early-1")
 	first := h.agent()
@@ -301,7 +301,7 @@ func TestSecondAgentWaits(t *testing.T) {
 }
 
 // TestAgentReservesUnjudged: the address that an attachment has on the node, or
-// after a reboot by its record alone, is nobody else's, though the verdict on the
+// after a reboot by its record alone, is given to no other, though the verdict on the
 // attachment is out when the agent starts.
 func TestAgentReservesUnjudged(t *testing.T) {
 	for _, name := range []string{"restarted", "rebooted"} {

@@ -102,7 +102,7 @@ func TestControllerManyAtOnce(t *testing.T) {
 }
 
 // TestControllerJudgesAgain: acceptance follows networks, labels and nodes as
-// they come and go, and what is bound stays bound.
+// they come and go, and a bound object stays bound.
 func TestControllerJudgesAgain(t *testing.T) {
 	l := newLab(t, "judges")
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: l.name}}

@@ -202,7 +202,7 @@ func TestControllerInUse(t *testing.T) {
 	})
 	l.builtOn(n, w1)
 	l.edit(a2, func() { a2.Spec.Network = other.Name })
-	// Nobody collects garbage here, so foreground deletion stays for us to end.
+	// There is no garbage collector here, so the test ends the foreground deletion.
 	l.until("the finalizer goes", func() string {
 		_ = l.Get(testContext(t), client.ObjectKeyFromObject(n), n)
 		return gocmp.Diff([]string{"foregroundDeletion"}, n.Finalizers)

@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// TestControllerNodeNotReady: what is bound to a lost node says so until its
+// TestControllerNodeNotReady: objects that are bound to a lost node say so until its
 // agent speaks again.
 func TestControllerNodeNotReady(t *testing.T) {
 	l := newLab(t, "lost")

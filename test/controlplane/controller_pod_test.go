@@ -15,7 +15,7 @@ import (
 	"github.com/patchbay-dev/patchbay/controllers"
 )
 
-// Nobody schedules or runs pods here: tests bind them, and write their phases.
+// There is no scheduler and no kubelet here: tests bind pods, and write their phases.
 
 func (l *lab) newPod(name string, labels ...string) *corev1.Pod {
 	p := &corev1.Pod{
@@ -166,8 +166,8 @@ func TestControllerPodAtOnce(t *testing.T) {
 	l.wroteOnce("namespaceattachments/net1", "portpublishes/web")
 }
 
-// TestControllerPodRefused: what is wrong without the pod's node is said at once,
-// what is wrong with the node when it is known, and a hostNetwork pod never fits.
+// TestControllerPodRefused: an error that does not depend on the pod's node is told at
+// once, one that does when the node is known, and a hostNetwork pod never fits.
 func TestControllerPodRefused(t *testing.T) {
 	l := newLab(t, "podrefused")
 	w1 := l.node("w1")
@@ -193,8 +193,8 @@ func TestControllerPodRefused(t *testing.T) {
 	}
 }
 
-// TestControllerPodLost: what is bound to a pod says so when the node is lost, and
-// when the node is back.
+// TestControllerPodLost: an attachment of a pod says so when the node is lost, and when
+// the node is back.
 func TestControllerPodLost(t *testing.T) {
 	l := newLab(t, "podlost")
 	w1 := l.node("w1")

@@ -155,8 +155,8 @@ func TestControllerSelector(t *testing.T) {
 	}
 }
 
-// TestControllerSelectorFails: a parent says of its pods what is most worth
-// knowing, and a pod that is waited for is none that fails.
+// TestControllerSelectorFails: a parent names a failing pod before a waiting one, and a
+// waiting pod is none that fails.
 func TestControllerSelectorFails(t *testing.T) {
 	l := newLab(t, "selfails")
 	w1 := l.node("w1")
@@ -230,8 +230,8 @@ func TestControllerSelectorRefused(t *testing.T) {
 	})
 }
 
-// TestControllerSelectorEdited: what may be edited of a parent is patched into its
-// children, and what is edited of a child is put back.
+// TestControllerSelectorEdited: an edit of a parent is patched into its children, and
+// an edit of a child is put back.
 func TestControllerSelectorEdited(t *testing.T) {
 	l := newLab(t, "seledited")
 	w1 := l.node("w1").Name
@@ -262,8 +262,8 @@ func TestControllerSelectorEdited(t *testing.T) {
 	}
 }
 
-// TestControllerSelectorNames: what others hold is not taken over, and the child
-// of a namesake, or of another pod, is not taken for one's own.
+// TestControllerSelectorNames: an object with the name of a child is not taken over, and
+// the child of a namesake, or of another pod, is not taken for the parent's own.
 func TestControllerSelectorNames(t *testing.T) {
 	l := newLab(t, "selnames")
 	w1 := l.node("w1").Name
@@ -279,7 +279,7 @@ func TestControllerSelectorNames(t *testing.T) {
 	l.remove(taken)
 	former := l.hasChildren(parent, p)["a"]
 
-	// Nobody collects garbage here: a parent that is gone leaves its children.
+	// There is no garbage collector here: a parent that is gone leaves its children.
 	l.remove(parent)
 	l.pod("b", w1, "web")
 	parent = l.selector("web", n.Name, "web")
@@ -302,7 +302,7 @@ func TestControllerSelectorNames(t *testing.T) {
 }
 
 // TestControllerSelectorDeleted: a parent that is being deleted makes no children,
-// and goes on deleting those of pods that are gone.
+// and goes on deleting children whose pods are gone.
 func TestControllerSelectorDeleted(t *testing.T) {
 	l := newLab(t, "seldeleted")
 	w1 := l.node("w1").Name

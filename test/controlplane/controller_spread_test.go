@@ -139,7 +139,7 @@ func TestControllerSpreadChanges(t *testing.T) {
 }
 
 // TestControllerSpreadNames: an annotation binds nothing that no publish
-// controls, and a name that somebody else has is not taken over.
+// controls, and an object with the name of a child is not taken over.
 func TestControllerSpreadNames(t *testing.T) {
 	l := newLab(t, "spreadnames")
 	w1 := l.node("w1").Name

@@ -77,7 +77,7 @@ func (l *lab) restart() {
 // stop.
 func startController(t *testing.T, options controllers.Options) (w *writes, stop func()) {
 	t.Helper()
-	ctrllog.SetLogger(logr.Discard()) // for what has no logger of its own
+	ctrllog.SetLogger(logr.Discard()) // for code without a logger of its own
 	w = &writes{}
 	grantController(t)
 	c := rest.CopyConfig(config)
@@ -111,7 +111,7 @@ func startController(t *testing.T, options controllers.Options) (w *writes, stop
 }
 
 // controllerUser is the service account of the controller: it has the rights
-// of its roles and no others here, as everywhere.
+// of its roles alone here, as everywhere.
 var controllerUser = rest.ImpersonationConfig{
 	UserName: "system:serviceaccount:" + systemNamespace + ":patchbay-controller",
 	Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + systemNamespace, "system:authenticated"},

@@ -187,8 +187,8 @@ func getJSON(t *testing.T, path, accept string, into any) {
 	}
 }
 
-// TestFieldSelectors: an agent lists what is bound to its node, and the
-// controller what is bound to none.
+// TestFieldSelectors: an agent lists the objects that are bound to its node, and the
+// controller the ones that are bound to none.
 func TestFieldSelectors(t *testing.T) {
 	for _, kind := range []string{"NamespaceAttachment", "PortPublish"} {
 		t.Run(kind, func(t *testing.T) {

@@ -89,8 +89,8 @@ func clientset(t *testing.T) *kubernetes.Clientset {
 	return c
 }
 
-// user is the client of somebody new, who has the ClusterRoles in a namespace
-// or, where that is empty, everywhere.
+// user is the client of a new user, who has the ClusterRoles in a namespace or, where
+// that is empty, everywhere.
 func user(t *testing.T, namespace string, roles ...string) client.Client {
 	t.Helper()
 	name := t.Name() + "-" + strings.Join(roles, "-")
@@ -219,7 +219,7 @@ func rule(group, resource, verb string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: []string{verb}}
 }
 
-// other is an object that is not one of ours.
+// other is an object of a foreign kind.
 func other(apiVersion, kind, namespace, name string, content map[string]any) *unstructured.Unstructured {
 	o := object(kind, namespace, name, content)
 	o.SetAPIVersion(apiVersion)

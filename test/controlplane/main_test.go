@@ -96,7 +96,7 @@ func removeAfter(t *testing.T, obj client.Object) {
 	})
 }
 
-// object is one of ours by its content.
+// object is an object of Patchbay's API with the content.
 func object(kind, namespace, name string, content map[string]any) *unstructured.Unstructured {
 	u := &unstructured.Unstructured{Object: map[string]any{}}
 	for k, v := range content {

@@ -74,7 +74,7 @@ func TestControllerRights(t *testing.T) {
 		APIVersion: network.GetAPIVersion(), Kind: network.GetKind(), Name: network.GetName(), UID: network.GetUID(), Controller: &yes,
 	}})
 	checkAccepted(t, c.Create(ctx, bridge))
-	// What only somebody with the verb may write.
+	// Objects that only a user with the verb may write.
 	children := map[string]string{
 		"NamespaceAttachment": `{"spec": {"network": "blue"}}`,
 		"PortPublish":         `{"spec": {"ports": [{"hostPort": 443}]}}`,
@@ -151,7 +151,7 @@ func TestPeoplesRights(t *testing.T) {
 }
 
 // aggregated are the rules that kube-controller-manager, which is not here, would
-// give a role by the labels of others.
+// give a role by the labels of other roles.
 func aggregated(t *testing.T, role string) []rbacv1.PolicyRule {
 	t.Helper()
 	roles := clientset(t).RbacV1().ClusterRoles()

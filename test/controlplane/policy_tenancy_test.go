@@ -12,8 +12,8 @@ const (
 	toPublish = "needs the verb use-node-network on portpublishes.patchbay.dev in namespace lab: have it granted (ClusterRole patchbay-node-network-user), or use host ports 20000 to 29999 on all addresses"
 )
 
-// TestTenants: a tenant does not reach the node's own network, and whoever has
-// the verb in that namespace does.
+// TestTenants: a tenant does not reach the node's own network, and a user with the verb
+// in that namespace does.
 func TestTenants(t *testing.T) {
 	deploy(t)
 	netns := func(name, lifecycle string) map[string]any {
@@ -124,8 +124,8 @@ func TestTenantsChange(t *testing.T) {
 	checkAccepted(t, tenant.Delete(testContext(t), given.DeepCopy(), client.DryRunAll))
 }
 
-// TestTenantsAfterReinstall: what was uninstalled and installed again is in force
-// again, with another range as well. A range in a ConfigMap would not be.
+// TestTenantsAfterReinstall: a policy that was uninstalled and installed again is in
+// force again, with another range as well. A range in a ConfigMap would not be.
 func TestTenantsAfterReinstall(t *testing.T) {
 	deploy(t)
 	tenant := user(t, tenantNamespace, "patchbay-editor")

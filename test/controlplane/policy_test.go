@@ -13,9 +13,9 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// TestAgentStatus: an agent writes the status of what is bound to its node, as
-// server-side apply does it, and a token of another node or of none does not,
-// nor does its own when the object has been bound elsewhere.
+// TestAgentStatus: an agent writes the status of objects that are bound to its node, by
+// server-side apply. A token of another node or of none may not, nor may its own when
+// the object has been bound elsewhere.
 func TestAgentStatus(t *testing.T) {
 	deploy(t)
 	w1, w2, nowhere := agentOn(t, "w1"), agentOn(t, "w2"), serviceAccount(t, "patchbay-agent", nil)

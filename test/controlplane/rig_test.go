@@ -151,7 +151,7 @@ func (h *host) closed(port string) {
 	})
 }
 
-// clean waits until nothing of ours is on the host.
+// clean waits until no object of Patchbay is on the host.
 func (h *host) clean() {
 	h.t.Helper()
 	eventually(h.t, h.name+" clean", func() error {

@@ -21,8 +21,8 @@ import (
 )
 
 // TestRules puts every case of the validator's own test to the API server: it
-// must accept the same objects with the same defaults, and refuse the others
-// for the same causes. What the causes are, word by word, the table says.
+// must accept the same objects with the same defaults, and refuse the same objects for
+// the same causes. The table has the causes word by word.
 func TestRules(t *testing.T) {
 	v := validator(t)
 	for _, kind := range crdrules.Kinds {

@@ -31,8 +31,8 @@ var firstConditions = map[string]map[string]string{
 	"NodeBridge":          {"Ready": "Unknown Pending"},
 }
 
-// TestFirstConditions: what was just created, and what is read of it before
-// anybody wrote a status, says that it waits; a status sent along is dropped.
+// TestFirstConditions: a new object says that it waits, also where it is read before a
+// status was written; a status sent along is dropped.
 func TestFirstConditions(t *testing.T) {
 	for kind, want := range firstConditions {
 		t.Run(kind, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestTwoFieldManagers(t *testing.T) {
 // TestRebinding: in one write the controller binds anew, takes over Ready and
 // clears what the old node's agent left. Server-side apply can empty a list of
 // another manager but not remove an object such as status.interface; a merge
-// patch can, and with the resourceVersion it loses nobody's condition.
+// patch can, and with the resourceVersion it loses no other writer's condition.
 func TestRebinding(t *testing.T) {
 	o := create(t, object("NamespaceAttachment", metav1.NamespaceDefault, "rebound", minimal("NamespaceAttachment")))
 	applyStatus(t, o, v1alpha1.FieldManagerController, map[string]any{"nodeName": "w1", "conditions": []any{condition("Accepted", "True", "Accepted")}})

@@ -168,7 +168,7 @@ func (b *bench) agent(env ...string) (*exec.Cmd, logFile) {
 	return cmd, logFile(file.Name())
 }
 
-// logFile is the name of an agent's log; as text it is what was logged so far.
+// logFile is the name of an agent's log; as text it is the log so far.
 type logFile string
 
 func (l logFile) String() string {

@@ -37,8 +37,8 @@ func newValidator(t *testing.T) validator {
 var separator = regexp.MustCompile(`(?m)^---\s*$`)
 
 // examples returns the objects of Patchbay's kinds in a block as they are written,
-// and what is wrong with it. A block of YAML holds whole objects and nothing else;
-// objects of ours are in no other block.
+// and the faults of the block. A block of YAML holds whole objects and nothing else;
+// objects of Patchbay's kinds are in no other block.
 func (v validator) examples(b block) (objects []map[string]any, complaints []string) {
 	if b.language != "yaml" {
 		if strings.Contains(b.text, "apiVersion: "+v1alpha1.GroupVersion.String()) || slices.Contains([]string{"yml", "YAML"}, b.language) {

@@ -17,9 +17,9 @@ import (
 // kind is what a CRD promises of its kind.
 type kind struct {
 	name string
-	// fields are those of spec, by their path in it, such as ports[].hostPort, and
-	// those of status by a path that begins with status. What Kubernetes defines
-	// itself, a label selector or a condition, is one field.
+	// fields are the fields of spec, by their path in it, such as ports[].hostPort, and
+	// the fields of status by a path that begins with status. A type of Kubernetes, a
+	// label selector or a condition, is one field.
 	fields map[string]field
 	// header is the first line of kubectl's table.
 	header string
@@ -195,7 +195,7 @@ func rowComplaints(kind string, r row, f field) []string {
 	return out
 }
 
-// pathsIn are the fields that an object has, spelled like those of its kind.
+// pathsIn are the fields that an object has, spelled like the fields of its kind.
 func pathsIn(object map[string]any) []string {
 	var out []string
 	var walk func(path string, v any)

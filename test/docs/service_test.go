@@ -19,8 +19,8 @@ var mountNamespace = regexp.MustCompile(`^(Private(Tmp|Devices|Mounts|Network|Us
 	`(ReadWrite|ReadOnly|Inaccessible|Exec|NoExec|Bind|BindReadOnly)(Paths|Directories)|TemporaryFileSystem|Root(Directory|Image)|(Mount|Extension)(Images|Directories)|` +
 	`ProcSubset|DynamicUser|MountFlags|MountAPIVFS|LogNamespace|NetworkNamespacePath|LoadCredential\w*|SetCredential\w*)=(.*)$`)
 
-// TestUnitSharesMounts holds the unit of docs/standalone.md to the host's mount namespace: what is
-// mounted in another does not come back.
+// TestUnitSharesMounts holds the unit of docs/standalone.md to the host's mount namespace: a mount
+// in another does not reach the host.
 func TestUnitSharesMounts(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "docs", "standalone.md"))
 	if err != nil {

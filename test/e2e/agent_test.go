@@ -14,8 +14,8 @@ import (
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
 )
 
-// ours is all that an agent has built on a node, with handles and indexes: what
-// was made anew in the same shape has others.
+// ours lists the objects that an agent has built on a node, with handles and indexes:
+// an object that was made anew in the same shape has another handle.
 const ours = `ip -o link show group 1346525441
 nft -a list table inet patchbay
 nft -a list table bridge patchbay`
@@ -166,8 +166,8 @@ func stopAgent(t *testing.T, node string) {
 	})
 }
 
-// TestControllerDown: without the controller what is there stays and is kept so;
-// what is new waits, and says so.
+// TestControllerDown: without the controller the networks stay, and their drift is
+// repaired; new objects wait, and say so.
 func TestControllerDown(t *testing.T) {
 	l := newLab(t, network("alone", "10.72.0.0/24", ""), attachment("alone1", cluster.Worker, "alone"), attachment("alone2", cluster.Worker, "alone"))
 	ready(t, "bnet/alone", "nsa/alone1", "nsa/alone2")

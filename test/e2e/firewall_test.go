@@ -11,8 +11,8 @@ import (
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
 )
 
-// TestFirewallReload: what somebody else takes out of a node's firewall is back,
-// counted with the network there, and told of by an Event.
+// TestFirewallReload: rules that another program takes out of a node's firewall are
+// back, counted with the network there, and told of by an Event.
 func TestFirewallReload(t *testing.T) {
 	newLab(t, network("reload", "10.83.0.0/24", ""), attachment("reload", cluster.Worker, "reload"), publish("reload", "reload", 20093, 8001))
 	ready(t, "nsa/reload", "pp/reload")

@@ -258,13 +258,13 @@ func nodeIP(t *testing.T, node string) string {
 	return strings.TrimSpace(kubectl(t, "get", "node", node, "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`))
 }
 
-// traces are what of ours is on a node: links by their group, namespaces,
+// traces lists Patchbay's objects on a node: links by their group, namespaces,
 // elements of the firewall.
 const traces = `ip -br link show group 1346525441
 ip netns list | grep -v cni- || true
 nft list ruleset | grep -e '"cluster"' -e patchbay:cluster || true`
 
-// clean waits until nothing of ours is on any node.
+// clean waits until no object of Patchbay is on any node.
 func clean(t *testing.T) {
 	t.Helper()
 	for _, node := range cluster.Nodes() {

@@ -43,8 +43,8 @@ func TestNodeSelector(t *testing.T) {
 	counts(t, "chosen", 0, 0)
 }
 
-// TestWorkerRestarts: a worker that reboots has everything back without anybody's
-// help, with the same addresses.
+// TestWorkerRestartsWithNetworks: a worker that reboots has everything back by itself,
+// with the same addresses.
 func TestWorkerRestartsWithNetworks(t *testing.T) {
 	newLab(t, network("boot", "10.75.0.0/24", ""),
 		attachment("boot1", cluster.Worker2, "boot"), attachment("boot2", cluster.Worker2, "boot"), publish("boot", "boot1", 20085, 8001))
@@ -62,8 +62,8 @@ func TestWorkerRestartsWithNetworks(t *testing.T) {
 	}
 }
 
-// TestNodeNotReady: within a minute after a node is not Ready, what is bound to
-// it says so and its network does not count it; all is right when it is back.
+// TestNodeNotReady: within a minute after a node is not Ready, the objects that are
+// bound to it say so and its network does not count it; all is right when it is back.
 func TestNodeNotReady(t *testing.T) {
 	newLab(t, network("mute", "10.76.0.0/24", ""),
 		attachment("mute1", cluster.Worker2, "mute"), attachment("mute2", cluster.Worker, "mute"), publish("mute", "mute1", 20086, 8001))

@@ -56,7 +56,7 @@ func TestScale(t *testing.T) {
 	ping(t, cluster.Worker, "wide0", address(t, "wide299"))
 }
 
-// readyCount counts what is Ready, and says when the last became so.
+// readyCount counts the Ready objects, and says when the last became so.
 func readyCount(t *testing.T) (n int, last time.Time) {
 	t.Helper()
 	out := kubectl(t, "get", "nsa,pp", "-o", `jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].lastTransitionTime}{"\n"}{end}`)

@@ -15,7 +15,7 @@ import (
 )
 
 // The files of this package run in the order of their names. This one is the
-// last: it takes away what the others use, and gives it back by Helm.
+// last: it takes away the CRDs that the other tests use, and gives them back by Helm.
 
 // TestUninstall: taking controller and agents away leaves objects and networks
 // as they are; Helm's agents take over without rewriting anything, and Helm's

@@ -187,7 +187,7 @@ func (n *node) foreign() string {
 	return n.sh("for f in iptables ip6tables; do $f-save | grep '^-A' | grep -vi patchbay || true; done")
 }
 
-// end removes all of Patchbay: what is left is what others have.
+// end removes all of Patchbay: only objects of other programs are left.
 func (n *node) end() {
 	n.t.Helper()
 	before := n.foreign()

@@ -91,7 +91,7 @@ const bus = `<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bu
 <policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/><allow user="*"/></policy></busconfig>
 `
 
-// firewalld drops what is forwarded where no zone accepts it.
+// firewalld drops forwarded packets that no zone accepts.
 func firewalld(t *testing.T, backend string) {
 	t.Parallel()
 	if !enter(t) {

@@ -60,7 +60,7 @@ func startAgent(c call) (*agentProcess, error) {
 	args := append([]string{"agent", "--manifests", c.MkAbs(c.args[1])}, c.args[2:]...)
 	p := &agentProcess{cmd: exec.Command("patchbay", args...), done: make(chan error, 1)}
 	p.cmd.Stderr = log
-	// The programs that the agent runs are those that the script's commands run.
+	// The agent runs the same programs as the script's commands.
 	p.cmd.Env = append(os.Environ(), "PATH="+c.Getenv("PATH"))
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {

@@ -65,7 +65,7 @@ const chatEvery = 5 * time.Millisecond
 
 func (c *chatter) send() {
 	for ; ; time.Sleep(chatEvery) {
-		// Counted before: what is on its way was not sent from now on.
+		// Counted before: bytes on their way were not sent from now on.
 		c.sent.Add(1)
 		if _, err := c.conn.Write([]byte{'.'}); err != nil {
 			c.failed.Store(&err)

@@ -18,7 +18,7 @@ import (
 
 // A conversation is open until the script ends.
 type conversation interface {
-	// ask returns what the other end says to what is sent now.
+	// ask sends bytes now and returns the other end's answer.
 	ask(patience time.Duration) (string, error)
 	Close() error
 }
@@ -87,8 +87,8 @@ func (e echoed) ask(patience time.Duration) (string, error) {
 	return "", err
 }
 
-// beyond sends what conntrack takes for no part of a connection, though its ports say
-// so: numbers by chance are in nobody's window.
+// beyond sends a segment that conntrack takes for no part of a connection, though its
+// ports say so: numbers by chance are in no end's window.
 func beyond(c call) (output, error) {
 	if c.neg || len(c.args) != 3 {
 		return output{}, errUsage
@@ -124,8 +124,8 @@ func beyond(c call) (output, error) {
 
 func (e echoed) Close() error { return errors.Join(e.client.Close(), e.server.Close()) }
 
-// datagrams are a UDP flow that never pauses, as senders are for whom no entry
-// of conntrack ever ends. Each datagram is numbered, and so are the answers.
+// datagrams are a UDP flow that never pauses, so that its entry of conntrack never
+// ends. Each datagram is numbered, and so are the answers.
 type datagrams struct {
 	conn   net.Conn
 	server io.Closer

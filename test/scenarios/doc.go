@@ -25,9 +25,9 @@
 // Scripts in byhand do with ip and nft what the
 // scenarios do with manifests; they show that the commands below can fail.
 //
-// Beside those of testscript (exec, stdout, stderr, grep, cmp, cp, env, ...)
-// and patchbay itself, scripts have these commands. NETNS is a name under
-// /run/netns, or "node". Those marked with * are checks, which "!" negates: a
+// Beside the commands of testscript (exec, stdout, stderr, grep, cmp, cp, env, ...)
+// and patchbay itself, scripts have these. NETNS is a name under /run/netns, or
+// "node". A command marked with * is a check, which "!" negates: a
 // negated check still fails when it cannot be carried out, such as in a
 // namespace that does not exist.
 //
@@ -38,9 +38,9 @@
 //	* ping NETNS ADDRESS
 //	    An echo request is answered, within 2 s. Negated: two in a row are lost.
 //	serve NETNS tcp|udp|http|sctp ADDRESS:PORT [TEXT]
-//	    Starts a server that answers everybody with the line "peer IP", where IP
+//	    Starts a server that answers every client with the line "peer IP", where IP
 //	    is the client's address as the server sees it, and a line TEXT; over UDP
-//	    with what was asked after it, over SCTP as the cookie of an INIT ACK. It holds
+//	    with the request after it, over SCTP as the cookie of an INIT ACK. It holds
 //	    its namespace alive until the script ends.
 //	* dial NETNS tcp|udp|http|sctp ADDRESS:PORT [REGEXP]
 //	    A server answers, within 2 s, and the answer matches. It is left in
@@ -76,7 +76,7 @@
 //	flood NETNS/IF COUNT
 //	    The interface sends that many broadcasts, each from another MAC address.
 //	attackers
-//	    Makes those who try to get in: mallory, a machine on the LAN behind the
+//	    Makes two attackers: mallory, a machine on the LAN behind the
 //	    node's interface evil0 (192.0.2.66, 2001:db8:66::66) with its default
 //	    routes over the node, and evil.yaml, a network with the attachment eve
 //	    (10.66.0.66, fd00:66::66), to be applied.
@@ -122,7 +122,7 @@
 // never told which firewall a script uses.
 //
 // The program "listener NETWORK ADDRESS:PORT", with tcp4, tcp6, tcp (both), udp4, ... is
-// a process of the node that answers everybody with "a process" until it is killed;
+// a process of the node that answers every client with "a process" until it is killed;
 // run it with exec.
 //
 // The sample manifests of the repository are in $SAMPLES, its pages in $DOCS.

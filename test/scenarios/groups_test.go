@@ -13,8 +13,8 @@ import (
 )
 
 // groups sends frames to each of the 16 link-local group addresses
-// (01:80:c2:00:00:0x), which a bridge treats unlike all others, with every kind of
-// payload, and reads what comes back.
+// (01:80:c2:00:00:0x), which a bridge treats unlike all other groups, with every kind
+// of payload, and reads the answers.
 func groups(c call) (output, error) {
 	if len(c.args) != 4 {
 		return output{}, errUsage

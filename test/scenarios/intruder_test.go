@@ -81,8 +81,8 @@ func packet(kind string, mark []byte, src netip.Addr, target netip.AddrPort) []b
 // sourcePort is from the mark, so that no two intruders are of one flow.
 func sourcePort(mark []byte) uint16 { return 0x8000 | binary.BigEndian.Uint16(mark) }
 
-// segment has eight bytes as numbers, which nobody translates: the sequence, and
-// what it acknowledges.
+// segment has eight bytes as numbers, which no firewall translates: its sequence and
+// the acknowledged one.
 func segment(flags byte, numbers, payload []byte, src netip.Addr, target netip.AddrPort) []byte {
 	return segmentOf(netip.AddrPortFrom(src, sourcePort(append(payload, numbers...))), target, flags, numbers, payload)
 }

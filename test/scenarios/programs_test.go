@@ -14,7 +14,7 @@ var programs = map[string]func(){
 
 func choosesBackend(arg string) bool { return strings.HasPrefix(arg, "--nat-backend") }
 
-// listener NETWORK ADDRESS:PORT answers everybody until it is killed.
+// listener NETWORK ADDRESS:PORT answers every client until it is killed.
 func listener() int {
 	start := serveStreams
 	if strings.HasPrefix(os.Args[1], "udp") {

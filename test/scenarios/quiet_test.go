@@ -110,7 +110,7 @@ func watchWrites() (watcher, error) {
 
 func (w watcher) close() { unix.Close(w.fd) }
 
-// writes returns what was announced so far.
+// writes returns the writes that the kernel announced so far.
 func (w watcher) writes() ([]string, error) {
 	var found []string
 	buf := make([]byte, 1<<16)

@@ -19,7 +19,7 @@ type call struct {
 	state *state
 	// neg is true where the script expects the check to be refuted.
 	neg bool
-	// hasty checks are tried once: whoever asks tries again itself.
+	// hasty checks are tried once: the caller tries again itself.
 	hasty bool
 	args  []string
 }
@@ -100,7 +100,7 @@ func builtins() map[string]func(*testscript.TestScript, bool, []string) {
 	return m
 }
 
-// do carries out a command of ours, or a program, once the answer is as the
+// do carries out a command of this package, or a program, once the answer is as the
 // script expects it or patience ends.
 func (c call) do(name string) (output, error) {
 	cmd, ok := commands[name]

@@ -60,8 +60,8 @@ func (c initChunk) packet() []byte {
 	return p
 }
 
-// parseInit refuses everything else, and what has a wrong checksum: translated
-// ports change it.
+// parseInit refuses all other packets, and one with a wrong checksum: translated ports
+// change it.
 func parseInit(p []byte) (c initChunk, ok bool) {
 	if len(p) < sctpHeads || int(binary.BigEndian.Uint16(p[14:])) > len(p)-12 {
 		return c, false

@@ -157,7 +157,7 @@ func dumpSysctls() []string {
 	for _, pattern := range []string{"ipv4/ip_forward", "ipv4/conf/*/*", "ipv6/conf/*/*", "bridge/*"} {
 		paths, _ := filepath.Glob("/proc/sys/net/" + pattern)
 		for _, path := range paths {
-			// Some cannot be read before they are set, others vanish with their link.
+			// Some cannot be read before they are set, some vanish with their link.
 			if value, err := os.ReadFile(path); err == nil {
 				lines = append(lines, fmt.Sprintf("%s = %s", strings.TrimPrefix(path, "/proc/sys/"), strings.TrimSpace(string(value))))
 			}
@@ -209,9 +209,8 @@ var emptyChain = regexp.MustCompile(`^nft \tchain (PREROUTING|INPUT|FORWARD|OUTP
 // baseComment is the mark of a chain that we made because iptables had not yet.
 const baseComment = "nft \t\tcomment \"patchbay\""
 
-// tidy sorts the chains of a table of iptables, and the rules in those of ours,
-// and leaves out empty built-in chains; of a table that has no others nothing is
-// left.
+// tidy sorts the chains of a table of iptables, and the rules in Patchbay's chains,
+// and leaves out empty built-in chains; a table without further chains is left out.
 func tidy(table []string) []string {
 	if !builtinTable.MatchString(table[0]) {
 		return table

@@ -68,7 +68,7 @@ func serve(c call) (output, error) {
 	})
 }
 
-// asked goes before what was asked in the answer to a datagram.
+// asked goes before the request in the answer to a datagram.
 const asked = "asked "
 
 func answer(peer net.Addr, text string) string {

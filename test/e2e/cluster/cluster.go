@@ -3,7 +3,8 @@
 // with kindest/node or, where no registry is reached, with a node image built
 // from Debian packages and Go modules (hack/kind).
 //
-// What is built once per machine is in patchbay/kind of the user's cache folder.
+// Images and programs are built once per machine, into patchbay/kind of the user's
+// cache folder.
 package cluster
 
 import (
@@ -32,7 +33,7 @@ const (
 // Nodes returns the names of all nodes, the control plane's first.
 func Nodes() []string { return []string{ControlPlane, Worker, Worker2} }
 
-// Progress is told what is being done, in whole lines.
+// Progress is told of each step, in whole lines.
 type Progress func(format string, args ...any)
 
 // Cluster is a cluster that runs.
@@ -164,7 +165,7 @@ func (c *Cluster) finish(ctx context.Context) error {
 	return c.WaitReady(ctx, Nodes()...)
 }
 
-// Down deletes the cluster and ends the engine, if it is one of ours. Caches
+// Down deletes the cluster and ends the engine, if this package started it. Caches
 // stay. Without a cluster it does nothing.
 func Down(ctx context.Context, progress Progress) error {
 	e, err := newEngine(progress)
@@ -175,7 +176,7 @@ func Down(ctx context.Context, progress Progress) error {
 	if err != nil {
 		return err
 	}
-	// An engine of ours that was killed still has the containers in its records.
+	// An own engine that was killed still has the containers in its records.
 	if !found && exists(e.state("")) && exists(e.dataRoot()) {
 		if err := e.startOwn(ctx); err != nil {
 			return fmt.Errorf("start the Docker engine that has cluster %s: %w", name, err)

@@ -176,9 +176,8 @@ func (e *engine) dockerdArgs(ctx context.Context) ([]string, error) {
 	return args, nil
 }
 
-// online runs what needs the world outside: an engine of our own has a way there
-// just then. At all other times what the cluster's nodes send astray reaches
-// nobody.
+// online runs a step that needs the world outside: an own engine has a way there just
+// then. At all other times packets that the cluster's nodes send astray reach no host.
 func (e *engine) online(ctx context.Context, do func() error) error {
 	if !e.own {
 		return do()
@@ -252,8 +251,8 @@ func removeCgroups(ctx context.Context) error {
 	})
 }
 
-// leftover tells containers' processes and containerd's of our own engine from
-// all others.
+// leftover tells processes of the own engine's containers and containerd from all
+// other processes.
 func leftover(cmdline, cgroups string) bool {
 	program, _, _ := strings.Cut(cmdline, "\x00")
 	containerd := strings.HasPrefix(filepath.Base(program), "containerd") && strings.Contains(cmdline, ownFolder+"/exec/")

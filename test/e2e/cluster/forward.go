@@ -86,7 +86,7 @@ func Forward(ctx context.Context, port int) error {
 	if err := writeWhole(forwardPID, strconv.Itoa(os.Getpid())); err != nil {
 		return err
 	}
-	// Whoever has started this process waits for the port.
+	// The process that started this one waits for the port.
 	if err := writeWhole(forwardPort, chosen); err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func (e *engine) buildImage(ctx context.Context) error {
 		return err
 	}
 	if base == baseImage {
-		// It lacks packages; what is built here does not.
+		// It lacks packages; an image that is built here does not.
 		err = e.online(ctx, build)
 	} else {
 		err = build()
@@ -75,8 +75,8 @@ func (e *engine) nodeImage(ctx context.Context) (string, error) {
 	return e.pullOrBuild(ctx, defaults.Image, "hack/kind/node-image.sh")
 }
 
-// pullOrBuild returns a standard image, or what a script builds where it cannot
-// be pulled. What was built before is taken without another try.
+// pullOrBuild returns a standard image, or the image of a script where it cannot be
+// pulled. An image that was built before is taken without another try.
 func (e *engine) pullOrBuild(ctx context.Context, standard, build string) (string, error) {
 	if e.do(ctx, "image", "inspect", standard) == nil {
 		return standard, nil

@@ -107,7 +107,7 @@ func (c *Cluster) LoadImage(ctx context.Context, image string) error {
 		return err
 	}
 	id = strings.TrimSpace(id)
-	// containerd knows the image by another digest; hence a note of ours.
+	// containerd knows the image by another digest; hence a note of its own.
 	note := "/var/lib/patchbay-images/" + strings.NewReplacer("/", "_", ":", "_").Replace(image)
 	var missing []string
 	for _, node := range Nodes() {
