@@ -32,9 +32,9 @@ func (v verdict) binds() bool {
 type subject struct {
 	object           v1alpha1.Object
 	nodeName, podUID *string
-	// summed: the status is the controller's sum over children.
+	// summed says that the status is the controller's sum over children.
 	summed bool
-	// forget clears what the agent wrote, conditions aside.
+	// forget clears the agent's fields, conditions aside.
 	forget func()
 }
 

@@ -44,8 +44,8 @@ func addEvents(mgr manager.Manager) error {
 	}))
 }
 
-// repairs is the count of a NodeBridge that counts more than it did; zero for
-// everything else.
+// repairs returns the count of a NodeBridge that has more repairs than before; zero for
+// all other changes.
 func repairs(old, now any) int64 {
 	was, _ := old.(*v1alpha1.NodeBridge)
 	is, ok := now.(*v1alpha1.NodeBridge)
@@ -64,7 +64,7 @@ func follow(ctx context.Context, c cache.Cache, o client.Object, h toolscache.Re
 	return err
 }
 
-// transition is news of one condition.
+// transition is a change of one condition that is worth an Event.
 type transition struct {
 	eventType string
 	condition metav1.Condition
@@ -75,10 +75,10 @@ func (t transition) record(r events.EventRecorder, o client.Object) {
 	r.Eventf(o, nil, t.eventType, t.condition.Reason, action, "%s", truncate(t.condition.Message, noteLimit))
 }
 
-// transitions are the changes of status or reason that are worth an Event: good
-// news where it was bad before or for the first time Ready, bad news always. To
-// wait is none, nor is the first acceptance, which Ready follows: an Event costs
-// the API server as much as the status itself.
+// transitions returns the changes of status or reason that are worth an Event: every
+// change to bad, and the change to good where the condition was bad before or is Ready
+// for the first time. Waiting is none, nor is the first acceptance, which Ready
+// follows: an Event costs the API server as much as the status itself.
 func transitions(old, now []metav1.Condition) []transition {
 	var out []transition
 	for _, c := range now {

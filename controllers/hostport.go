@@ -32,7 +32,8 @@ func nodesOfNodePorts(s *corev1.Service) []string {
 	return []string{onAllNodes}
 }
 
-// portHolders are all that have ports on a node, in an order that stays.
+// portHolders returns the Services and pods that have ports on a node, in a stable
+// order.
 func (c *cluster) portHolders(ctx context.Context, node string) ([]accept.PortHolder, error) {
 	var out []accept.PortHolder
 	services := &corev1.ServiceList{}
@@ -55,7 +56,7 @@ func (c *cluster) portHolders(ctx context.Context, node string) ([]accept.PortHo
 	return out, nil
 }
 
-// nodePortsChanged: a Service has got, changed or lost ports of the nodes.
+// nodePortsChanged passes a Service that got, changed or lost ports of the nodes.
 var nodePortsChanged = predicate.Funcs{
 	CreateFunc: func(e event.CreateEvent) bool { return len(accept.NodePorts(e.Object.(*corev1.Service))) > 0 },
 	DeleteFunc: func(e event.DeleteEvent) bool { return len(accept.NodePorts(e.Object.(*corev1.Service))) > 0 },
@@ -64,7 +65,7 @@ var nodePortsChanged = predicate.Funcs{
 	},
 }
 
-// hostPortsChanged: a pod with ports of a node has come there, or gone.
+// hostPortsChanged passes a pod with ports of a node that came there, or went.
 var hostPortsChanged = predicate.Funcs{
 	CreateFunc: func(e event.CreateEvent) bool { return len(nodeOfHostPorts(e.Object.(*corev1.Pod))) > 0 },
 	DeleteFunc: func(e event.DeleteEvent) bool { return len(nodeOfHostPorts(e.Object.(*corev1.Pod))) > 0 },
@@ -73,16 +74,18 @@ var hostPortsChanged = predicate.Funcs{
 	},
 }
 
-// ofService and ofHostPorts: of an update, both states are asked about.
+// ofService returns the publishes that want a port of a Service. An update asks with
+// both versions.
 func (r publishes) ofService(ctx context.Context, s client.Object) []reconcile.Request {
 	return r.wanting(ctx, accept.NodePorts(s.(*corev1.Service)))
 }
 
+// ofHostPorts returns the publishes that want a port of a pod, as ofService does.
 func (r publishes) ofHostPorts(ctx context.Context, p client.Object) []reconcile.Request {
 	return r.wanting(ctx, accept.HostPorts(p.(*corev1.Pod)))
 }
 
-// wanting are the publishes that want one of the ports, on whatever node.
+// wanting returns the publishes that want one of the ports, on any node.
 func (r publishes) wanting(ctx context.Context, holders []accept.PortHolder) []reconcile.Request {
 	list := &v1alpha1.PortPublishList{}
 	if len(holders) == 0 {

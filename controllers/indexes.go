@@ -26,15 +26,15 @@ const (
 	// byTarget finds the attachments that select pods, within a namespace.
 	byTarget       = "target"
 	targetSelector = "podSelector"
-	// byHostPort finds the pods that have ports of a node, by that, and the
-	// Services that have ports of all nodes.
+	// byHostPort finds the pods that have ports of a node, by the node, and the
+	// Services that have ports of all nodes, by onAllNodes.
 	byHostPort = "hostPort"
 	onAllNodes = "*"
 	// byParent finds the children of an attachment or publish, within a namespace.
 	byParent = "parent"
 )
 
-// startCaches has a replica that stands by hold all that it needs to lead.
+// startCaches fills the caches and indexes also of a replica that stands by.
 func (c *cluster) startCaches(mgr manager.Manager) error {
 	ctx := context.Background()
 	for _, o := range []client.Object{&v1alpha1.BridgeNetwork{}, &corev1.Node{}, &corev1.Namespace{}, &corev1.Pod{}, &corev1.Service{}} {

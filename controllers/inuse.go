@@ -20,7 +20,7 @@ const InUseFinalizer = "patchbay.dev/in-use"
 // named bounds how many objects a message or a list names.
 const named = 10
 
-// usersOf are the accepted ones among a network's attachments, by name.
+// usersOf returns the names of the accepted attachments.
 func usersOf(list []v1alpha1.NamespaceAttachment) []string {
 	var out []string
 	for _, a := range list {
@@ -43,7 +43,7 @@ func inUse(n *v1alpha1.BridgeNetwork, users []string) metav1.Condition {
 	}
 }
 
-// users are the accepted attachments of a network that is being deleted.
+// users returns the accepted attachments of a network that is being deleted.
 func (r networks) users(ctx context.Context, n *v1alpha1.BridgeNetwork) ([]string, error) {
 	if n.DeletionTimestamp.IsZero() {
 		return nil, nil

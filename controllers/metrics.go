@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// controllerMetrics are what an operator of the cluster half wants to see.
+// controllerMetrics are the metrics that reconcilers count.
 type controllerMetrics struct {
 	bindings     prometheus.Counter
 	statusWrites *prometheus.CounterVec

@@ -119,8 +119,7 @@ func ofNodeBridge(_ context.Context, o client.Object) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: o.(*v1alpha1.NodeBridge).Spec.Network}}}
 }
 
-// ofNode: the networks that select the node. Of an update, both versions are
-// asked.
+// ofNode returns the networks that select the node. An update asks with both versions.
 func (r networks) ofNode(ctx context.Context, o client.Object) []reconcile.Request {
 	node := o.(*corev1.Node)
 	var list v1alpha1.BridgeNetworkList
@@ -131,7 +130,8 @@ func (r networks) ofNode(ctx context.Context, o client.Object) []reconcile.Reque
 	return requestsOf(&list)
 }
 
-// ofAttachment: only a network that is being deleted cares who uses it.
+// ofAttachment returns the attachment's network if that is being deleted: its users
+// keep it.
 func (r networks) ofAttachment(ctx context.Context, o client.Object) []reconcile.Request {
 	name := types.NamespacedName{Name: o.(*v1alpha1.NamespaceAttachment).Spec.Network}
 	n := &v1alpha1.BridgeNetwork{}

@@ -17,15 +17,15 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// health is whether what a node's agent says can be relied on.
+// health says whether the statuses of a node's agent can be relied on.
 type health struct {
-	// lost says why not; empty means that it can.
+	// lost says why not; empty means that they can.
 	lost string
 	// recheck is when that changes by itself; 0 means never.
 	recheck time.Duration
 }
 
-// nodeHealth judges a node, nil for one that is gone.
+// nodeHealth judges a node; nil stands for a node that is gone.
 func nodeHealth(name string, node *corev1.Node, now time.Time, grace time.Duration) health {
 	if node == nil {
 		return health{lost: fmt.Sprintf("node %s was deleted", name)}
@@ -44,8 +44,8 @@ func nodeHealth(name string, node *corev1.Node, now time.Time, grace time.Durati
 	return health{lost: fmt.Sprintf("node %s has been Ready=%s since %s; bring it back, or delete it", name, ready.Status, ready.LastTransitionTime.UTC().Format(time.RFC3339))}
 }
 
-// notReadySince: a kubelet that is silent has been so since its last heartbeat
-// at the latest; node-lifecycle-controller finds out, and sets Unknown, later.
+// notReadySince returns when a node stopped to be Ready. A silent kubelet is so since
+// its last heartbeat; node-lifecycle-controller sets Unknown later.
 func notReadySince(node *corev1.Node, ready *corev1.NodeCondition) time.Time {
 	switch {
 	case ready == nil:
@@ -65,7 +65,7 @@ func readyOf(node *corev1.Node) *corev1.NodeCondition {
 	return nil
 }
 
-// nodeSubject is anything whose Ready condition a node's agent writes.
+// nodeSubject is an object whose Ready condition a node's agent writes.
 type nodeSubject struct {
 	object   v1alpha1.Object
 	nodeName string
@@ -95,8 +95,8 @@ func (c *cluster) watchNode(ctx context.Context, s nodeSubject) (reconcile.Resul
 	return c.patchStatus(ctx, s.object, before)
 }
 
-// answerFor sets Ready to what the node's health demands and says whether that
-// changed anything.
+// answerFor sets Ready as the node's health demands and reports whether that changed
+// the condition.
 func answerFor(s nodeSubject, h health) bool {
 	ready := metav1.Condition{Type: v1alpha1.ConditionReady}
 	if c := meta.FindStatusCondition(*s.object.Conditions(), v1alpha1.ConditionReady); c != nil {

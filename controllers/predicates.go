@@ -23,7 +23,7 @@ import (
 	"github.com/patchbay-dev/patchbay/controllers/accept"
 )
 
-// requests are the objects of a list in the cache.
+// requests returns the objects that a list of the cache finds.
 func requests(ctx context.Context, c *cluster, list client.ObjectList, opts ...client.ListOption) []reconcile.Request {
 	if err := c.list(ctx, list, opts...); err != nil {
 		log.FromContext(ctx).Error(err, "find what an event concerns")
@@ -89,7 +89,7 @@ var childChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		conditionChanged(old, now, v1alpha1.ConditionAccepted) || conditionChanged(old, now, v1alpha1.ConditionReady)
 }}
 
-// attachmentChanged leaves out what the agent writes.
+// attachmentChanged leaves out the agent's writes.
 var attachmentChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	old, now := e.ObjectOld.(*v1alpha1.NamespaceAttachment), e.ObjectNew.(*v1alpha1.NamespaceAttachment)
 	return old.Generation != now.Generation ||

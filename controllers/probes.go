@@ -10,8 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// inSync is closed once the caches are in sync: a manager starts what needs no
-// leadership right after that.
+// inSync is closed once the caches are in sync: a manager starts the runnables that
+// need no leadership right after that.
 type inSync chan struct{}
 
 // Start implements manager.Runnable.
@@ -32,7 +32,7 @@ func (s inSync) check(*http.Request) error {
 	}
 }
 
-// addProbes: a replica that stands by is ready too.
+// addProbes adds healthz and readyz. A replica that stands by is ready too.
 func addProbes(mgr manager.Manager) error {
 	s := make(inSync)
 	if err := mgr.Add(s); err != nil {

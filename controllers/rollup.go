@@ -51,12 +51,11 @@ func rollUp(generation int64, selected []string, bridges []v1alpha1.NodeBridge) 
 	return r
 }
 
-// portSteps is how much the number of used ports changes before a network says so: all
-// agents watch networks.
+// portSteps is the step in which a network tells the number of used ports: each change
+// goes to all agents.
 const portSteps = 25
 
-// crowded names the node whose bridge is the fullest, if an agent says that one is
-// nearly full.
+// crowded names the node with the fullest bridge, if an agent reports a nearly full one.
 func crowded(selected []string, bridges []v1alpha1.NodeBridge) string {
 	most, node, more := int32(0), "", -1
 	for _, b := range bridges {
@@ -97,8 +96,8 @@ func sumUp(nodes v1alpha1.NodeCounts, failing []v1alpha1.FailingNode, waiting []
 		Message: fmt.Sprintf("on all %d nodes", nodes.Selected)}
 }
 
-// shortReason cuts a reason to what FailingNode takes, such that it still is one:
-// what an agent's token can write must not make a network's status invalid.
+// shortReason cuts a reason to the length that FailingNode takes, so that a status
+// that an agent's token can write never makes a network's status invalid.
 func shortReason(s string) string {
 	return strings.TrimRight(s[:min(len(s), 64)], ",:")
 }
