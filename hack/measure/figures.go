@@ -32,6 +32,9 @@ func (c comments) plain() bool { return c.pronouns*100 < c.lines*2 || c.pronouns
 var pronouns = regexp.MustCompile(`(?i)\b(some|any|every|no)(body|one)\b|\bno one\b|\bwho(m?ever|m)\b|` +
 	`\bthose (of|that|who|which)\b|\bwhat (is|was|are|were|has|had)\b|\b(others|theirs|ours)\b`)
 
+// names of packages and scripts are no pronouns.
+var names = regexp.MustCompile(`Package \w+|\w+\.sh\b`)
+
 // measure returns the figures of all packages below a folder, in their order.
 func measure(root string) ([]figures, error) {
 	byDir := map[string]*figures{}
@@ -92,13 +95,15 @@ func (c *comments) add(file *ast.File) {
 					continue
 				}
 				c.lines++
-				if pronouns.MatchString(line) {
+				if hasPronoun(line) {
 					c.pronouns++
 				}
 			}
 		}
 	}
 }
+
+func hasPronoun(line string) bool { return pronouns.MatchString(names.ReplaceAllString(line, "")) }
 
 // directive reports that a comment speaks to a tool.
 func directive(line string) bool {
