@@ -11,7 +11,7 @@ import (
 // Claim is a wish of a resource for something that only one resource may have, or a few.
 type Claim struct {
 	Thing Thing
-	// Sharers may have it together if theirs is the same; empty is exclusive.
+	// Claims with equal Sharers may be had together; empty is exclusive.
 	Sharers string
 	// Reason and Field say how a loser is told.
 	Reason string
@@ -29,8 +29,8 @@ type Claim struct {
 	Proof netstate.Key
 }
 
-// Thing is what a claim is about: a kind, and those of the other fields that name one of
-// that kind. Equal things are the same one.
+// Thing is the subject of a claim: a kind, and the fields that name one thing of that
+// kind. Equal things are the same one.
 type Thing struct {
 	Kind ThingKind
 	// Name of an interface, a namespace, a network or a bridge; Netns that it is in.
@@ -152,8 +152,8 @@ func AddressClaim(network string, a netip.Addr) Claim {
 const Marked = "marked"
 
 // MarkedClaim is the claim of an address that bears an attachment's mark in the kernel,
-// where it is not known of which network it is. Others may have marked the same address,
-// of another network.
+// where its network is not known. Several attachments may have marked one address, of
+// different networks.
 func MarkedClaim(a netip.Addr) Claim {
 	c := AddressClaim("", a)
 	c.Sharers = Marked
@@ -165,8 +165,8 @@ func InterfaceClaim(e netstate.End, field string) Claim {
 	return Claim{Thing: Thing{Kind: Interface, Netns: e.Netns, Name: e.Name}, Reason: v1alpha1.ReasonInterfaceConflict, Field: field, Proof: linkKey(e)}
 }
 
-// NetnsClaim is the claim of what a network namespace is by a name of it: others share
-// it by that name alone.
+// NetnsClaim is the claim of a network namespace itself by a name of it: other attachments
+// share it by that name alone.
 func NetnsClaim(id netstate.NetnsID, at netstate.End) Claim {
 	return Claim{
 		Thing: Thing{Kind: NetnsItself, ID: id}, Sharers: at.Netns, Netns: at.Netns,

@@ -20,11 +20,17 @@ type Sockets interface {
 // None sees no listener and holds no port.
 type None struct{}
 
-// Listeners, Hold, Held and Release are those of Sockets.
+// Listeners returns none.
 func (None) Listeners([]netstate.Publish) (map[netstate.Key][]Listener, error) { return nil, nil }
-func (None) Hold([]netstate.Publish) map[netstate.Key]error                    { return nil }
-func (None) Held(netstate.Publish) bool                                        { return false }
-func (None) Release([]netstate.Key)                                            {}
+
+// Hold does nothing.
+func (None) Hold([]netstate.Publish) map[netstate.Key]error { return nil }
+
+// Held returns false.
+func (None) Held(netstate.Publish) bool { return false }
+
+// Release does nothing.
+func (None) Release([]netstate.Key) {}
 
 const (
 	// BusyPause is how often to look whether a port is free that was not. A socket's end
@@ -109,7 +115,7 @@ func (k *Keeper) complain(err error) {
 	}
 }
 
-// Forget ends what is known of listeners in an owner's way.
+// Forget forgets the listeners in an owner's way.
 func (k *Keeper) Forget(o netstate.Owner) {
 	if own := k.owners[o]; own != nil {
 		clear(own.occupied)
@@ -185,8 +191,8 @@ func (k *Keeper) hold(own *kept) {
 	}
 }
 
-// Again looks at the ports that are not held, and returns the owners for whom the
-// listeners are others now.
+// Again looks at the ports that are not held, and returns the owners of ports with
+// different listeners than before.
 func (k *Keeper) Again() (changed []netstate.Owner) {
 	open := map[netstate.Owner][]netstate.Publish{}
 	var ask []netstate.Publish

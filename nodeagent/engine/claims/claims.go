@@ -23,7 +23,7 @@ type Book struct {
 	// addresses are the held things by their address.
 	addresses map[netip.Addr][]compile.Thing
 	accounts  map[netstate.Owner]*account
-	// waiting are the owners that lost claims, by class; touched are the classes of
+	// waiting are the owners that lost claims, by class; touched are the classes in
 	// which a claim came or went since Woken.
 	waiting map[compile.Thing]map[netstate.Owner]bool
 	touched map[compile.Thing]bool
@@ -33,14 +33,14 @@ type Book struct {
 
 // account is what one owner has and lacks.
 type account struct {
-	// kept are claims that the owner was granted, chosen those that are reserved while
-	// it is compiled.
+	// kept are claims that the owner was granted, chosen are claims that are reserved
+	// while it is compiled.
 	kept, chosen []compile.Claim
 	lost         []Loss
 	pool         Pool
 }
 
-// Loss is a claim that an owner lost, and to whom: the zero Owner of a thing that many
+// Loss is a claim that an owner lost, and the holder: the zero Owner of a thing that many
 // may have.
 type Loss struct {
 	Claim  compile.Claim
@@ -144,8 +144,8 @@ func (b *Book) Of(o netstate.Owner) []compile.Claim {
 	return nil
 }
 
-// Addresses returns who has which address of a pool, those that others may share left
-// out, and those of which the network is not known included.
+// Addresses returns which owner has which address of a pool. Addresses that several owners
+// may share are left out, addresses of an unknown network are included.
 func (b *Book) Addresses(p Pool) iter.Seq2[netip.Addr, netstate.Owner] {
 	return func(yield func(netip.Addr, netstate.Owner) bool) {
 		for t, owners := range b.held {
@@ -344,8 +344,8 @@ func (b *Book) Begin(o netstate.Owner) {
 	a.lost, a.pool = nil, Pool{}
 }
 
-// Woken returns the owners to ask again: those of which a lost claim is free now or
-// another's, and as many of a pool's queue, in order, as addresses came free.
+// Woken returns the owners to ask again: owners whose lost claim is free now or has
+// another holder, and as many of a pool's queue, in order, as addresses came free.
 func (b *Book) Woken(order func(a, b netstate.Owner) int) (owners []netstate.Owner) {
 	for class := range b.touched {
 		for o := range b.waiting[class] {
@@ -408,8 +408,8 @@ func (b *Book) Crowds() (about []netstate.Owner) {
 	return about
 }
 
-// full reports whether a thing has no room for an owner. One that has it keeps it, also
-// where others have taken room since.
+// full reports whether a thing has no room for an owner. An owner that has it keeps it,
+// also where ports of other programs have taken room since.
 func (b *Book) full(o netstate.Owner, t compile.Thing) bool {
 	r := b.rooms[t]
 	return !b.Has(o, t) && r != nil && len(b.held[t]) >= r.limit

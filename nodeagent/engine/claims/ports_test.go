@@ -21,7 +21,7 @@ func publisher(i int) netstate.Owner {
 }
 
 // TestPortsOverlap: ranges and single ports of one address and protocol keep each
-// other out, as a whole; others are beside them.
+// other out, as a whole; other addresses and protocols are beside them.
 func TestPortsOverlap(t *testing.T) {
 	c := New()
 	c.Settle(publisher(1), []compile.Claim{portsOf("0.0.0.0", "tcp", 8000, 8010)}, false)

@@ -8,7 +8,7 @@ import (
 )
 
 // Book is the facts F with their values, and the readers R. A fact that was never set has
-// the value nil, which is as good a value as others: its readers hear of the first one.
+// the value nil, which is a value too: its readers hear of the first one.
 type Book[R, F comparable] struct {
 	values  map[F]any
 	members map[F]map[R]any

@@ -1,5 +1,5 @@
 // Package ledger says who wants and who holds each kernel object. It promises that what
-// concerns one object or one owner is found without a look at the others. It is pure.
+// concerns one object or one owner is found without a look at all. It is pure.
 package ledger
 
 import (
@@ -78,7 +78,7 @@ type Account struct {
 func (a *Account) Wanted() netstate.Set { return a.wanted }
 
 // Want replaces what the owner wants. It returns the keys that no owner wanted before,
-// and those that no owner wants any more.
+// and the keys that no owner wants any more.
 func (a *Account) Want(objects netstate.Set) (came, went []netstate.Key) {
 	l := a.ledger
 	for k := range a.wanted {

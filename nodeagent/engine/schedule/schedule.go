@@ -1,6 +1,6 @@
-// Package schedule remembers when to look at what again. It promises that a look at
-// what is due costs in proportion to that, however much else is scheduled. It is pure:
-// the caller says what time it is.
+// Package schedule remembers when to look at what again. It promises that taking out the
+// due keys costs in proportion to their number, however many keys are scheduled. It is
+// pure: the caller says the time.
 package schedule
 
 import (
