@@ -99,7 +99,7 @@ func share(c comments, allowed int) string {
 // lower returns limits.txt with each ceiling of a single package at the present
 // figure where that is lower. A ceiling that its folder's pattern allows goes, as
 // does one of a package that is gone.
-func lower(text []byte, packages []figures, all []limit) []byte {
+func lower(text []byte, packages []figures) []byte {
 	present := map[string]figures{}
 	for _, p := range packages {
 		present[p.dir] = p
@@ -116,7 +116,7 @@ func lower(text []byte, packages []figures, all []limit) []byte {
 		p, there := present[parsed[0].pattern]
 		l := parsed[0].loweredTo(p, limitOf(patterns, p.dir))
 		if there && len(limitOf(patterns, p.dir).exceeded(p)) > 0 {
-			fmt.Fprintf(&out, "%-26s %5d %6d %9d %6d\n", l.pattern, l.files, l.lines, l.pronouns, l.testPronouns)
+			fmt.Fprintf(&out, "%-30s %5d %6d %9d %6d\n", l.pattern, l.files, l.lines, l.pronouns, l.testPronouns)
 		}
 	}
 	return out.Bytes()

@@ -45,7 +45,7 @@ func run(mode string, out io.Writer) error {
 	case "-table":
 		return table(out, packages, all)
 	case "-lower":
-		return os.WriteFile(limitsFile, lower(text, packages, all), 0o644)
+		return os.WriteFile(limitsFile, lower(text, packages), 0o644)
 	}
 	return fmt.Errorf("usage: measure [-table|-lower]")
 }
