@@ -62,8 +62,8 @@ func (f *flags) delete(cmd *cobra.Command, files []string, timeout time.Duration
 	if err := inUse(docs, staying); err != nil {
 		return err
 	}
-	// What is to go is compiled as it stood among the others, so that all it
-	// owns is known.
+	// The objects to delete are compiled beside all other objects, so that all kernel
+	// objects that they own are known.
 	leaving, recorded := map[netstate.Owner]bool{}, map[netstate.Owner]bool{}
 	for _, o := range going {
 		leaving[ownerOf(o)] = true
@@ -110,8 +110,8 @@ func (f *flags) openQuiet(cmd *cobra.Command, s netstate.Source, tune ...func(*e
 	})
 }
 
-// split parts the node's objects into those that the documents name and the
-// rest. A document without a record stands for itself: the kernel may know it.
+// split parts the node's objects into the ones that the documents name and the rest. A
+// document without a record stands for itself: the kernel may know it.
 func (n *node) split(docs []dir.Document) (going, staying []v1alpha1.Object) {
 	named := map[netstate.Owner]bool{}
 	for _, d := range docs {

@@ -30,8 +30,8 @@ const (
 
 const agentPrefix = "agent "
 
-// acquire takes a lock for a purpose that is written into it. An agent has it
-// for good, so others are refused; anything else is waited for.
+// acquire takes a lock for a purpose that is written into it. An agent has it for good,
+// so a second one is refused; the end of any other holder is waited for.
 func (f *flags) acquire(ctx context.Context, name, purpose string) (*lock, error) {
 	return f.lock(ctx, name, purpose, func(l *lock) error {
 		if holder := l.holder(); strings.HasPrefix(holder, agentPrefix) {
@@ -153,7 +153,8 @@ func (l *lock) holder() string {
 	return strings.TrimSpace(string(text))
 }
 
-// write names the holder, for the error of others; where /run is full it is not named.
+// write names the holder, for the errors of other processes; where /run is full it is
+// not named.
 func (l *lock) write(purpose string) {
 	if l.file.Truncate(0) == nil {
 		_, _ = l.file.WriteAt(fmt.Appendf(nil, "%s(process %d)\n", purpose, os.Getpid()), 0)

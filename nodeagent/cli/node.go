@@ -128,7 +128,7 @@ func (n *node) records() []v1alpha1.Object {
 }
 
 // setAside renames damaged records so that they are not met again. The marks in the
-// kernel decide what is ours, with or without a record.
+// kernel say which objects are Patchbay's, with or without a record.
 func (n *node) setAside() {
 	n.sound()
 	for file := range n.damaged {

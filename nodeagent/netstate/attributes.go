@@ -60,10 +60,10 @@ var attributeNames = [attributeCount]string{
 // Forwarding is the PortState of a port that carries frames.
 const Forwarding = 3
 
-// LinkAttributes are wanted of every interface of ours that has neighbours.
+// LinkAttributes are wanted of every interface of Patchbay that has neighbours.
 var LinkAttributes = Attributes{}.With(ARP, 1).With(Multicast, 1)
 
-// PortAttributes are wanted of every bridge port of ours.
+// PortAttributes are wanted of every bridge port of Patchbay.
 var PortAttributes = Attributes{}.With(PortState, Forwarding).With(Learning, 1).With(Flood, 1).With(MulticastFlood, 1).With(BroadcastFlood, 1).
 	With(Locked, 0).With(NeighSuppress, 0).With(ProxyARP, 0).With(ProxyARPWiFi, 0)
 
@@ -93,10 +93,10 @@ func (s Attributes) Without(a Attribute) Attributes {
 	return s
 }
 
-// And returns the attributes with others, whose values count where both have one.
-func (s Attributes) And(others Attributes) Attributes {
+// And returns the attributes of both; o's value counts where both have one.
+func (s Attributes) And(o Attributes) Attributes {
 	for a := range attributeCount {
-		if value, ok := others.Get(a); ok {
+		if value, ok := o.Get(a); ok {
 			s = s.With(a, value)
 		}
 	}
@@ -106,13 +106,13 @@ func (s Attributes) And(others Attributes) Attributes {
 // Get returns an attribute's value, and whether it has one.
 func (s Attributes) Get(a Attribute) (uint32, bool) { return s.values[a], s.has&(1<<a) != 0 }
 
-// Unlike returns the attributes that others have with another value. An attribute that
+// Unlike returns the attributes that o has with another value. An attribute that
 // only one of the two has is left out.
-func (s Attributes) Unlike(others Attributes) Attributes {
+func (s Attributes) Unlike(o Attributes) Attributes {
 	var out Attributes
 	for a := range attributeCount {
 		value, ok := s.Get(a)
-		if other, has := others.Get(a); ok && has && value != other {
+		if other, has := o.Get(a); ok && has && value != other {
 			out = out.With(a, value)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // Blocker is a foreign firewall's chain that drops packets, by policy or by a rule: an
-// accept in a chain of ours cannot overrule it.
+// accept in a chain of Patchbay cannot overrule it.
 type Blocker struct {
 	// Name is family, table and chain, as a person looks for it.
 	Name string
@@ -38,8 +38,7 @@ type Blocker struct {
 	// Translated says that it lets packets pass that were translated to their target, as
 	// those to published ports are.
 	Translated bool
-	// Openable chains are iptables' own, where an Opening can let packets of ours
-	// through.
+	// Openable chains are iptables' own, where an Opening can let packets through.
 	Openable bool
 	// Unknown says that not all of its rules can be read: it may drop packets, or let
 	// them through.
@@ -65,8 +64,8 @@ func among(names []string, link string) bool {
 	})
 }
 
-// Opening lets packets of ours through the FORWARD chain of iptables, which drops
-// them otherwise. Without Out and To it is for packets to the interface Link, of ours, and
+// Opening lets packets through the FORWARD chain of iptables, which drops them
+// otherwise. Without Out and To it is for packets to Link, an interface of Patchbay, and
 // for their answers: our own chains have filtered them before. Packets from Link pass only
 // to an interface that leads out of the node, one Opening for each: a foreign program's
 // guests may be behind any other interface, and its rules decide there.
@@ -76,7 +75,7 @@ type Opening struct {
 	// Out is an interface by which packets from Link may leave the node.
 	Out string
 	// To, up to port End where that is not zero, and Proto are a target of a publish,
-	// where Link is a bridge of others: connections that were translated to it pass, and
+	// where Link is a foreign bridge: connections that were translated to it pass, and
 	// nothing else.
 	To    netip.AddrPort
 	End   uint16

@@ -9,10 +9,10 @@ import (
 // The marks by which a restarted agent knows its own objects. No other
 // software uses these numbers; 80 as a route protocol is Calico's.
 const (
-	// LinkGroup is the interface group (IFLA_GROUP) of every link of ours,
+	// LinkGroup is the interface group (IFLA_GROUP) of every link of Patchbay,
 	// carried by the message that creates it.
 	LinkGroup = 0x50425901
-	// DoomedGroup holds links of ours on their way out, so that one message
+	// DoomedGroup holds links of Patchbay on their way out, so that one message
 	// deletes them all.
 	DoomedGroup = 0x50425902
 	// RouteProtocol marks our routes (rtm_protocol) and addresses (IFA_PROTO,
@@ -23,7 +23,7 @@ const (
 )
 
 // HalfMade is observed as the Mark of a link that bears our group and no alias:
-// its maker died between the two messages. It is ours to finish or remove.
+// its maker died between the two messages. Patchbay finishes or removes it.
 const HalfMade = "half-made"
 
 // Source says where wanted state comes from. Marks carry it, so that a cluster

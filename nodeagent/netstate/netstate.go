@@ -54,8 +54,8 @@ var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "r
 
 func (k Kind) String() string { return kindNames[k] }
 
-// Firewall reports whether objects of this kind live in the firewall; all
-// others are netlink's and /proc's.
+// Firewall reports whether objects of this kind live in the firewall; objects of all
+// other kinds are netlink's and /proc's.
 func (k Kind) Firewall() bool {
 	switch k {
 	case KindRealm, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindAllowedMAC, KindAllowedPrefix, KindDHCPClient, KindMasquerade, KindNoMasquerade, KindWayBack, KindPublish:

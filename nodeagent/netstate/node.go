@@ -11,8 +11,8 @@ type Node struct {
 	// one; empty without a default route.
 	DefaultLink string
 	// DefaultLinks are the interfaces, not Patchbay's, of the main table's default routes,
-	// in order. GatewayLinks are others that lead to a gateway, of whichever family: by
-	// another table's default route, or by a route to less. No bridge is among
+	// in order. GatewayLinks are further interfaces that lead to a gateway, of either
+	// family: by another table's default route, or by a narrower route. No bridge is among
 	// GatewayLinks: a guest may be behind it. On a node without either, GatewayLinks are
 	// the interfaces by which the node is in a network, except for bridges and tunnels.
 	DefaultLinks, GatewayLinks []string
@@ -22,7 +22,7 @@ type Node struct {
 	// main table.
 	Routing
 	// Ways are for each family the interfaces, not Patchbay's, by which the node
-	// reaches others: with an address, or a default route.
+	// reaches other hosts: with an address, or a default route.
 	Ways map[Family][]string
 	// Addresses are the host's own addresses, those left out that Patchbay gave its
 	// links, or the kernel with IPv6.
@@ -46,7 +46,7 @@ type NodeLink struct {
 	Type   LinkType
 	MTU    int
 	Master string
-	// Ours is true for a link that bears Patchbay's mark.
+	// Ours reports that the link bears Patchbay's mark.
 	Ours bool
 	// AltNames are the link's alternative names, parted by spaces.
 	AltNames string
@@ -57,7 +57,7 @@ type NodeLink struct {
 	NoForward bool
 	// Strict ways drop IPv4 packets whose sender is not reached by them.
 	Strict bool
-	// XDP is true where a program of others sees packets before the kernel does.
+	// XDP is true where a foreign XDP program sees packets before the kernel does.
 	XDP bool
 }
 

@@ -9,8 +9,8 @@ import (
 // Netns is a named network namespace with its loopback up.
 type Netns struct {
 	Name string
-	// Managed namespaces are made and removed by Patchbay and bear its mark;
-	// others must exist and stay.
+	// Managed namespaces are made and removed by Patchbay and bear its mark; all other
+	// namespaces must exist and stay.
 	Managed bool
 	// HalfMade is observed where Patchbay's marked file is there and the
 	// namespace is not: its maker died between the two.
@@ -82,15 +82,15 @@ type Link struct {
 	// Waits is observed of a port of another's bridge that does not forward: the state
 	// that the spanning tree gives it, or BridgeDown.
 	Waits string
-	// Taken is observed of a link whose packets a filter of others takes, all of them:
-	// the side of the filter, ingress or egress.
+	// Taken is observed of a link of which a foreign filter takes all packets: the side
+	// of the filter, ingress or egress.
 	Taken string
 	// Planted is observed of an interface in a namespace: its permanent
 	// neighbour entries, as "address=mac" by spaces.
 	Planted string
 	// Holder is observed where Name is the alternative name of the interface Holder.
 	Holder string
-	// XDP is observed of a link where a program of others sees packets before the
+	// XDP is observed of a link where a foreign XDP program sees packets before the
 	// kernel does.
 	XDP bool
 }
@@ -204,7 +204,7 @@ type Route struct {
 	Via netip.Addr
 	// Src is the preferred source address; the zero Addr leaves it to the kernel.
 	Src netip.Addr
-	// First is wanted of a route that is to go before others of the same
+	// First is wanted of a route that is to go before the existing routes to the same
 	// destination, which stay and count again when it goes.
 	First bool
 	// Behind is observed of a route that another goes before.

@@ -42,7 +42,7 @@ func (p Publish) Ports() int { return int(p.Last()-p.HostPort) + 1 }
 // Last is the last port of the node that the publish is about.
 func (p Publish) Last() uint16 { return max(p.HostPort, p.HostPortEnd) }
 
-// Shifted says that the ports of a range lead to others than themselves.
+// Shifted reports whether the ports of a range lead to other ports.
 func (p Publish) Shifted() bool {
 	return p.HostPortEnd != 0 && slices.ContainsFunc(p.Targets.All(), func(t netip.AddrPort) bool { return t.Port() != p.HostPort })
 }
@@ -61,8 +61,8 @@ func (p Publish) Succeeds(old Publish) bool {
 	})
 }
 
-// MaxShifted is how many ports a range may have that lead to others than
-// themselves: a firewall needs an element for each of them.
+// MaxShifted is how many ports a shifted range may have: a firewall needs an element
+// for each of them.
 const MaxShifted = 1024
 
 func (p Publish) String() string {
@@ -85,7 +85,7 @@ func (p Publish) String() string {
 // if they have the same members.
 type Sources string
 
-// Nobody is the set without members.
+// Nobody is the set of no clients.
 const Nobody Sources = "nobody"
 
 // NewSources is the set of the given prefixes, in any order. A prefix within another is
@@ -109,7 +109,7 @@ func NewSources(members ...netip.Prefix) Sources {
 	return Sources(strings.Join(s, ","))
 }
 
-// All returns the members in order; none of them for everyone.
+// All returns the members in order; the set of all clients has none.
 func (s Sources) All() []netip.Prefix {
 	var all []netip.Prefix
 	for _, text := range strings.Split(string(s), ",") {
@@ -145,8 +145,7 @@ func NewTargets(members ...netip.AddrPort) Targets {
 	return Targets(strings.Join(s, ","))
 }
 
-// All returns the members in order. What is not an address with a port is left
-// out.
+// All returns the members in order. A text that is no address with a port is left out.
 func (t Targets) All() []netip.AddrPort {
 	var all []netip.AddrPort
 	for _, s := range t.texts() {

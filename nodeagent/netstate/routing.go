@@ -20,7 +20,7 @@ type Routing struct {
 	Routes []ForeignRoute
 }
 
-// RouteRule is a rule of others that says by which table to route.
+// RouteRule is a foreign rule that says by which table to route.
 type RouteRule struct {
 	Family   Family
 	Priority uint32
@@ -69,7 +69,7 @@ func prefixText(p netip.Prefix) string {
 	return p.String()
 }
 
-// ForeignRoute is a route of others.
+// ForeignRoute is a route that Patchbay did not make.
 type ForeignRoute struct {
 	Table uint32
 	Dst   netip.Prefix

@@ -29,9 +29,9 @@ type described struct {
 // errGone means that a sandbox has gone since it was listed.
 var errGone = errors.New("the sandbox is gone")
 
-// describe asks for the sandboxes that are new, forgets those that are gone, and
-// returns one per pod. Those that the runtime does not describe bear that as
-// their problem and are asked for again next time; an error is about the runtime
+// describe asks the runtime for each new sandbox, forgets the sandboxes that are
+// gone, and returns one per pod. A sandbox that the runtime does not describe has
+// that as its problem and is asked for again next time. An error is about the runtime
 // as a whole.
 func (w *watch) describe(ctx context.Context, c *client, running []*cri.PodSandbox) (list []Sandbox, unanswered bool, err error) {
 	answers := make([]Sandbox, len(running))

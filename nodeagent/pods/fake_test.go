@@ -278,7 +278,7 @@ func (r *recorder) take(list []Sandbox) {
 	}
 }
 
-// last returns what was told last, and how often anything was.
+// last returns the last call's sandboxes, and the number of calls.
 func (r *recorder) last() (text string, times int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -288,7 +288,7 @@ func (r *recorder) last() (text string, times int) {
 	return show(r.lists[len(r.lists)-1]), len(r.lists)
 }
 
-// show writes sandboxes as "ID=netns" with what is unusual.
+// show writes sandboxes as "ID=netns" with their problems.
 func show(list []Sandbox) string {
 	text := ""
 	for _, s := range list {

@@ -214,7 +214,7 @@ func (w *watch) interval(e *events) time.Duration {
 	switch {
 	case time.Now().Before(w.hurryUntil):
 		return w.pace.urgent
-	// Nobody says when a subscription begins to count.
+	// The runtime does not say when a subscription begins to count.
 	case w.unanswered || !e.openFor(w.pace.poll):
 		return w.pace.poll
 	default:

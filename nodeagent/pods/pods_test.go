@@ -127,7 +127,7 @@ func TestManyEventsAreOneListing(t *testing.T) {
 	}
 }
 
-// Whoever takes events from containerd 1.x takes them from the kubelet.
+// A subscriber to the events of containerd 1.x takes them from the kubelet.
 func TestEventsOfOldContainerdAreLeftToTheKubelet(t *testing.T) {
 	r := newRuntime()
 	r.version = "1.7.24~ds1"
