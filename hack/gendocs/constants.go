@@ -27,7 +27,7 @@ var chainPurposes = map[string]string{
 	"ingress":     "What a bridge's ports receive, before anything else sees it.",
 }
 
-// setPurposes says what is in the sets and maps; most are there for each family.
+// setPurposes says which members the sets and maps have; most exist for each family.
 var setPurposes = map[string]string{
 	"ours":      "interfaces of networks and of links to the host",
 	"guarded":   "interfaces that only published flows enter",
@@ -147,7 +147,7 @@ var (
 	ruleLine  = regexp.MustCompile(`^add rule \S+ patchbay (\S+)`)
 )
 
-// chains are those of nftables, each with its purpose and its rules.
+// chains writes the chains of nftables, each with its purpose and its rules.
 func (p *page) chains() (string, error) {
 	var out strings.Builder
 	var lines []string

@@ -6,12 +6,11 @@ import (
 	"strings"
 )
 
-// programs are those that read iptables' rules, of IPv4 and of IPv6.
+// programs read iptables' rules, of IPv4 and of IPv6.
 var programs = []string{"iptables-restore", "ip6tables-restore"}
 
-// ownRestore is what of the input of a restore is an object's, under the names of
-// its tables. What is in the frames it remembers, with where they have places for
-// rules of objects.
+// ownRestore returns the lines of a restore's input that belong to objects, under the
+// names of its tables. It remembers the other lines as the tables' frames.
 func (p *page) ownRestore(program string, lines []string) ([]string, error) {
 	var own []string
 	for _, table := range tablesIn(lines) {
@@ -59,7 +58,7 @@ func (p *page) learnTable(name string, frame []string) error {
 	return nil
 }
 
-// common is what is own of both programs, what they have in common once.
+// common joins the own lines of both programs; lines that both have stand once.
 func common(restores map[string][]string) []string {
 	four, six := restores[programs[0]], restores[programs[1]]
 	return slices.Concat(

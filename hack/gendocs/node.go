@@ -60,7 +60,7 @@ var lanLine = regexp.MustCompile(`(?m)^lan \S+ (\S+) (\S+) \S+$`)
 // wayFact is an interface of a node by which an address of its leaves.
 var wayFact = regexp.MustCompile(`^([^,]+),([0-9.]+)$`)
 
-// addressFact is an interface of a node and what somebody gave it.
+// addressFact is an interface of a node and an address that it was given.
 var addressFact = regexp.MustCompile(`^([^,]+),([0-9a-f.:]+/[0-9]+)$`)
 
 // nodeOf is the node of a scenario, with the interfaces that its script begins
@@ -97,7 +97,7 @@ func nodeOf(s scenario, one shown) netstate.Node {
 	return n
 }
 
-// externals are the namespaces that somebody else has made.
+// externals are the namespaces of lifecycle External.
 func externals(objects []v1alpha1.Object) netstate.Set {
 	set := netstate.Set{}
 	for _, o := range objects {
@@ -115,7 +115,7 @@ func externals(objects []v1alpha1.Object) netstate.Set {
 	return set
 }
 
-// emptyKernel has nothing of ours, and is never asked to change.
+// emptyKernel has no object of Patchbay, and is never asked to change.
 type emptyKernel struct {
 	node    netstate.Node
 	foreign netstate.Set

@@ -66,8 +66,8 @@ func rulesets(root string) (string, error) {
 type page struct {
 	root      string
 	validator *dir.Validator
-	// nft and tables are what was constant so far: all lines for nft, and the lines
-	// of each table of iptables.
+	// nft and tables are the lines that were constant so far: all lines for nft, and
+	// the lines of each table of iptables.
 	nft    []string
 	tables map[string][]string
 	// same is which scenario showed objects or rules first.
@@ -141,7 +141,7 @@ func (p *page) once(s scenario, text, what string) string {
 	return text
 }
 
-// facts tells those of a line; there are no others than these.
+// facts writes the facts of a line; any other fact is an error.
 func facts(one shown) (string, error) {
 	var out string
 	for _, fact := range slices.Sorted(maps.Keys(one.facts)) {
@@ -203,8 +203,8 @@ func flow(n *yaml.Node) {
 	}
 }
 
-// own is what of inputs is not constant, by program. What is constant it
-// remembers, and compares with what it remembers.
+// own returns the lines of inputs that are not constant, by program. It remembers the
+// constant lines, and compares them with the ones that it remembers.
 func (p *page) own(inputs []program.Input) ([]string, error) {
 	restores := map[string][]string{}
 	var out []string
@@ -242,8 +242,7 @@ func apartNFT(lines []string) (constant, own []string) {
 	return constant, own
 }
 
-// learnNFT adds what is new. A table that is known comes whole and as it was, or
-// not at all.
+// learnNFT adds new tables. A known table comes whole and as it was, or not at all.
 func (p *page) learnNFT(constant []string) error {
 	for _, family := range []string{"inet", "bridge"} {
 		known, now := ofTable(p.nft, family), ofTable(constant, family)
@@ -259,7 +258,7 @@ func (p *page) learnNFT(constant []string) error {
 	return nil
 }
 
-// ofTable are the lines that make a table and what is in it.
+// ofTable returns the lines that make a table with its contents.
 func ofTable(lines []string, family string) []string {
 	var out []string
 	for _, line := range lines {

@@ -121,7 +121,7 @@ func newPage(t *testing.T) page {
 	return p
 }
 
-// TestConstants has what is shown as constant be the same in every input.
+// TestConstants: lines that are shown as constant must be the same in every input.
 func TestConstants(t *testing.T) {
 	inputs := func(add string) []program.Input {
 		return []program.Input{

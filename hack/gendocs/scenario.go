@@ -20,10 +20,9 @@ type scenario struct {
 
 // shown is a line "# rules:" of a scenario: manifests that are applied together,
 // files of the archive or samples, on a node with the given facts. These are
-// forward=drop (the policy of iptables' FORWARD), bridge=NAME (a bridge of
-// somebody else's on a node with br_netfilter), address=INTERFACE,CIDR (an address
-// that somebody gave the node) and way=INTERFACE,ADDRESS (another way out, for what is
-// sent from the address).
+// forward=drop (the policy of iptables' FORWARD), bridge=NAME (a foreign bridge on a
+// node with br_netfilter), address=INTERFACE,CIDR (an address of the node) and
+// way=INTERFACE,ADDRESS (another way out, for packets from the address).
 type shown struct {
 	files []string
 	facts map[string]string
