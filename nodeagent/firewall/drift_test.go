@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
@@ -311,11 +310,11 @@ func TestRefusals(t *testing.T) {
 	}
 	firewalltest.Same(t, "ruleset", "", firewalltest.Ruleset(t))
 	for _, kind := range []string{"ipchains", "ebtables"} {
-		if _, err := New(kind, book.Options{Source: netstate.SourceLocal}); err == nil {
+		if _, err := New(kind, Options{Source: netstate.SourceLocal}); err == nil {
 			t.Errorf("there is a backend %s", kind)
 		}
 	}
-	if _, err := New(KindAuto, book.Options{Source: "elsewhere"}); err == nil {
+	if _, err := New(KindAuto, Options{Source: "elsewhere"}); err == nil {
 		t.Error("there is a source elsewhere")
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -27,7 +26,7 @@ func TestInputs(t *testing.T) {
 		list    func(testing.TB) string
 	}{
 		{KindNFTables, func(t testing.TB) Backend { return backend(t, netstate.SourceLocal) }, append(firewalltest.List(firewalltest.Rich()), firewalltest.OpeningsOf("br-red")...), firewalltest.Ruleset},
-		{KindIPTables, func(t testing.TB) Backend { return ipBackend(t, "", book.Options{Source: netstate.SourceLocal}) }, firewalltest.List(richIP()), ipRulesets},
+		{KindIPTables, func(t testing.TB) Backend { return ipBackend(t, "", Options{Source: netstate.SourceLocal}) }, firewalltest.List(richIP()), ipRulesets},
 	}
 	for _, c := range cases {
 		t.Run(c.kind, func(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 func richIP() netstate.Set {
 	s := netstate.Set{}
 	for _, o := range firewalltest.List(firewalltest.Rich()) {
-		if iptables.CheckIPTables(o) == nil {
+		if (&iptables.Driver{}).Check(o) == nil {
 			s.Add(o)
 		}
 	}
@@ -219,7 +219,7 @@ func TestIPTablesRefusals(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	b := ipBackend(t, iptsave.NFT, book.Options{Source: netstate.SourceLocal})
+	b := ipBackend(t, iptsave.NFT, Options{Source: netstate.SourceLocal})
 	for _, o := range []netstate.Object{
 		netstate.Realm{Link: "br -j ACCEPT\nCOMMIT"},
 		netstate.PortFilter{Link: "veth1", MAC: firewalltest.MacA},

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptables"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
@@ -29,12 +28,12 @@ func TestNothingOfIPTablesStays(t *testing.T) {
 		}
 		return string(out)
 	}
-	b, err := iptables.New(iptsave.NFT, book.Options{Source: netstate.SourceLocal, Step: func() {}})
+	b, err := openIPTables(iptsave.NFT, Options{Source: netstate.SourceLocal})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b.Legacy() {
-		t.Fatalf("%s is not iptables-nft", b.Program(false, ""))
+	if b.dialect.(*iptables.Driver).Legacy() {
+		t.Fatal("iptables-nft is not iptables-nft")
 	}
 	objects := []netstate.Object{netstate.ForwardGuard{Family: netstate.IPv4}, netstate.ForwardGuard{Family: netstate.IPv6}}
 	for name, test := range map[string]struct{ before, meanwhile, stays string }{
@@ -51,7 +50,7 @@ func TestNothingOfIPTablesStays(t *testing.T) {
 		firewalltest.Apply(t, b, firewalltest.Creates(objects...))
 		run(test.meanwhile)
 		// Another process removes, as after a SIGKILL.
-		other, err := iptables.New(iptsave.NFT, book.Options{Source: netstate.SourceLocal, Step: func() {}})
+		other, err := openIPTables(iptsave.NFT, Options{Source: netstate.SourceLocal})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -120,7 +119,7 @@ func cutOff(t *testing.T, k kind, n int, steps []plan.Step) bool {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := 0
-	b := k.make(t, book.Options{Source: netstate.SourceLocal, Step: func() {
+	b := k.make(t, Options{Source: netstate.SourceLocal, Step: func() {
 		if done++; done == n {
 			cancel()
 		}

@@ -7,9 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptables"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -17,22 +15,19 @@ import (
 // kind is a backend as tests make it.
 type kind struct {
 	name string
-	make func(testing.TB, book.Options) Backend
+	make func(testing.TB, Options) Backend
 }
 
 // kinds are all backends, iptables in both variants whichever is the node's own.
 var kinds = []kind{
 	{"nftables", openNFT},
-	{"iptables-nft", func(t testing.TB, o book.Options) Backend { return ipBackend(t, iptsave.NFT, o) }},
-	{"iptables-legacy", func(t testing.TB, o book.Options) Backend { return ipBackend(t, iptsave.Legacy, o) }},
+	{"iptables-nft", func(t testing.TB, o Options) Backend { return ipBackend(t, iptsave.NFT, o) }},
+	{"iptables-legacy", func(t testing.TB, o Options) Backend { return ipBackend(t, iptsave.Legacy, o) }},
 }
 
-func ipBackend(t testing.TB, v iptsave.Variant, o book.Options) *iptables.Driver {
+func ipBackend(t testing.TB, v iptsave.Variant, o Options) *Firewall {
 	t.Helper()
-	if o.Step == nil {
-		o.Step = func() {}
-	}
-	b, err := iptables.New(v, o)
+	b, err := openIPTables(v, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +36,7 @@ func ipBackend(t testing.TB, v iptsave.Variant, o book.Options) *iptables.Driver
 
 func (k kind) open(t testing.TB, source netstate.Source) Backend {
 	t.Helper()
-	return k.make(t, book.Options{Source: source})
+	return k.make(t, Options{Source: source})
 }
 
 // loaded is a backend that has just read the kernel.

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nftables"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -16,19 +15,16 @@ import (
 
 // backend lets nothing that netlink is refused fall to nft unnoticed.
 func backend(t testing.TB, source netstate.Source) Backend {
-	return openNFT(t, book.Options{Source: source})
+	return openNFT(t, Options{Source: source})
 }
 
-func openNFT(t testing.TB, o book.Options) Backend {
+func openNFT(t testing.TB, o Options) Backend {
 	t.Helper()
-	if o.Step == nil {
-		o.Step = func() {}
-	}
-	b, err := nftables.New(o)
+	b, err := open(o, nftables.New)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Refused = func(err error) { t.Errorf("refused: %v", err) }
+	b.dialect.(*nftables.Driver).Refused = func(err error) { t.Errorf("refused: %v", err) }
 	return b
 }
 

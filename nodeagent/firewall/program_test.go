@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
@@ -59,8 +58,8 @@ func TestHangingProgram(t *testing.T) {
 		defer func() { program.AnswerTime = answer }()
 		realm := netstate.Realm{Link: "br-red", Guarded: true}
 		for name, call := range map[string]func() error{
-			"make":   func() error { _, err := New(b.Name(), book.Options{Source: netstate.SourceLocal}); return err },
-			"choose": func() error { _, err := New(KindAuto, book.Options{Source: netstate.SourceLocal}); return err },
+			"make":   func() error { _, err := New(b.Name(), Options{Source: netstate.SourceLocal}); return err },
+			"choose": func() error { _, err := New(KindAuto, Options{Source: netstate.SourceLocal}); return err },
 			"load":   func() error { return b.Load(t.Context()) },
 			"apply":  func() error { return b.Apply(t.Context(), firewalltest.Creates(realm)) },
 			"clean":  func() error { return b.Clean(t.Context()) },

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/foreign"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptables"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
@@ -13,8 +12,8 @@ import (
 )
 
 // choose takes nftables where it works, else iptables.
-func choose(opts book.Options) (Backend, error) {
-	nft, err := nftables.New(opts)
+func choose(opts Options) (*Firewall, error) {
+	nft, err := open(opts, nftables.New)
 	if err == nil {
 		return nft, nil
 	}
@@ -22,9 +21,9 @@ func choose(opts book.Options) (Backend, error) {
 	if hangs := (*program.NoAnswer)(nil); errors.As(err, &hangs) {
 		return nil, err
 	}
-	ipt, other := iptables.New("", opts)
+	ipt, other := openIPTables("", opts)
 	if other == nil {
-		other = ipt.Usable()
+		other = ipt.dialect.(*iptables.Driver).Usable()
 	}
 	if other != nil {
 		return nil, fmt.Errorf("this node has no firewall to use: %s: %w; %s: %w", KindNFTables, err, KindIPTables, other)
@@ -35,7 +34,7 @@ func choose(opts book.Options) (Backend, error) {
 // InUse returns the backend that holds most of the source's objects, whoever chose
 // it; where none holds any, the one of the kind that was used last, else of auto. It is
 // loaded, if it could be.
-func InUse(ctx context.Context, last string, opts book.Options) (Backend, error) {
+func InUse(ctx context.Context, last string, opts Options) (Backend, error) {
 	best, err := New(last, opts)
 	if err != nil {
 		best, err = New(KindAuto, opts)
@@ -59,16 +58,10 @@ func holds(ctx context.Context, b Backend) int {
 	return len(b.Held())
 }
 
-// retiree is a backend that another one takes the place of.
-type retiree interface {
-	Backend
-	Retire(context.Context) error
-}
-
 // Retire removes what the node's other firewalls hold of the source, after
 // somebody had chosen them: once the backend in use holds all that is wanted.
 // Connections stay. It writes nothing where there is nothing.
-func Retire(ctx context.Context, inUse Backend, opts book.Options) error {
+func Retire(ctx context.Context, inUse Backend, opts Options) error {
 	var errs []error
 	for _, o := range others(inUse, opts) {
 		errs = append(errs, o.Retire(ctx))
@@ -78,7 +71,7 @@ func Retire(ctx context.Context, inUse Backend, opts book.Options) error {
 
 // CleanAll removes everything of ours from every firewall of the node, whatever
 // its source.
-func CleanAll(ctx context.Context, inUse Backend, opts book.Options) error {
+func CleanAll(ctx context.Context, inUse Backend, opts Options) error {
 	errs := []error{inUse.Clean(ctx)}
 	for _, o := range others(inUse, opts) {
 		errs = append(errs, o.Clean(ctx))
@@ -89,33 +82,36 @@ func CleanAll(ctx context.Context, inUse Backend, opts book.Options) error {
 // others are the node's firewalls beside the one in use that may hold something,
 // as far as that saw when it was loaded: programs are only run where they have
 // to be.
-func others(inUse Backend, opts book.Options) []retiree {
-	if opts.Step == nil {
-		opts.Step = func() {}
+func others(inUse Backend, opts Options) []*Firewall {
+	f, ok := inUse.(*Firewall)
+	if !ok {
+		return nil
 	}
-	var out []retiree
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []*Firewall
 	add := func(v iptsave.Variant) {
-		if b, err := iptables.New(v, opts); err == nil && b.Legacy() == (v == iptsave.Legacy) {
-			out = append(out, b)
+		if o, err := openIPTables(v, opts); err == nil && o.dialect.(*iptables.Driver).Legacy() == (v == iptsave.Legacy) {
+			out = append(out, o)
 		}
 	}
-	switch b := inUse.(type) {
+	switch d := f.dialect.(type) {
 	case *nftables.Driver:
-		if b.Beside() {
+		if d.Beside() {
 			add(iptsave.NFT)
 		}
 		if foreign.LegacyTables() {
 			add(iptsave.Legacy)
 		}
 	case *iptables.Driver:
-		tables, chains := b.Beside()
-		if n, err := nftables.New(opts); err == nil && tables {
+		tables, chains := d.Beside()
+		if n, err := open(opts, nftables.New); err == nil && tables {
 			out = append(out, n)
 		}
-		if b.Legacy() && chains {
+		if d.Legacy() && chains {
 			add(iptsave.NFT)
 		}
-		if !b.Legacy() && foreign.LegacyTables() {
+		if !d.Legacy() && foreign.LegacyTables() {
 			add(iptsave.Legacy)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
@@ -49,7 +48,7 @@ func switched(t *testing.T, from, to kind, foreign netstate.Publish) {
 	if err := now.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := Retire(t.Context(), now, book.Options{Source: netstate.SourceLocal}); err != nil {
+	if err := Retire(t.Context(), now, Options{Source: netstate.SourceLocal}); err != nil {
 		t.Fatal(err)
 	}
 	stream.says(t, "")
@@ -59,7 +58,7 @@ func switched(t *testing.T, from, to kind, foreign netstate.Publish) {
 	firewalltest.Same(t, "what it has of another", netstate.Set{}.Add(foreign), from.loaded(t, netstate.SourceCluster).Held())
 	firewalltest.Same(t, "what the present one has", able(now, all), firewalltest.List(to.loaded(t, netstate.SourceLocal).Held()))
 
-	if err := CleanAll(t.Context(), now, book.Options{Source: netstate.SourceLocal}); err != nil {
+	if err := CleanAll(t.Context(), now, Options{Source: netstate.SourceLocal}); err != nil {
 		t.Fatal(err)
 	}
 	firewalltest.Same(t, "what is left", "", firewall(t))
@@ -70,7 +69,7 @@ func TestChoose(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	opts := book.Options{Source: netstate.SourceLocal}
+	opts := Options{Source: netstate.SourceLocal}
 	named := func(want string) {
 		t.Helper()
 		b, err := New(KindAuto, opts)

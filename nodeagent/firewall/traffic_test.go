@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -290,7 +289,7 @@ func TestConntrack(t *testing.T) {
 // connections run while publishes change.
 func connections(t *testing.T, k kind, node, host, first, second string) {
 	steps := 0
-	b := k.make(t, book.Options{Source: netstate.SourceLocal, Step: func() { steps++ }})
+	b := k.make(t, Options{Source: netstate.SourceLocal, Step: func() { steps++ }})
 	lasting, moving := firewalltest.Publish(host, "tcp", 8001, first), firewalltest.Publish(host, "tcp", 8002, first)
 	dns := firewalltest.Publish(host, "udp", 53, first)
 

@@ -14,13 +14,13 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// Options configure a Backend.
+// Options are what a driver hands to a dialect.
 type Options struct {
-	// Source marks what the Backend writes and selects what it reports.
+	// Source marks what is written and selects what is reported.
 	Source netstate.Source
-	// Step, where set, is called after every committed transaction and every
-	// flush of conntrack entries.
-	Step func()
+	// Committed is called after every transaction, and Step after what else changed the
+	// kernel.
+	Committed, Step func()
 }
 
 func CheckSteps(steps []plan.Step, validate func(netstate.Object) error) error {

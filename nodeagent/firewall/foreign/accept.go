@@ -35,7 +35,7 @@ type Accepts struct {
 	// write carries out a restore of iptables-nft.
 	write func(context.Context, iptsave.Restore) error
 	// Rules are those of each opening of our source, as iptables lists them.
-	Rules map[netstate.Key][]string
+	rules map[netstate.Key][]string
 	// others counts the rules of other sources, and strays are those of none.
 	others map[netstate.Family]int
 	strays map[netstate.Family][]string
@@ -47,7 +47,7 @@ type Accepts struct {
 }
 
 func NewAccepts(s netstate.Source, write func(context.Context, iptsave.Restore) error) Accepts {
-	return Accepts{source: s, write: write, Rules: map[netstate.Key][]string{}, others: map[netstate.Family]int{}, strays: map[netstate.Family][]string{},
+	return Accepts{source: s, write: write, rules: map[netstate.Key][]string{}, others: map[netstate.Family]int{}, strays: map[netstate.Family][]string{},
 		chains: map[netstate.Family]bool{}, jumps: map[netstate.Family]bool{}}
 }
 
@@ -88,7 +88,7 @@ func (o *Accepts) read(ctx context.Context, f netstate.Family) error {
 		case source != o.source:
 			o.others[f]++
 		default:
-			o.Rules[is.Key()] = append(o.Rules[is.Key()], r.Spec)
+			o.rules[is.Key()] = append(o.rules[is.Key()], r.Spec)
 		}
 	}
 	o.chains[f], o.jumps[f] = true, o.entered[f][AcceptChain]
@@ -129,12 +129,25 @@ func AcceptNamed(name string) (netstate.Opening, bool) {
 	return o, kind == netstate.KindOpening.String() && o.Key().String() == name && book.Check(o) == nil
 }
 
-// Whole returns the opening of a key if its rules are there, and no others, and lead
-// somewhere.
-func (o *Accepts) Whole(k netstate.Key) (netstate.Opening, bool) {
-	rules, held := o.Rules[k]
+// Object returns the opening of a key, and whether its rules are there, and no others,
+// and lead somewhere.
+func (o *Accepts) Object(k netstate.Key) (netstate.Object, bool) {
+	rules, held := o.rules[k]
 	is, known := AcceptNamed(k.String())
-	return is, held && known && o.jumps[is.Family] && iptsave.SameSpecs(inOrderOf(rules), inOrderOf(AcceptRules(o.source, is)))
+	if !held || !known {
+		return nil, false
+	}
+	return is, o.jumps[is.Family] && iptsave.SameSpecs(inOrderOf(rules), inOrderOf(AcceptRules(o.source, is)))
+}
+
+// Objects are the openings of the source, complete or not.
+func (o *Accepts) Objects() (all []netstate.Object) {
+	for k := range o.rules {
+		if is, ok := AcceptNamed(k.String()); ok {
+			all = append(all, is)
+		}
+	}
+	return all
 }
 
 func inOrderOf(specs []string) []string {
@@ -198,14 +211,14 @@ func (o *Accepts) openIn(ctx context.Context, f netstate.Family, steps []plan.St
 	if err := o.restore(ctx, f, o.commands(f, steps, jumps)); err != nil {
 		return err
 	}
-	o.Rules, o.chains[f], o.jumps[f] = rules, true, true
+	o.rules, o.chains[f], o.jumps[f] = rules, true, true
 	delete(o.strays, f)
 	return nil
 }
 
 // after are the rules once steps are carried out.
 func (o *Accepts) after(steps []plan.Step) map[netstate.Key][]string {
-	rules := maps.Clone(o.Rules)
+	rules := maps.Clone(o.rules)
 	for _, s := range steps {
 		delete(rules, s.Key)
 		if is, ok := s.New.(netstate.Opening); ok && s.Op != plan.Delete {
@@ -229,7 +242,7 @@ func (o *Accepts) commands(f netstate.Family, steps []plan.Step, jumps []iptsave
 	}
 	remove(o.strays[f])
 	for _, s := range steps {
-		remove(o.Rules[s.Key])
+		remove(o.rules[s.Key])
 		if is, ok := s.New.(netstate.Opening); ok && s.Op != plan.Delete {
 			for _, spec := range AcceptRules(o.source, is) {
 				out = append(out, "-A "+AcceptChain+" "+spec)
@@ -258,21 +271,12 @@ func (o *Accepts) removeChain(ctx context.Context, f netstate.Family) error {
 	if err := o.restore(ctx, f, append(iptsave.Deletions(jumps), "-F "+AcceptChain, "-X "+AcceptChain)); err != nil {
 		return fmt.Errorf("remove chain %s: %w", AcceptChain, err)
 	}
-	maps.DeleteFunc(o.Rules, func(k netstate.Key, _ []string) bool { return len(ofOpenings([]plan.Step{{Key: k}}, f)) > 0 })
+	maps.DeleteFunc(o.rules, func(k netstate.Key, _ []string) bool { return len(ofOpenings([]plan.Step{{Key: k}}, f)) > 0 })
 	delete(o.chains, f)
 	delete(o.jumps, f)
 	delete(o.strays, f)
 	delete(o.others, f)
 	return nil
-}
-
-// CloseOwn removes the openings of our source.
-func (o *Accepts) CloseOwn(ctx context.Context) error {
-	var steps []plan.Step
-	for k := range o.Rules {
-		steps = append(steps, plan.Step{Op: plan.Delete, Key: k})
-	}
-	return o.Open(ctx, steps)
 }
 
 // CloseAll removes all openings, whatever their source.

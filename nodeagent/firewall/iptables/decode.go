@@ -3,7 +3,6 @@ package iptables
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -16,6 +15,14 @@ import (
 // objectFrom is the object that rules with its name remain of; nil where they do
 // not tell. rulesOf is the inverse.
 func objectFrom(name string, lines []iptsave.Rule) netstate.Object {
+	if o := objectNamed(name, lines); o != nil && o.Key().String() == name && check(o) == nil {
+		return o
+	}
+	return nil
+}
+
+// objectNamed is an object of a name whose rules may tell too little.
+func objectNamed(name string, lines []iptsave.Rule) netstate.Object {
 	kind, rest, _ := strings.Cut(name, " ")
 	link, more, _ := strings.Cut(rest, " ")
 	var o netstate.Object
@@ -39,9 +46,6 @@ func objectFrom(name string, lines []iptsave.Rule) netstate.Object {
 		o = wayBackFrom(link, more, lines)
 	case netstate.KindPublish.String():
 		o = publishNamed(rest, lines)
-	}
-	if o == nil || o.Key().String() != name || CheckIPTables(o) != nil {
-		return nil
 	}
 	return o
 }
@@ -151,34 +155,4 @@ func sourceOf(spec string, p netstate.Publish) netip.Prefix {
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	}
 	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-}
-
-// ipEntry is an object with the rules that the kernel holds of it.
-type ipEntry struct {
-	object netstate.Object
-	// exact objects have all their rules and no others.
-	exact bool
-	lines []iptsave.Rule
-}
-
-// judgeLines compares the rules that an object has with those it wants.
-func judgeLines(want, have []iptsave.Rule) bool {
-	return slices.Equal(inOrder(want), inOrder(have))
-}
-
-// inOrder are the rules in an order that is equal for those which mean the same:
-// in chains of an object's own their own, else none.
-func inOrder(lines []iptsave.Rule) []iptsave.Rule {
-	var own, shared []iptsave.Rule
-	for _, l := range lines {
-		l.Spec = iptsave.Canon(l.Spec)
-		if ownChain(l.Chain) {
-			own = append(own, l)
-		} else {
-			shared = append(shared, l)
-		}
-	}
-	slices.SortFunc(shared, iptsave.CompareRules)
-	slices.SortStableFunc(own, func(a, b iptsave.Rule) int { return iptsave.CompareChains(a.ChainID, b.ChainID) })
-	return append(shared, own...)
 }

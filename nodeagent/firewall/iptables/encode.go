@@ -242,8 +242,8 @@ func ownChains(lines []iptsave.Rule) []iptsave.ChainID {
 	return out
 }
 
-// CheckIPTables refuses what validate does, and what iptables cannot hold.
-func CheckIPTables(o netstate.Object) error {
+// check refuses what validate does, and what iptables cannot hold.
+func check(o netstate.Object) error {
 	switch o.(type) {
 	case netstate.PortFilter, netstate.PortAddress, netstate.AllowedMAC, netstate.AllowedPrefix, netstate.DHCPClient:
 		return fmt.Errorf("the backend %s cannot hold what a bridge port sends to its addresses", Kind)

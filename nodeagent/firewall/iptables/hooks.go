@@ -12,7 +12,7 @@ import (
 // lead to stay as they are, and at no moment is there no jump that was there.
 func (b *Driver) mendHooks(ctx context.Context) error {
 	used := b.memory.used()
-	for a, st := range b.memory.areas {
+	for a, st := range b.memory.tables {
 		if st.sound || !st.framed || used[a] == 0 {
 			continue
 		}
@@ -28,7 +28,7 @@ func (b *Driver) mendHooks(ctx context.Context) error {
 // text: a number may stand for a rule of others by the time it is used. Where a jump
 // has gone since it was listed, the transaction fails whole and is tried anew.
 func (b *Driver) mend(ctx context.Context, a iptsave.TableID) error {
-	jumps := b.memory.areas[a].jumps
+	jumps := b.memory.tables[a].jumps
 	var failed error
 	for range nfnl.MaxTries {
 		failed = b.write(ctx, []iptsave.Restore{{Six: a.Six, Text: iptsave.Text(a.Table, replaceJumps(a, jumps)), Commits: 1}})

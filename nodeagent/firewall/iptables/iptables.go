@@ -6,11 +6,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
-	"sync"
-	"sync/atomic"
+	"slices"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/conntrack"
@@ -32,20 +30,15 @@ type Driver struct {
 	// families are those that the node has; true is IPv6.
 	families []bool
 	gens     nfnl.Generations
-	count    atomic.Uint64
 
-	mu sync.Mutex
-	// stale memory must be loaded before anything is written: at the start and
-	// after an error.
-	stale  bool
-	memory ipMemory
-	// blockers as of the last Load; beside says that nftables has tables of ours,
+	memory memory
+	// blockers as of the last Read; beside says that nftables has tables of ours,
 	// and besideIP that it may have such chains of iptables.
-	blockers         []netstate.Blocker
+	blockers []netstate.Blocker
+	// told are those of iptables' own chains.
+	told             []netstate.Blocker
 	beside, besideIP bool
 	forwards         foreign.Forwarders
-	// pending conntrack entries are deleted by the next Apply.
-	pending conntrack.Flows
 	// seen is what was last seen of ours, where it is polled.
 	seen string
 }
@@ -53,7 +46,7 @@ type Driver struct {
 // New fails where iptables does not run or the kernel has no tables for
 // it.
 func New(v iptsave.Variant, opts book.Options) (*Driver, error) {
-	b := &Driver{opts: opts, Variant: v, stale: true, memory: newIPMemory(opts.Source)}
+	b := &Driver{opts: opts, Variant: v, memory: newMemory(opts.Source)}
 	for _, six := range []bool{false, true} {
 		if _, err := os.Stat("/proc/sys/net/ipv6"); six && err != nil {
 			continue
@@ -87,19 +80,14 @@ func (b *Driver) Usable() error {
 
 func (b *Driver) Name() string { return Kind }
 
+// AntiSpoof reports false: a bridge port is not iptables' to filter.
 func (b *Driver) AntiSpoof() bool { return false }
 
-func (b *Driver) Transactions() uint64 { return b.count.Load() }
+// Check refuses an object that iptables cannot hold.
+func (b *Driver) Check(o netstate.Object) error { return check(o) }
 
-func (b *Driver) Load(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.stale = true
-	return b.load(ctx)
-}
-
-func (b *Driver) load(ctx context.Context) error {
-	m := newIPMemory(b.opts.Source)
+// Read learns what iptables holds.
+func (b *Driver) Read(ctx context.Context) error {
 	var all []iptsave.Saved
 	var blockers []netstate.Blocker
 	for _, six := range b.families {
@@ -108,12 +96,15 @@ func (b *Driver) load(ctx context.Context) error {
 			return err
 		}
 		s := iptsave.Parse(six, text)
-		m.take(s)
 		all, blockers = append(all, s), append(blockers, foreign.Blockers(s)...)
 	}
-	m.understand(all)
-	b.memory, b.stale = m, false
-	b.blockers = b.allBlockers(ctx, blockers)
+	b.memory, b.told = newMemory(b.opts.Source, all...), blockers
+	return nil
+}
+
+// ReadBlockers learns who drops forwarded packets beside the chains that Read was told of.
+func (b *Driver) ReadBlockers(ctx context.Context) error {
+	b.blockers = b.allBlockers(ctx, b.told)
 	if b.legacy {
 		return nil
 	}
@@ -131,134 +122,59 @@ func (b *Driver) save(ctx context.Context, six bool) ([]byte, error) {
 	return out, nil
 }
 
-func (b *Driver) Blockers() []netstate.Blocker {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.blockers
-}
+// Blockers are the chains of others that drop forwarded packets, as of the last Read.
+func (b *Driver) Blockers() []netstate.Blocker { return b.blockers }
 
-func (b *Driver) Known() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return !b.stale
-}
+// Intact reports whether chains, frames and jumps are as they must be.
+func (b *Driver) Intact() bool { return b.memory.intact() }
 
-func (b *Driver) Observe(keys []netstate.Key) netstate.Set {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	set := netstate.Set{}
-	for _, k := range keys {
-		if o := b.memory.observe(k); o != nil {
-			set.Add(o)
-		}
-	}
-	return set
-}
+// Object returns the object of a key, and whether iptables holds it complete and exactly.
+func (b *Driver) Object(k netstate.Key) (netstate.Object, bool) { return b.memory.Object(k) }
 
-func (b *Driver) Held() netstate.Set {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.memory.held()
-}
+// Objects are those of the source, complete or not.
+func (b *Driver) Objects() []netstate.Object { return slices.Collect(b.memory.Objects()) }
 
-func (b *Driver) Intact() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.memory.intact()
-}
+// Standing finds publishes as conntrack asks for them.
+func (b *Driver) Standing() conntrack.Standing { return b.memory.Standing() }
 
-func (b *Driver) Apply(ctx context.Context, steps []plan.Step) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := book.CheckSteps(steps, CheckIPTables); err != nil {
-		return err
-	}
-	contradicted, err := b.change(ctx, steps)
-	if err != nil {
-		return fmt.Errorf("apply %d firewall steps: %w", len(steps), err)
-	}
-	b.pending = append(b.pending, contradicted...)
-	return b.flush()
-}
-
-// change carries out steps, but for the connections that contradict them, which
-// it returns.
-func (b *Driver) change(ctx context.Context, steps []plan.Step) (conntrack.Flows, error) {
-	if b.stale {
-		if err := b.load(ctx); err != nil {
-			return nil, err
-		}
-	}
+// Write carries out steps and returns the connections that then contradict them.
+func (b *Driver) Write(ctx context.Context, steps []plan.Step) (conntrack.Flows, error) {
 	changes, contradicted, err := b.memory.apply(steps)
 	if err == nil {
 		err = b.mendHooks(ctx)
 	}
 	if err == nil {
-		restores := b.memory.restores(changes, b.families, maxRestore())
-		if err = b.write(ctx, restores); err == nil && len(restores) > 0 {
-			err = b.dropBases(b.memory.used())
-		}
+		err = b.restore(ctx, changes)
 	}
-	if err != nil {
-		b.stale = true
+	return contradicted, err
+}
+
+// Clean removes everything of ours, whatever its source, and returns the objects.
+func (b *Driver) Clean(ctx context.Context) ([]netstate.Object, error) {
+	if err := b.Read(ctx); err != nil {
 		return nil, err
 	}
-	b.memory.committed()
-	return contradicted, nil
+	gone := b.memory.All()
+	clear(b.memory.Holds)
+	if err := b.restore(ctx, ipChanges{}); err != nil {
+		return nil, fmt.Errorf("remove chains %s*: %w", iptsave.Prefix, err)
+	}
+	b.memory = newMemory(b.opts.Source)
+	return gone, nil
 }
 
-func (b *Driver) Forget(gone []netip.Addr) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.pending = append(b.pending, conntrack.Gone(gone)...)
-	return b.flush()
-}
-
-func (b *Driver) Clean(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := b.load(ctx); err != nil {
+// restore writes changes, and removes what was made for rules of ours and has none now.
+func (b *Driver) restore(ctx context.Context, c ipChanges) error {
+	restores := b.memory.restores(c, b.families, maxRestore())
+	if err := b.write(ctx, restores); err != nil {
 		return err
 	}
-	for k := range b.memory.held() {
-		if p, ok := b.memory.entries[b.memory.key(k)].object.(netstate.Publish); ok {
-			b.pending = append(b.pending, conntrack.Flow{Old: p, Lost: p.Targets})
+	if len(restores) > 0 {
+		if err := b.dropBases(b.memory.used()); err != nil {
+			return err
 		}
 	}
-	if err := b.empty(ctx, func(ipKey) bool { return true }); err != nil {
-		return err
-	}
-	return b.flush()
-}
-
-// Retire removes all of our source and leaves connections alone.
-func (b *Driver) Retire(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := b.load(ctx); err != nil {
-		return err
-	}
-	return b.empty(ctx, func(k ipKey) bool { return k.source == b.opts.Source })
-}
-
-// empty removes the objects that go, and what is nobody's.
-func (b *Driver) empty(ctx context.Context, goes func(ipKey) bool) error {
-	var c ipChanges
-	for k, e := range b.memory.entries {
-		if goes(k) {
-			c.between(e.lines, nil, b.memory.wantedChains(e.object))
-			delete(b.memory.entries, k)
-		}
-	}
-	b.stale = true
-	if err := b.write(ctx, b.memory.restores(c, b.families, maxRestore())); err != nil {
-		return fmt.Errorf("remove chains %s*: %w", iptsave.Prefix, err)
-	}
-	if err := b.dropBases(b.memory.used()); err != nil {
-		return err
-	}
 	b.memory.committed()
-	b.stale = false
 	return nil
 }
 
@@ -272,8 +188,7 @@ func (b *Driver) write(ctx context.Context, restores []iptsave.Restore) error {
 		if err := b.own(r.Commits, func() error { return r.Run(ctx, b.Variant) }); err != nil {
 			return err
 		}
-		b.count.Add(1)
-		b.opts.Step()
+		b.opts.Committed()
 	}
 	return nil
 }
@@ -298,14 +213,12 @@ func (b *Driver) own(commits int, run func() error) error {
 	return err
 }
 
-func (b *Driver) flush() error { return b.pending.Settle(b.memory.standing, b.opts.Step) }
-
 // Inputs are the restores that make objects in a firewall without any of ours.
 func Inputs(source netstate.Source, steps []plan.Step) ([]program.Input, error) {
-	if err := book.CheckSteps(steps, CheckIPTables); err != nil {
+	if err := book.CheckSteps(steps, check); err != nil {
 		return nil, err
 	}
-	m := newIPMemory(source)
+	m := newMemory(source)
 	changes, _, err := m.apply(steps)
 	if err != nil {
 		return nil, err
@@ -325,7 +238,5 @@ func (b *Driver) Legacy() bool { return b.legacy }
 // Beside reports whether nftables has tables of ours beside the chains here, and whether
 // iptables-nft may have such chains.
 func (b *Driver) Beside() (tables, chains bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	return b.beside, b.besideIP
 }

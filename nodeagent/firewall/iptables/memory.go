@@ -5,28 +5,129 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/conntrack"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// ipMemory is what iptables holds of ours.
-type ipMemory struct {
-	source netstate.Source
-	areas  map[iptsave.TableID]*areaState
-	// entries are the objects of all sources.
-	entries map[ipKey]*ipEntry
+// entry names what an object has in the kernel: a rule of a shared chain by the chain and
+// the rule's canonical text, or a chain of the object's own by its name alone. The note of
+// an entry is the text of the object's key.
+type entry struct {
+	iptsave.ChainID
+	canon string
 }
 
-type ipKey struct {
-	source netstate.Source
-	name   string
+func (e entry) own() bool { return e.canon == "" }
+
+func entryOf(r iptsave.Rule) entry {
+	if ownChain(r.Chain) {
+		return entry{r.ChainID, ""}
+	}
+	return entry{r.ChainID, iptsave.Canon(r.Spec)}
 }
 
-// areaState is a table of one family.
-type areaState struct {
+// written are the rules of an entry: of a shared chain the same rule as often as it is
+// there, of an own chain all in order. Entries are numbered as they came.
+type written struct {
+	specs []string
+	at    int
+}
+
+// texts are the rules of all entries.
+type texts map[entry]*written
+
+func (t texts) add(r iptsave.Rule) {
+	e := entryOf(r)
+	if t[e] == nil {
+		t[e] = &written{at: len(t)}
+	}
+	t[e].specs = append(t[e].specs, r.Spec)
+}
+
+// rules are those of an entry.
+func (t texts) rules(e entry) []iptsave.Rule {
+	if t[e] == nil {
+		return nil
+	}
+	var out []iptsave.Rule
+	for _, spec := range t[e].specs {
+		out = append(out, e.With(spec))
+	}
+	return out
+}
+
+// value is how often a shared rule is there, or the rules of an own chain.
+func (t texts) value(e entry) string {
+	if !e.own() {
+		return strconv.Itoa(len(t[e].specs))
+	}
+	var out []string
+	for _, spec := range t[e].specs {
+		out = append(out, iptsave.Canon(spec))
+	}
+	return strings.Join(out, "\x00")
+}
+
+// rules is the dialect of rules in chains.
+type rules struct {
+	source netstate.Source
+	texts  texts
+}
+
+// Encode returns the rules and chains of an object.
+func (r rules) Encode(o netstate.Object) []book.Entry[entry] {
+	t, name := texts{}, o.Key().String()
+	for _, rule := range rulesOf(r.source, o) {
+		t.add(rule)
+	}
+	var out []book.Entry[entry]
+	for e := range t {
+		out = append(out, book.Entry[entry]{ID: e, Value: t.value(e), Note: name})
+	}
+	return out
+}
+
+// KeyOf returns the key that is the note.
+func (rules) KeyOf(_ entry, h book.Held) (netstate.Key, bool) {
+	o := objectNamed(h.Note, nil)
+	if o == nil {
+		return netstate.Key{}, false
+	}
+	return o.Key(), o.Key().String() == h.Note
+}
+
+// Decode returns the object that the rules of entries remain of.
+func (r rules) Decode(k netstate.Key, group []entry, _ map[entry]book.Held) netstate.Object {
+	var lines []iptsave.Rule
+	for _, e := range group {
+		lines = append(lines, r.texts.rules(e)...)
+	}
+	return objectFrom(k.String(), lines)
+}
+
+// Compare orders by table, chain and text.
+func (rules) Compare(a, b entry) int {
+	return cmp.Or(iptsave.CompareChains(a.ChainID, b.ChainID), cmp.Compare(a.canon, b.canon))
+}
+
+// Covered reports false: each rule has its effect alone.
+func (rules) Covered(entry, map[entry]book.Entry[entry]) bool { return false }
+
+// memory is what iptables holds of ours.
+type memory struct {
+	*book.Book[entry]
+	tables map[iptsave.TableID]*tableState
+	texts  texts
+}
+
+// tableState is a table of one family.
+type tableState struct {
 	// chains of ours and jumps to them that exist.
 	chains map[string]bool
 	jumps  []iptsave.Rule
@@ -35,119 +136,121 @@ type areaState struct {
 	framed, sound bool
 }
 
-func newIPMemory(source netstate.Source) ipMemory {
-	m := ipMemory{source: source, areas: map[iptsave.TableID]*areaState{}, entries: map[ipKey]*ipEntry{}}
+// newMemory has what iptables-save told of each family.
+func newMemory(source netstate.Source, all ...iptsave.Saved) memory {
+	m := memory{tables: map[iptsave.TableID]*tableState{}, texts: texts{}}
 	for _, table := range ipTables {
 		for _, six := range []bool{false, true} {
-			m.areas[iptsave.InTable(six, table)] = &areaState{chains: map[string]bool{}, framed: true, sound: true}
+			m.tables[iptsave.InTable(six, table)] = &tableState{chains: map[string]bool{}, framed: true, sound: true}
+		}
+	}
+	holds := map[entry]book.Held{}
+	for _, s := range all {
+		for a, t := range s.Tables {
+			if st := m.tables[a]; st != nil {
+				st.jumps = t.Jumps
+				m.take(a, t, st, holds)
+			}
+		}
+	}
+	m.Book = book.New(rules{source, m.texts}, source, holds)
+	for _, s := range all {
+		for a, t := range s.Tables {
+			m.judge(a, t)
 		}
 	}
 	return m
 }
 
-func (m *ipMemory) key(k netstate.Key) ipKey { return ipKey{m.source, k.String()} }
-
-// take makes objects of what iptables-save told of a family.
-func (m *ipMemory) take(s iptsave.Saved) {
-	named := map[ipKey][]iptsave.Rule{}
-	for a, t := range s.Tables {
-		st := m.areas[a]
-		if st == nil {
-			continue
-		}
-		st.jumps = t.Jumps
-		for chain, specs := range t.Chains {
-			st.chains[chain] = true
-			for _, spec := range specs {
-				if source, name, ok := iptsave.OwnerOf(spec); ok {
-					k := ipKey{source, name}
-					named[k] = append(named[k], a.At(chain).With(spec))
-				}
+// take reads the chains of a table.
+func (m *memory) take(a iptsave.TableID, t *iptsave.SavedTable, st *tableState, holds map[entry]book.Held) {
+	leads := map[string]book.Held{}
+	for _, chain := range slices.Sorted(maps.Keys(t.Chains)) {
+		st.chains[chain] = true
+		for _, spec := range t.Chains[chain] {
+			source, name, ok := iptsave.OwnerOf(spec)
+			if !ok {
+				continue
 			}
+			r := a.At(chain).With(spec)
+			m.texts.add(r)
+			holds[entryOf(r)] = book.Held{Source: source, Note: name}
+			leads[iptsave.Target(spec)] = book.Held{Source: source, Note: name}
 		}
 	}
-	for k, lines := range named {
-		e := m.entries[k]
-		if e == nil {
-			e = &ipEntry{}
+	for chain := range t.Chains {
+		if e := (entry{a.At(chain), ""}); ownChain(chain) && m.texts[e] == nil {
+			// Emptied, it is still the object's whose rules lead there.
+			m.texts[e], holds[e] = &written{at: len(m.texts)}, leads[chain]
 		}
-		e.lines = append(e.lines, lines...)
-		m.entries[k] = e
+	}
+	for e, h := range holds {
+		if e.TableID == a {
+			h.Value = m.texts.value(e)
+			holds[e] = h
+		}
 	}
 }
 
-// understand judges the objects and then the areas, once all families were
-// taken.
-func (m *ipMemory) understand(all []iptsave.Saved) {
-	chains := map[iptsave.ChainID]bool{}
-	for k, e := range m.entries {
-		if e.object = objectFrom(k.name, e.lines); e.object == nil {
-			delete(m.entries, k)
-			continue
-		}
-		want := rulesOf(k.source, e.object)
-		e.exact = judgeLines(want, e.lines)
-		for _, c := range ownChains(want) {
-			chains[c] = true
-		}
+// judge compares the chains of a table with what they must be.
+func (m *memory) judge(a iptsave.TableID, t *iptsave.SavedTable) {
+	st, used := m.tables[a], m.used()[a] > 0
+	if st == nil {
+		return
 	}
-	used := m.used()
-	for _, s := range all {
-		for a, t := range s.Tables {
-			if st := m.areas[a]; st != nil {
-				st.framed = m.framedArea(a, t, chains, used[a] > 0)
-				st.sound = st.framed && (used[a] == 0 && len(t.Jumps) == 0 || used[a] > 0 && soundJumps(a, t))
-			}
-		}
-	}
-	for a, st := range m.areas {
-		st.framed = st.framed && (used[a] == 0 || len(st.chains) > 0)
-		st.sound = st.sound && st.framed
-	}
+	st.framed = m.framedArea(a, t, used) && (!used || len(st.chains) > 0)
+	st.sound = st.framed && (!used && len(t.Jumps) == 0 || used && soundJumps(a, t))
 }
 
-// used counts the rules of objects in each area.
-func (m *ipMemory) used() map[iptsave.TableID]int {
+// used counts the rules of objects in each table.
+func (m *memory) used() map[iptsave.TableID]int {
 	n := map[iptsave.TableID]int{}
-	for _, e := range m.entries {
-		for _, l := range e.lines {
-			n[l.TableID]++
+	for e := range m.Holds {
+		if !m.Loose[e] {
+			n[e.TableID] += len(m.texts[e].specs)
 		}
 	}
 	return n
 }
 
-// framedArea reports whether an area has the chains that it must have, and no
+// framedArea reports whether a table has the chains that it must have, and no
 // others.
-func (m *ipMemory) framedArea(a iptsave.TableID, t *iptsave.SavedTable, own map[iptsave.ChainID]bool, used bool) bool {
+func (m *memory) framedArea(a iptsave.TableID, t *iptsave.SavedTable, used bool) bool {
 	if !used {
 		return len(t.Chains) == 0
 	}
 	known := map[string]bool{}
 	for _, f := range framesOf(a) {
 		known[f.chain] = true
-		if specs, ok := t.Chains[f.chain]; !ok || !m.soundChain(f, specs) {
+		if specs, ok := t.Chains[f.chain]; !ok || !m.soundChain(a.At(f.chain), f, specs) {
 			return false
 		}
 	}
 	for chain, specs := range t.Chains {
-		if !known[chain] && (!own[a.At(chain)] || !m.soundChain(frame{}, specs)) {
+		at := a.At(chain)
+		if !known[chain] && (!m.objects(entry{at, ""}) || !m.soundChain(at, frame{}, specs)) {
 			return false
 		}
 	}
 	return true
 }
 
+// objects reports whether an entry is an object's.
+func (m *memory) objects(e entry) bool {
+	_, held := m.Holds[e]
+	return held && !m.Loose[e]
+}
+
 // soundChain reports whether a chain has its frame, and else only rules of
 // objects.
-func (m *ipMemory) soundChain(f frame, specs []string) bool {
+func (m *memory) soundChain(at iptsave.ChainID, f frame, specs []string) bool {
 	n := len(specs) - len(f.tail)
 	if n < len(f.head) || !iptsave.SameSpecs(specs[:len(f.head)], f.head) || !iptsave.SameSpecs(specs[n:], f.tail) {
 		return false
 	}
 	return !slices.ContainsFunc(specs[len(f.head):n], func(spec string) bool {
-		source, name, ok := iptsave.OwnerOf(spec)
-		return !ok || m.entries[ipKey{source, name}] == nil
+		_, _, ok := iptsave.OwnerOf(spec)
+		return !ok || !m.objects(entryOf(at.With(spec)))
 	})
 }
 
@@ -166,39 +269,13 @@ func soundJumps(a iptsave.TableID, t *iptsave.SavedTable) bool {
 	return true
 }
 
-func (m *ipMemory) intact() bool {
-	for _, st := range m.areas {
+func (m *memory) intact() bool {
+	for _, st := range m.tables {
 		if !st.sound {
 			return false
 		}
 	}
 	return true
-}
-
-func (m *ipMemory) observe(k netstate.Key) netstate.Object {
-	if e := m.entries[m.key(k)]; e != nil && e.exact {
-		return e.object
-	}
-	return nil
-}
-
-func (m *ipMemory) standing() conntrack.Standing {
-	return conntrack.Among(func(k netstate.Key) netstate.Object {
-		if e := m.entries[m.key(k)]; e != nil {
-			return e.object
-		}
-		return nil
-	}, maps.Values(m.held()))
-}
-
-func (m *ipMemory) held() netstate.Set {
-	set := netstate.Set{}
-	for k, e := range m.entries {
-		if k.source == m.source {
-			set.Add(e.object)
-		}
-	}
-	return set
 }
 
 // ipChanges are what becomes of rules.
@@ -211,115 +288,87 @@ type ipChanges struct {
 }
 
 // apply changes memory as the steps say. It returns what that changes in the
-// kernel, and the flows that then contradict it.
-func (m *ipMemory) apply(steps []plan.Step) (ipChanges, conntrack.Flows, error) {
-	var c ipChanges
-	var contradicted conntrack.Flows
+// kernel, and the connections that then contradict it.
+func (m *memory) apply(steps []plan.Step) (c ipChanges, contradicted conntrack.Flows, err error) {
+	fresh, others := texts{}, m.othersPublishes()
 	for _, s := range steps {
-		k, old := m.key(s.Key), s.Old
-		var have, want []iptsave.Rule
-		if e := m.entries[k]; e != nil {
-			old, have = e.object, e.lines
-			delete(m.entries, k)
-		}
 		if s.Op == plan.Delete {
-			contradicted = contradicted.Add(old, nil)
-		} else {
-			if other := m.otherHolds(s.Key); other != "" {
-				return c, nil, fmt.Errorf("add %s: source %s holds it", s.Key, other)
-			}
-			want = rulesOf(m.source, s.New)
-			m.entries[k] = &ipEntry{object: s.New, exact: true, lines: want}
-			contradicted = contradicted.Add(old, s.New)
-		}
-		c.between(have, want, m.wantedChains(old))
-	}
-	return c, contradicted, nil
-}
-
-// otherHolds is another source that has a publish of the same port.
-func (m *ipMemory) otherHolds(k netstate.Key) netstate.Source {
-	for _, s := range []netstate.Source{netstate.SourceCluster, netstate.SourceLocal} {
-		if s != m.source && k.Kind == netstate.KindPublish && m.entries[ipKey{s, k.String()}] != nil {
-			return s
-		}
-	}
-	return ""
-}
-
-// wantedChains are the chains of an object's own that exist, with or without
-// rules.
-func (m *ipMemory) wantedChains(o netstate.Object) []iptsave.ChainID {
-	if o == nil {
-		return nil
-	}
-	return slices.DeleteFunc(ownChains(rulesOf(m.source, o)), func(s iptsave.ChainID) bool { return !m.areas[s.TableID].chains[s.Chain] })
-}
-
-// between adds what turns the rules that an object has into those it wants.
-func (c *ipChanges) between(have, want []iptsave.Rule, chains []iptsave.ChainID) {
-	count := map[iptsave.Rule]int{}
-	for _, l := range have {
-		count[canonical(l)]++
-	}
-	for _, l := range want {
-		if ownChain(l.Chain) {
 			continue
 		}
-		if k := canonical(l); count[k] > 0 {
-			count[k]--
-		} else {
-			c.add = append(c.add, l)
+		if other := others[s.Key.String()]; other != "" && s.Key.Kind == netstate.KindPublish {
+			return c, nil, fmt.Errorf("add %s: source %s holds it", s.Key, other)
+		}
+		for _, r := range rulesOf(m.Source, s.New) {
+			fresh.add(r)
 		}
 	}
-	for _, l := range have {
-		if k := canonical(l); !ownChain(l.Chain) && count[k] > 0 {
-			count[k]--
-			c.remove = append(c.remove, l)
+	changes, contradicted, err := m.Apply(steps)
+	slices.SortStableFunc(changes, func(a, b book.Change[entry]) int { return cmp.Compare(fresh.at(a.ID), fresh.at(b.ID)) })
+	for _, change := range changes {
+		c.take(change, m.texts.rules(change.ID), fresh.rules(change.ID))
+		delete(m.texts, change.ID)
+		if change.Now != nil {
+			m.texts[change.ID] = &written{fresh[change.ID].specs, len(m.texts) + fresh.at(change.ID)}
 		}
 	}
-	for _, s := range append(ownChains(have), chains...) {
-		if !slices.Contains(ownChains(want), s) && !slices.Contains(c.drop, s) {
-			c.drop = append(c.drop, s)
-		}
+	return c, contradicted, err
+}
+
+// at is the number of an entry; of one that is not there, the first.
+func (t texts) at(e entry) int {
+	if t[e] == nil {
+		return -1
 	}
-	for _, s := range ownChains(want) {
-		if !judgeLines(linesAt(s, want), linesAt(s, have)) {
-			c.define = append(c.define, linesAt(s, want)...)
-		}
+	return t[e].at
+}
+
+// take adds what one entry becomes, from the rules it has to those it wants.
+func (c *ipChanges) take(change book.Change[entry], have, want []iptsave.Rule) {
+	switch e := change.ID; {
+	case e.own() && change.Now != nil:
+		c.define = append(c.define, want...)
+	case e.own():
+		c.drop = append(c.drop, e.ChainID)
+	case change.Was == nil:
+		c.add = append(c.add, want...)
+	case change.Now == nil:
+		c.remove = append(c.remove, have...)
+	default:
+		c.remove = append(c.remove, have[1:]...)
 	}
 }
 
-func linesAt(s iptsave.ChainID, lines []iptsave.Rule) []iptsave.Rule {
-	return slices.DeleteFunc(slices.Clone(lines), func(l iptsave.Rule) bool { return l.ChainID != s })
+// othersPublishes are the ports that other sources publish, by the text of their keys.
+func (m *memory) othersPublishes() map[string]netstate.Source {
+	others := map[string]netstate.Source{}
+	for _, h := range m.Holds {
+		if h.Source != m.Source && h.Source != "" && strings.HasPrefix(h.Note, netstate.KindPublish.String()+" ") {
+			others[h.Note] = h.Source
+		}
+	}
+	return others
 }
 
-func canonical(l iptsave.Rule) iptsave.Rule {
-	l.Spec = iptsave.Canon(l.Spec)
-	return l
-}
-
-// linesIn are the rules of all objects in an area, in an order that does not
+// linesIn are the rules of all objects in a table, in an order that does not
 // depend on how they came.
-func (m *ipMemory) linesIn(a iptsave.TableID) []iptsave.Rule {
+func (m *memory) linesIn(a iptsave.TableID) []iptsave.Rule {
 	var out []iptsave.Rule
-	for _, k := range slices.SortedFunc(maps.Keys(m.entries), func(a, b ipKey) int {
-		return cmp.Or(cmp.Compare(a.source, b.source), cmp.Compare(a.name, b.name))
+	for _, e := range slices.SortedFunc(maps.Keys(m.Holds), func(a, b entry) int {
+		h, o := m.Holds[a], m.Holds[b]
+		return cmp.Or(cmp.Compare(h.Source, o.Source), cmp.Compare(h.Note, o.Note), cmp.Compare(m.texts.at(a), m.texts.at(b)))
 	}) {
-		for _, l := range m.entries[k].lines {
-			if l.TableID == a {
-				out = append(out, l)
-			}
+		if e.TableID == a {
+			out = append(out, m.texts.rules(e)...)
 		}
 	}
 	return out
 }
 
 // committed notes that the kernel now holds what memory does.
-func (m *ipMemory) committed() {
+func (m *memory) committed() {
 	used := m.used()
-	for a, st := range m.areas {
-		*st = areaState{chains: map[string]bool{}, framed: true, sound: true}
+	for a, st := range m.tables {
+		*st = tableState{chains: map[string]bool{}, framed: true, sound: true}
 		if used[a] == 0 {
 			continue
 		}
@@ -330,9 +379,14 @@ func (m *ipMemory) committed() {
 			st.jumps = append(st.jumps, a.At(h.chain).With(h.spec))
 		}
 	}
-	for _, e := range m.entries {
-		for _, s := range ownChains(e.lines) {
-			m.areas[s.TableID].chains[s.Chain] = true
+	for e := range m.Holds {
+		if e.own() {
+			m.tables[e.TableID].chains[e.Chain] = true
 		}
 	}
+}
+
+// linesAt are those of the rules that are in a chain.
+func linesAt(s iptsave.ChainID, lines []iptsave.Rule) []iptsave.Rule {
+	return slices.DeleteFunc(slices.Clone(lines), func(l iptsave.Rule) bool { return l.ChainID != s })
 }

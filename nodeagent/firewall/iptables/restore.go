@@ -31,7 +31,7 @@ var maxRestore = sync.OnceValue(func() int {
 // restores turn the kernel's tables into what memory holds, given the changes of
 // rules since: one for each family, more where there are more commands than the
 // limit.
-func (m *ipMemory) restores(c ipChanges, families []bool, limit int) []iptsave.Restore {
+func (m *memory) restores(c ipChanges, families []bool, limit int) []iptsave.Restore {
 	var out []iptsave.Restore
 	used := m.used()
 	for _, six := range families {
@@ -56,8 +56,8 @@ func (m *ipMemory) restores(c ipChanges, families []bool, limit int) []iptsave.R
 }
 
 // parts are the commands for one area, as few parts as their number allows.
-func (m *ipMemory) parts(a iptsave.TableID, c ipChanges, used, limit int) [][]string {
-	st := m.areas[a]
+func (m *memory) parts(a iptsave.TableID, c ipChanges, used, limit int) [][]string {
+	st := m.tables[a]
 	switch {
 	case used == 0 && len(st.chains)+len(st.jumps) == 0:
 		return nil
@@ -86,7 +86,7 @@ func chunks(units [][]string, limit int) [][]string {
 }
 
 // removal takes away all that is ours.
-func (st *areaState) removal() []string {
+func (st *tableState) removal() []string {
 	out := iptsave.Deletions(st.jumps)
 	chains := sortedKeys(st.chains)
 	for _, c := range chains {
@@ -100,19 +100,19 @@ func (st *areaState) removal() []string {
 
 // rebuild makes all chains of an area anew. What does not fit into the first
 // part are rules of objects.
-func (m *ipMemory) rebuild(a iptsave.TableID, limit int) [][]string {
+func (m *memory) rebuild(a iptsave.TableID, limit int) [][]string {
 	lines := m.linesIn(a)
 	common, define := shared(lines), own(lines)
 	first := common[:min(len(common), limit/2)]
 	units := m.commands(a, ipChanges{define: define})
-	units = append(units, m.areas[a].frames(a, first, ownChains(define)))
+	units = append(units, m.tables[a].frames(a, first, ownChains(define)))
 	return chunks(append(units, m.commands(a, ipChanges{add: common[len(first):]})...), limit)
 }
 
 // frames makes the frames anew with the given rules of objects, and takes away
 // what else is there of ours but for others. Rules are appended in their order: iptables-nft
 // 1.8.9 counts those of a chain that the same input flushed when it inserts.
-func (st *areaState) frames(a iptsave.TableID, lines []iptsave.Rule, others []iptsave.ChainID) []string {
+func (st *tableState) frames(a iptsave.TableID, lines []iptsave.Rule, others []iptsave.ChainID) []string {
 	var out, rules []string
 	known := map[string]bool{}
 	for _, s := range others {
@@ -138,7 +138,7 @@ func (st *areaState) frames(a iptsave.TableID, lines []iptsave.Rule, others []ip
 
 // commands are the changes of an area as units that stay together: what an
 // object's own chain needs before what leads there, and what goes at last.
-func (m *ipMemory) commands(a iptsave.TableID, c ipChanges) [][]string {
+func (m *memory) commands(a iptsave.TableID, c ipChanges) [][]string {
 	var out [][]string
 	for _, s := range ownChains(c.define) {
 		if s.TableID != a {

@@ -18,10 +18,8 @@ func FuzzSave(f *testing.F) {
 	f.Add([]byte("*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i a+ -g SITE\n-A FORWARD -j SITE\n-A SITE -j FORWARD\n-A SITE ! -i\n-A SITE -j\n"))
 	f.Add([]byte("*nat\n:FORWARD DROP [0:0]\n-A PREROUTING ! -s\n-A PATCHBAY-ANY -m comment --comment \"patchbay:local:publish [::]:80-/tcp\" -j DNAT --to-destination :-\n"))
 	f.Fuzz(func(_ *testing.T, text []byte) {
-		m := newIPMemory(netstate.SourceLocal)
 		s := iptsave.Parse(true, text)
-		m.take(s)
-		m.understand([]iptsave.Saved{s})
+		m := newMemory(netstate.SourceLocal, s)
 		m.restores(ipChanges{}, []bool{true}, maxRestore())
 		foreign.Blockers(s)
 	})

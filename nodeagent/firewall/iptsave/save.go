@@ -79,7 +79,7 @@ func (a *SavedTable) rule(at ChainID, spec string, foreign map[string]bool) {
 	switch {
 	case strings.HasPrefix(at.Chain, Prefix):
 		a.Chains[at.Chain] = append(a.Chains[at.Chain], spec)
-	case strings.HasPrefix(target(spec), Prefix):
+	case strings.HasPrefix(Target(spec), Prefix):
 		a.Jumps = append(a.Jumps, l)
 		a.First[l] = !foreign[at.Chain]
 	default:
@@ -140,8 +140,8 @@ func Option(spec, name string) string {
 	return ""
 }
 
-// target is where a rule leads.
-func target(spec string) string {
+// Target is where a rule leads.
+func Target(spec string) string {
 	if t := Option(spec, "-j"); t != "" {
 		name, _, _ := strings.Cut(t, " ")
 		return name

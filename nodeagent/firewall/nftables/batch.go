@@ -22,15 +22,15 @@ import (
 // edit is the statement that adds an element or removes it.
 type edit struct {
 	id
-	held
+	book.Held
 	remove bool
 }
 
 func (e edit) script(tx *knftables.Transaction) {
 	if e.remove {
-		tx.Delete(e.element(held{}))
+		tx.Delete(e.element(book.Held{}))
 	} else {
-		tx.Add(e.element(e.held))
+		tx.Add(e.element(e.Held))
 	}
 }
 
@@ -155,13 +155,13 @@ func (e edit) encode() ([]byte, error) {
 	element := list.AddRtAttr(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, nil)
 	element.AddRtAttr(unix.NFTA_SET_ELEM_KEY|unix.NLA_F_NESTED, nil).AddRtAttr(unix.NFTA_DATA_VALUE, key)
 	if d.value != nil && !e.remove {
-		value, err := encodeFields(d.value, e.value)
+		value, err := encodeFields(d.value, e.Value)
 		if err != nil {
 			return nil, err
 		}
 		element.AddRtAttr(unix.NFTA_SET_ELEM_DATA|unix.NLA_F_NESTED, nil).AddRtAttr(unix.NFTA_DATA_VALUE, value)
 	}
-	if text := nl.ZeroTerminated(e.comment()); len(text) > 1 && !e.remove {
+	if text := nl.ZeroTerminated(commentOf(e.Held)); len(text) > 1 && !e.remove {
 		element.AddRtAttr(unix.NFTA_SET_ELEM_USERDATA, append([]byte{udataComment, byte(len(text))}, text...))
 	}
 	return slices.Concat([]byte{protoFamilies[d.family], nl.NFNETLINK_V0, 0, 0},

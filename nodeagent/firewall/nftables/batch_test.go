@@ -17,6 +17,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
@@ -66,17 +67,17 @@ func randomEdits(random *rand.Rand, d *setDef, n int) []edit {
 	seen := map[string]bool{}
 	var edits []edit
 	for range n {
-		var h held
+		var h book.Held
 		key := join(each(d.key, part))
 		if d.value != nil {
-			h.value = join(each(d.value, value))
+			h.Value = join(each(d.value, value))
 		}
-		h.source = []netstate.Source{netstate.SourceLocal, netstate.SourceCluster, ""}[random.IntN(3)]
-		if h.source != "" && random.IntN(2) == 0 {
-			h.note = fmt.Sprint(randomPart(random, fieldLink, false))
+		h.Source = []netstate.Source{netstate.SourceLocal, netstate.SourceCluster, ""}[random.IntN(3)]
+		if h.Source != "" && random.IntN(2) == 0 {
+			h.Note = fmt.Sprint(randomPart(random, fieldLink, false))
 		}
 		if !seen[key] {
-			edits = append(edits, edit{id: id{d.name, key}, held: h})
+			edits = append(edits, edit{id: id{d.name, key}, Held: h})
 		}
 		seen[key] = true
 	}
@@ -101,7 +102,7 @@ func reverse(edits []edit) []edit {
 }
 
 // byNft makes the edits as it is done without netlink.
-func byNft(b *Driver, edits []edit) error {
+func byNft(b *backend, edits []edit) error {
 	var statements []statement
 	for _, e := range edits {
 		statements = append(statements, e)
@@ -114,7 +115,7 @@ func byNft(b *Driver, edits []edit) error {
 }
 
 // tables makes both tables without elements.
-func tables(t testing.TB, b *Driver) {
+func tables(t testing.TB, b *backend) {
 	t.Helper()
 	for _, f := range families {
 		if err := b.write(t.Context(), []unit{createTable(f)}); err != nil {
@@ -236,13 +237,13 @@ func TestBatchIsWhole(t *testing.T) {
 	}
 	b := newBackend(t, netstate.SourceLocal)
 	tables(t, b)
-	there := edit{id: id{mapAny4, "tcp . 80"}, held: held{value: "10.68.0.1 . 80", source: netstate.SourceLocal}}
+	there := edit{id: id{mapAny4, "tcp . 80"}, Held: book.Held{Value: "10.68.0.1 . 80", Source: netstate.SourceLocal}}
 	if err := commit([]edit{there}); err != nil {
 		t.Fatal(err)
 	}
 	missing := edit{id: id{setPorts, "veth9"}, remove: true}
 	another := there
-	another.value = "10.68.0.2 . 80"
+	another.Value = "10.68.0.2 . 80"
 	many := randomEdits(rand.New(rand.NewPCG(1, 1)), setByName[setND6], 900)
 	before, gen := firewalltest.Ruleset(t), firewalltest.Generation(t)
 	for _, c := range []struct {
@@ -321,7 +322,7 @@ func TestEncodeRefuses(t *testing.T) {
 			t.Errorf("%s was encoded", i)
 		}
 	}
-	if _, err := (edit{id: id{mapAny4, "tcp . 80"}, held: held{value: "fd00::1 . 80"}}).encode(); err == nil {
+	if _, err := (edit{id: id{mapAny4, "tcp . 80"}, Held: book.Held{Value: "fd00::1 . 80"}}).encode(); err == nil {
 		t.Error("a value of the other family was encoded")
 	}
 }
@@ -345,23 +346,59 @@ func TestWatchInterleaved(t *testing.T) {
 	w.Fires(t)
 }
 
+// backend is the Driver as tests of both dialects see a firewall.
+type backend struct {
+	*Driver
+	count uint64
+}
+
 // newBackend lets nothing that netlink is refused fall to nft unnoticed.
-func newBackend(t testing.TB, source netstate.Source) *Driver {
+func newBackend(t testing.TB, source netstate.Source) *backend {
 	t.Helper()
-	b, err := New(book.Options{Source: source, Step: func() {}})
+	b := &backend{}
+	d, err := New(book.Options{Source: source, Step: func() {}, Committed: func() { b.count++ }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.Refused = func(err error) { t.Errorf("refused: %v", err) }
+	d.Refused = func(err error) { t.Errorf("refused: %v", err) }
+	b.Driver = d
 	return b
 }
 
 // newLoaded is a backend that has just read the kernel.
-func newLoaded(t testing.TB, source netstate.Source) *Driver {
+func newLoaded(t testing.TB, source netstate.Source) *backend {
 	t.Helper()
 	b := newBackend(t, source)
 	if err := b.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return b
+}
+
+func (b *backend) Load(ctx context.Context) error {
+	return errors.Join(b.Read(ctx), b.ReadBlockers(ctx))
+}
+
+func (b *backend) Apply(ctx context.Context, steps []plan.Step) error {
+	_, err := b.Write(ctx, steps)
+	return err
+}
+
+func (b *backend) Observe(keys []netstate.Key) netstate.Set {
+	set := netstate.Set{}
+	for _, k := range keys {
+		if o, whole := b.Object(k); whole {
+			set.Add(o)
+		}
+	}
+	return set
+}
+
+func (b *backend) Held() netstate.Set { return netstate.Set{}.Add(b.Objects()...) }
+
+func (b *backend) Transactions() uint64 { return b.count }
+
+func (b *backend) Clean(ctx context.Context) error {
+	_, err := b.Driver.Clean(ctx)
+	return err
 }

@@ -8,65 +8,18 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// held is an element that the kernel holds.
-type held struct {
-	value string
-	// source is empty where the comment is not ours: then nobody owns the
-	// element, and it goes.
-	source netstate.Source
-	note   string
-}
+// sets is the dialect of elements in sets and maps.
+type sets struct{}
 
-// entry is an object of ours.
-type entry struct {
-	object netstate.Object
-	// exact objects have all their elements and no contradictory ones.
-	exact bool
-	// extra elements contradict the object.
-	extra []id
-}
+// Encode returns the elements of an object.
+func (sets) Encode(o netstate.Object) []element { return elements(o) }
 
-// objects reconstructs what the given elements were made of; holds are all
-// elements that the kernel holds. Elements that belong to no object, such as a
-// target that nothing leads to, contribute nothing.
-func objects(own map[id]held, holds map[id]held) map[netstate.Key]*entry {
-	groups := map[netstate.Key][]id{}
-	for i, h := range own {
-		if k, ok := keyOf(i, h); ok {
-			groups[k] = append(groups[k], i)
-		}
-	}
-	entries := make(map[netstate.Key]*entry, len(groups))
-	for k, group := range groups {
-		slices.SortFunc(group, compareIDs)
-		if o := objectOf(k, group, holds); o != nil && book.Check(o) == nil {
-			entries[k] = judge(o, group, holds)
-		}
-	}
-	return entries
-}
+// Compare orders elements by set: what closes comes before what opens.
+func (sets) Compare(a, b id) int { return compareIDs(a, b) }
 
-// judge compares an object with the elements that bear its key. What nobody owns
-// will go and so does not count.
-func judge(o netstate.Object, group []id, holds map[id]held) *entry {
-	e := &entry{object: o, exact: true}
-	want := elements(o)
-	for _, w := range want {
-		if h, ok := holds[w.id]; !ok || h.source == "" || h.value != w.value {
-			e.exact = false
-		}
-	}
-	for _, i := range group {
-		if !slices.ContainsFunc(want, func(w element) bool { return w.id == i }) {
-			e.exact, e.extra = false, append(e.extra, i)
-		}
-	}
-	return e
-}
-
-// keyOf tells which object an element belongs to. It returns false for one that
+// KeyOf tells which object an element belongs to. It returns false for one that
 // several may share.
-func keyOf(i id, h held) (netstate.Key, bool) {
+func (sets) KeyOf(i id, h book.Held) (netstate.Key, bool) {
 	p := fieldsOf(i.key)
 	switch i.set {
 	case setOurs, setGuarded, setSame, setIsolated:
@@ -88,9 +41,9 @@ func keyOf(i id, h held) (netstate.Key, bool) {
 	case setHairpin4, setHairpin6:
 		return netstate.Masquerade{Link: p.Text(1), Subnet: p.Prefix(0)}.Key(), true
 	case setMasq4, setMasq6, mapSource4, mapSource6:
-		return netstate.Masquerade{Link: h.note, Subnet: p.Prefix(0)}.Key(), h.note != ""
+		return netstate.Masquerade{Link: h.Note, Subnet: p.Prefix(0)}.Key(), h.Note != ""
 	case setNoMasq4, setNoMasq6:
-		return netstate.NoMasquerade{Link: h.note, Subnet: p.Prefix(0), Dst: p.Prefix(1)}.Key(), h.note != ""
+		return netstate.NoMasquerade{Link: h.Note, Subnet: p.Prefix(0), Dst: p.Prefix(1)}.Key(), h.Note != ""
 	case setWay1, setWay2, setWay3:
 		return netstate.WayBack{Link: p.Text(0), Realm: p.Text(1)}.Key(), true
 	case setLoopback:
@@ -110,9 +63,16 @@ func portKey(p book.Fields) netstate.Key {
 	return netstate.PortAddress{Link: p.Text(0), Addr: p.Addr(2)}.Key()
 }
 
-// objectOf is the object with the given key of which the group's elements
-// remain; nil where they do not tell.
-func objectOf(k netstate.Key, group []id, holds map[id]held) netstate.Object {
+// Decode returns the object with the given key of which the group's elements remain; nil
+// where they do not tell.
+func (sets) Decode(k netstate.Key, group []id, holds map[id]book.Held) netstate.Object {
+	if o := objectOf(k, group, holds); o != nil && book.Check(o) == nil {
+		return o
+	}
+	return nil
+}
+
+func objectOf(k netstate.Key, group []id, holds map[id]book.Held) netstate.Object {
 	first := fieldsOf(group[0].key)
 	switch k.Kind {
 	case netstate.KindRealm:
@@ -161,18 +121,18 @@ func portFilterOf(link string, group []id) netstate.Object {
 	return f
 }
 
-func masqueradeOf(link string, subnet netip.Prefix, holds map[id]held) netstate.Object {
+func masqueradeOf(link string, subnet netip.Prefix, holds map[id]book.Held) netstate.Object {
 	m := netstate.Masquerade{Link: link, Subnet: subnet, Egress: true}
-	if h, ok := holds[at(pick(subnet.Addr(), mapSource4, mapSource6), subnet).id]; ok {
-		m.Source = fieldsOf(h.value).Addr(0)
+	if h, ok := holds[at(pick(subnet.Addr(), mapSource4, mapSource6), subnet).ID]; ok {
+		m.Source = fieldsOf(h.Value).Addr(0)
 		return m
 	}
 	m.Egress = has(holds, at(pick(subnet.Addr(), setMasq4, setMasq6), subnet))
 	return m
 }
 
-func has(holds map[id]held, e element) bool {
-	_, ok := holds[e.id]
+func has(holds map[id]book.Held, e element) bool {
+	_, ok := holds[e.ID]
 	return ok
 }
 

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -15,15 +16,9 @@ type id struct{ set, key string }
 
 func (i id) String() string { return i.set + " { " + i.key + " }" }
 
-// element is what an object wants in a set or map.
-type element struct {
-	id
-	// value is the target in a map; empty in a set.
-	value string
-	// note goes into the comment, for what the key cannot say: the interface
-	// that a subnet is on.
-	note string
-}
+// element is what an object wants in a set or map: in a map with the target as value. The
+// note says what the key cannot, such as the interface that a subnet is on.
+type element = book.Entry[id]
 
 // elements is what the kernel must hold for an object. Two objects may want the
 // same element. objectOf is the inverse.
@@ -58,7 +53,7 @@ func elements(o netstate.Object) []element {
 		return masqueradeElements(o)
 	case netstate.NoMasquerade:
 		e := at(pick(o.Subnet.Addr(), setNoMasq4, setNoMasq6), o.Subnet, o.Dst)
-		e.note = o.Link
+		e.Note = o.Link
 		return []element{e}
 	case netstate.WayBack:
 		return []element{at(waySets[o.Way-1], o.Link, o.Realm)}
@@ -85,18 +80,18 @@ func masqueradeElements(m netstate.Masquerade) []element {
 	switch {
 	case m.Egress && m.Source.IsValid():
 		e := at(pick(a, mapSource4, mapSource6), m.Subnet)
-		e.value, e.note = m.Source.String(), m.Link
+		e.Value, e.Note = m.Source.String(), m.Link
 		es = append(es, e)
 	case m.Egress:
 		e := at(pick(a, setMasq4, setMasq6), m.Subnet)
-		e.note = m.Link
+		e.Note = m.Link
 		es = append(es, e)
 	}
 	return es
 }
 
 // at is the element of a set with the given parts of its key.
-func at(set string, parts ...any) element { return element{id: id{set, join(parts)}} }
+func at(set string, parts ...any) element { return element{ID: id{set, join(parts)}} }
 
 func join[T any](parts []T) string {
 	s := make([]string, len(parts))

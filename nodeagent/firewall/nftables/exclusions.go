@@ -6,35 +6,40 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
 // One interval set cannot hold both a prefix and another within it (EEXIST), so
 // only the widest exclusions of a subnet become elements; the others are held
 // through them.
 
-// wantExclusions wants all exclusions if one of them is touched: what goes may
-// uncover others, what comes may cover them.
-func (m *memory) wantExclusions(touched map[id]bool, want map[id]element) {
-	hit := false
-	for i := range touched {
-		hit = hit || i.set == setNoMasq4 || i.set == setNoMasq6
+// withExclusions adds steps for all exclusions if one of them is touched: an exclusion
+// that goes may uncover others, one that comes may cover them.
+func (m *memory) withExclusions(steps []plan.Step) []plan.Step {
+	hit, named := false, map[netstate.Key]bool{}
+	for i := range m.Loose {
+		hit = hit || isExclusion(i)
+	}
+	for _, s := range steps {
+		hit = hit || s.Key.Kind == netstate.KindNoMasquerade
+		named[s.Key] = true
 	}
 	if !hit {
-		return
+		return steps
 	}
-	for k, e := range m.entries {
-		if k.Kind != netstate.KindNoMasquerade {
-			continue
-		}
-		for _, w := range elements(e.object) {
-			touched[w.id], want[w.id] = true, w
+	for o := range m.Objects() {
+		if k := o.Key(); k.Kind == netstate.KindNoMasquerade && !named[k] {
+			steps = append(steps, plan.Step{Op: plan.Update, Key: k, Old: o, New: o})
 		}
 	}
+	return steps
 }
 
-// covered reports whether a wider exclusion of the same subnet is wanted.
-func covered(i id, want map[id]element) bool {
-	if i.set != setNoMasq4 && i.set != setNoMasq6 {
+func isExclusion(i id) bool { return i.set == setNoMasq4 || i.set == setNoMasq6 }
+
+// Covered reports whether a wider exclusion of the same subnet is wanted.
+func (sets) Covered(i id, want map[id]element) bool {
+	if !isExclusion(i) {
 		return false
 	}
 	p := fieldsOf(i.key)
@@ -48,24 +53,23 @@ func covered(i id, want map[id]element) bool {
 
 func wider(a, b netip.Prefix) bool { return a.Bits() < b.Bits() && a.Overlaps(b) }
 
-// observeCovered finds an exclusion that is held through a wider one, and
-// remembers it, so that it becomes an element when the wider one goes.
-func (m *memory) observeCovered(k netstate.Key) netstate.Object {
+// held finds an exclusion that is held through a wider one, and notes it, so that it
+// becomes an element when the wider one goes.
+func (m *memory) held(k netstate.Key) netstate.Object {
 	subnet, dst, _ := strings.Cut(k.Name, " to ")
 	o := netstate.NoMasquerade{Link: k.Link, Subnet: book.Fields{subnet}.Prefix(0), Dst: book.Fields{dst}.Prefix(0)}
 	if book.Check(o) != nil {
 		return nil
 	}
-	for _, e := range m.entries {
-		w, ok := e.object.(netstate.NoMasquerade)
-		if !ok || !e.exact || w.Link != o.Link || w.Subnet != o.Subnet || !wider(w.Dst, o.Dst) {
+	for found := range m.Objects() {
+		w, ok := found.(netstate.NoMasquerade)
+		if !ok || w.Link != o.Link || w.Subnet != o.Subnet || !wider(w.Dst, o.Dst) {
 			continue
 		}
-		m.entries[k] = &entry{object: o, exact: true}
-		for _, want := range elements(o) {
-			m.refs[want.id]++
+		if _, whole := m.Object(w.Key()); whole {
+			m.Add(o)
+			return o
 		}
-		return o
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ type table struct {
 	// chains by name, however they came about.
 	chains []string
 	// elements by name; comments that are not ours have no source.
-	elements map[id]held
+	elements map[id]book.Held
 }
 
 // The part of `nft -j list table` that matters here.
@@ -73,7 +73,7 @@ func parseTable(f knftables.Family, texts ...[]byte) (table, error) {
 		}
 		l.Objects = append(l.Objects, part.Objects...)
 	}
-	t := table{exists: true, sets: true, elements: map[id]held{}}
+	t := table{exists: true, sets: true, elements: map[id]book.Held{}}
 	chains := map[string]listedChain{}
 	marks := map[string][]string{}
 	seen := 0
@@ -177,8 +177,8 @@ func rulesMatch(f knftables.Family, chains map[string]listedChain, marks map[str
 
 // parseElement reads an element: {"elem": {"val": key, "comment": text}} or a
 // bare key; in a map a pair of that and the value.
-func parseElement(d *setDef, raw json.RawMessage) (id, held, error) {
-	key, h := raw, held{}
+func parseElement(d *setDef, raw json.RawMessage) (id, book.Held, error) {
+	key, h := raw, book.Held{}
 	if d.value != nil {
 		var pair []json.RawMessage
 		if err := json.Unmarshal(raw, &pair); err != nil || len(pair) != 2 {
@@ -188,7 +188,7 @@ func parseElement(d *setDef, raw json.RawMessage) (id, held, error) {
 		if err != nil {
 			return id{}, h, fmt.Errorf("read value of map %s: %w", d.name, err)
 		}
-		key, h.value = pair[0], value
+		key, h.Value = pair[0], value
 	}
 	var wrapped struct {
 		Elem *struct {
@@ -198,7 +198,7 @@ func parseElement(d *setDef, raw json.RawMessage) (id, held, error) {
 	}
 	if json.Unmarshal(key, &wrapped) == nil && wrapped.Elem != nil {
 		key = wrapped.Elem.Val
-		h.source, h.note = parseComment(wrapped.Elem.Comment)
+		h.Source, h.Note = parseComment(wrapped.Elem.Comment)
 	}
 	text, err := parseFields(d.key, key, d.interval)
 	if err != nil {
@@ -207,12 +207,12 @@ func parseElement(d *setDef, raw json.RawMessage) (id, held, error) {
 	return id{d.name, text}, h, nil
 }
 
-// comment is what an element bears: the source, and the note where there is one.
-func (h held) comment() string {
-	if h.note == "" {
-		return string(h.source)
+// commentOf is what an element bears: the source, and the note where there is one.
+func commentOf(h book.Held) string {
+	if h.Note == "" {
+		return string(h.Source)
 	}
-	return string(h.source) + " " + h.note
+	return string(h.Source) + " " + h.Note
 }
 
 func parseComment(text string) (netstate.Source, string) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
+	"sigs.k8s.io/knftables"
 )
 
 // TestElements shows what each object wants in the tables.
@@ -19,12 +21,12 @@ func TestElements(t *testing.T) {
 	for _, o := range firewalltest.List(firewalltest.Rich()) {
 		fmt.Fprintf(&text, "%s: %s\n", o.Key(), o)
 		for _, e := range elements(o) {
-			fmt.Fprintf(&text, "\t%s", e.id)
-			if e.value != "" {
-				fmt.Fprintf(&text, " : %s", e.value)
+			fmt.Fprintf(&text, "\t%s", e.ID)
+			if e.Value != "" {
+				fmt.Fprintf(&text, " : %s", e.Value)
 			}
-			if e.note != "" {
-				fmt.Fprintf(&text, " (%s)", e.note)
+			if e.Note != "" {
+				fmt.Fprintf(&text, " (%s)", e.Note)
 			}
 			text.WriteByte('\n')
 		}
@@ -34,18 +36,19 @@ func TestElements(t *testing.T) {
 
 // TestInverse has elements and objects as each other's inverse.
 func TestInverse(t *testing.T) {
-	holds := map[id]held{}
+	holds := map[id]book.Held{}
 	for _, o := range firewalltest.Rich() {
 		for _, e := range elements(o) {
-			holds[e.id] = held{e.value, netstate.SourceLocal, e.note}
+			holds[e.ID] = book.Held{Value: e.Value, Source: netstate.SourceLocal, Note: e.Note}
 		}
 	}
 	got := netstate.Set{}
-	for _, e := range objects(holds, holds) {
-		if !e.exact {
-			t.Errorf("%s %s is not exact", e.object.Key(), e.object)
+	b := book.New(sets{}, netstate.SourceLocal, holds)
+	for o := range b.Objects() {
+		if _, whole := b.Object(o.Key()); !whole {
+			t.Errorf("%s %s is not whole", o.Key(), o)
 		}
-		got.Add(e.object)
+		got.Add(o)
 	}
 	firewalltest.Same(t, "objects", firewalltest.Rich(), got)
 }
@@ -109,7 +112,7 @@ func TestRangesAreRefused(t *testing.T) {
 func TestInverseAtRandom(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 5))
 	for range 200 {
-		want, holds := netstate.Set{}, map[id]held{}
+		want, holds := netstate.Set{}, map[id]book.Held{}
 		for port := uint16(1000); port < 1200; port += 20 {
 			p := firewalltest.RandomPublish(random, port)
 			if err := book.Check(p); err != nil {
@@ -117,15 +120,15 @@ func TestInverseAtRandom(t *testing.T) {
 			}
 			want.Add(p)
 			for _, e := range elements(p) {
-				holds[e.id] = held{e.value, netstate.SourceLocal, e.note}
+				holds[e.ID] = book.Held{Value: e.Value, Source: netstate.SourceLocal, Note: e.Note}
 			}
 		}
-		got := netstate.Set{}
-		for _, e := range objects(holds, holds) {
-			if !e.exact {
-				t.Errorf("%s %s is not exact", e.object.Key(), e.object)
+		got, b := netstate.Set{}, book.New(sets{}, netstate.SourceLocal, holds)
+		for o := range b.Objects() {
+			if _, whole := b.Object(o.Key()); !whole {
+				t.Errorf("%s %s is not whole", o.Key(), o)
 			}
-			got.Add(e.object)
+			got.Add(o)
 		}
 		firewalltest.Same(t, "publishes", want, got)
 	}
@@ -158,13 +161,13 @@ func FuzzElement(f *testing.F) {
 		if err != nil {
 			return
 		}
-		holds := map[id]held{i: h}
-		for k, e := range objects(holds, holds) {
-			if e.object.Key() != k || book.Check(e.object) != nil {
-				t.Errorf("%s makes %s with the key %s", raw, e.object.Key(), k)
+		holds := map[id]book.Held{i: h}
+		for _, o := range book.New(sets{}, h.Source, holds).All() {
+			if k, known := (sets{}).KeyOf(i, h); !known || o.Key() != k || book.Check(o) != nil {
+				t.Errorf("%s makes %s with the key %s", raw, o.Key(), k)
 			}
 		}
-		if text := strings.Join(script(d.key, i.key), "\n") + h.comment(); strings.ContainsAny(text, "{};#") {
+		if text := strings.Join(script(d.key, i.key), "\n") + commentOf(h); strings.ContainsAny(text, "{};#") {
 			t.Errorf("%s would be written as %s", raw, text)
 		}
 	})
@@ -180,22 +183,12 @@ func FuzzTable(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			m := newMemory(netstate.SourceLocal)
-			m.take(family, tab)
-			m.understand()
-			changes, _, err := m.apply(firewalltest.Deletes(firewalltest.List(heldBy(m))...))
+			m := newMemory(netstate.SourceLocal, map[knftables.Family]table{family: tab})
+			changes, _, err := m.apply(firewalltest.Deletes(slices.Collect(m.Objects())...))
 			if err != nil {
 				t.Fatal(err)
 			}
 			m.script(changes)
 		}
 	})
-}
-
-func heldBy(m memory) netstate.Set {
-	s := netstate.Set{}
-	for _, e := range m.entries {
-		s.Add(e.object)
-	}
-	return s
 }

@@ -6,12 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/conntrack"
@@ -25,9 +22,10 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
+// Kind is the name of the dialect.
 const Kind = "nftables"
 
-// Driver is the Backend that keeps the tables inet patchbay and bridge
+// Driver keeps the tables inet patchbay and bridge
 // patchbay. A table exists while it has elements.
 type Driver struct {
 	opts book.Options
@@ -37,22 +35,16 @@ type Driver struct {
 	// Refused, where set, is told what the kernel refused by netlink, which nft tries then.
 	Refused func(error)
 	gens    nfnl.Generations
-	count   atomic.Uint64
 
-	mu sync.Mutex
-	// stale memory must be loaded before anything is written: at the start and
-	// after an error.
-	stale  bool
 	memory memory
-	// blockers as of the last Load; beside says that iptables has chains of ours.
+	// blockers as of the last Read; beside says that iptables has chains of ours.
 	blockers []netstate.Blocker
 	beside   bool
 	openings foreign.Accepts
 	forwards foreign.Forwarders
-	// pending conntrack entries are deleted by the next Apply.
-	pending conntrack.Flows
 }
 
+// New fails where the node lacks nft or the kernel refuses a table; it changes nothing.
 func New(opts book.Options) (*Driver, error) {
 	path, err := exec.LookPath("nft")
 	if err != nil {
@@ -61,32 +53,28 @@ func New(opts book.Options) (*Driver, error) {
 	if err := tryNFT(context.Background(), path); err != nil {
 		return nil, fmt.Errorf("make NAT backend %s: %w", Kind, err)
 	}
-	b := &Driver{opts: opts, path: path, commit: commit, stale: true, memory: newMemory(opts.Source)}
+	b := &Driver{opts: opts, path: path, commit: commit, memory: newMemory(opts.Source, nil)}
 	b.openings = foreign.NewAccepts(opts.Source, b.restore)
 	return b, nil
 }
 
 func (b *Driver) Name() string { return Kind }
 
+// AntiSpoof reports true: bridge ports have filters.
 func (b *Driver) AntiSpoof() bool { return true }
 
-func (b *Driver) Transactions() uint64 { return b.count.Load() }
+// Check refuses an object that has no place in the tables.
+func (b *Driver) Check(o netstate.Object) error { return book.Check(o) }
 
-func (b *Driver) Load(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.stale = true
-	return b.load(ctx)
-}
-
-func (b *Driver) load(ctx context.Context) error {
-	m := newMemory(b.opts.Source)
+// Read learns what the tables hold. Each listing is consistent in itself; they are repeated
+// until nothing changed between them.
+func (b *Driver) Read(ctx context.Context) error {
+	tables := map[knftables.Family]table{}
 	for range nfnl.MaxTries {
 		before, err := nfnl.Generation()
 		if err != nil {
 			return err
 		}
-		m = newMemory(b.opts.Source)
 		for _, f := range families {
 			t, err := b.list(ctx, f)
 			if err != nil {
@@ -95,22 +83,18 @@ func (b *Driver) load(ctx context.Context) error {
 			if t.unread {
 				t.elements = b.memory.elementsOf(f)
 			}
-			m.take(f, t)
+			tables[f] = t
 		}
 		if after, err := nfnl.Generation(); err != nil || after == before {
 			break
 		}
 	}
-	m.understand()
-	b.memory, b.stale = m, false
-	return b.loadForward(ctx)
+	b.memory = newMemory(b.opts.Source, tables)
+	return nil
 }
 
-func (b *Driver) Blockers() []netstate.Blocker {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.blockers
-}
+// Blockers are the chains of others that drop forwarded packets, as of the last Read.
+func (b *Driver) Blockers() []netstate.Blocker { return b.blockers }
 
 // list reads one table; one that does not exist is empty, and one that cannot be read
 // is to be made anew. knftables would need an nft run for every set, and does not list
@@ -158,59 +142,27 @@ func (b *Driver) listAs(ctx context.Context, f knftables.Family, listings ...str
 	return t, err
 }
 
-func (b *Driver) Known() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return !b.stale
+// Intact reports whether the tables have their sets and rules, and no other element.
+func (b *Driver) Intact() bool { return b.memory.intact() }
+
+// Object returns the object of a key, and whether the tables hold it complete and exactly.
+func (b *Driver) Object(k netstate.Key) (netstate.Object, bool) {
+	if k.Kind == netstate.KindOpening {
+		return b.openings.Object(k)
+	}
+	return b.memory.object(k)
 }
 
-func (b *Driver) Observe(keys []netstate.Key) netstate.Set {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	set := netstate.Set{}
-	for _, k := range keys {
-		if o := b.memory.observe(k); o != nil {
-			set.Add(o)
-		}
-		if o, ok := b.openings.Whole(k); ok {
-			set.Add(o)
-		}
-	}
-	return set
+// Objects are those of the source, complete or not.
+func (b *Driver) Objects() []netstate.Object {
+	return append(slices.Collect(b.memory.Objects()), b.openings.Objects()...)
 }
 
-func (b *Driver) Held() netstate.Set {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	set := netstate.Set{}
-	for _, e := range b.memory.entries {
-		set.Add(e.object)
-	}
-	for k := range b.openings.Rules {
-		if o, ok := foreign.AcceptNamed(k.String()); ok {
-			set.Add(o)
-		}
-	}
-	return set
-}
+// Standing finds publishes as conntrack asks for them.
+func (b *Driver) Standing() conntrack.Standing { return b.memory.Standing() }
 
-func (b *Driver) Intact() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.memory.intact()
-}
-
-func (b *Driver) Apply(ctx context.Context, steps []plan.Step) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := book.CheckSteps(steps, book.Check); err != nil {
-		return err
-	}
-	if b.stale {
-		if err := b.load(ctx); err != nil {
-			return err
-		}
-	}
+// Write carries out steps and returns the connections that then contradict them.
+func (b *Driver) Write(ctx context.Context, steps []plan.Step) (conntrack.Flows, error) {
 	opened, steps := foreign.ApartAccepts(steps)
 	changes, contradicted, err := b.memory.apply(steps)
 	if err == nil {
@@ -219,83 +171,38 @@ func (b *Driver) Apply(ctx context.Context, steps []plan.Step) error {
 	if err == nil {
 		err = b.openings.Open(ctx, opened)
 	}
-	if err != nil {
-		b.stale = true
-		return fmt.Errorf("apply %d firewall steps: %w", len(steps), err)
+	if err == nil {
+		b.memory.committed()
 	}
-	b.memory.committed()
-	b.pending = append(b.pending, contradicted...)
-	return b.flush()
+	return contradicted, err
 }
 
-func (b *Driver) Forget(gone []netip.Addr) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.pending = append(b.pending, conntrack.Gone(gone)...)
-	return b.flush()
-}
-
-func (b *Driver) Clean(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	// What cannot be listed goes as well, but for its connections.
-	unlisted := b.load(ctx)
-	if unlisted != nil {
-		b.memory = newMemory(b.opts.Source)
-		if err := b.loadForward(ctx); err != nil {
-			return err
-		}
+// Clean removes everything of ours, whatever its source, and returns the objects. What
+// cannot be listed goes as well, but is not returned.
+func (b *Driver) Clean(ctx context.Context) ([]netstate.Object, error) {
+	if err := b.Read(ctx); err != nil {
+		b.memory = newMemory(b.opts.Source, nil)
+	}
+	if err := b.ReadBlockers(ctx); err != nil {
+		return nil, err
 	}
 	if err := b.openings.CloseAll(ctx); err != nil {
-		b.stale = true
-		return err
+		return nil, err
 	}
-	var gone []unit
+	var tables []unit
 	for _, f := range families {
 		if _, exists, err := nfnl.FindTable(f, nfnl.OwnTable); err != nil {
-			return err
+			return nil, err
 		} else if exists {
-			gone = append(gone, deleteTable(f))
+			tables = append(tables, deleteTable(f))
 		}
 	}
-	for _, e := range objects(b.memory.holds, b.memory.holds) {
-		if p, ok := e.object.(netstate.Publish); ok {
-			b.pending = append(b.pending, conntrack.Flow{Old: p, Lost: p.Targets})
-		}
+	gone := b.memory.All()
+	if err := b.write(ctx, tables); err != nil {
+		return nil, fmt.Errorf("remove tables %s: %w", nfnl.OwnTable, err)
 	}
-	b.stale = true
-	if err := b.write(ctx, gone); err != nil {
-		return fmt.Errorf("remove tables %s: %w", nfnl.OwnTable, err)
-	}
-	b.memory, b.stale = newMemory(b.opts.Source), false
-	return b.flush()
-}
-
-// Retire removes all of our source and leaves connections alone.
-func (b *Driver) Retire(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := b.load(ctx); err != nil {
-		return err
-	}
-	if err := b.openings.CloseOwn(ctx); err != nil {
-		b.stale = true
-		return err
-	}
-	var steps []plan.Step
-	for k := range b.memory.entries {
-		steps = append(steps, plan.Step{Op: plan.Delete, Key: k})
-	}
-	changes, _, err := b.memory.apply(steps)
-	if err == nil {
-		err = b.write(ctx, b.memory.script(changes))
-	}
-	if err != nil {
-		b.stale = true
-		return fmt.Errorf("remove tables %s: %w", nfnl.OwnTable, err)
-	}
-	b.memory.committed()
-	return nil
+	b.memory = newMemory(b.opts.Source, nil)
+	return gone, nil
 }
 
 // maxLines bounds a transaction: in a user namespace about 2,200 element lines
@@ -322,13 +229,10 @@ func (b *Driver) write(ctx context.Context, units []unit) error {
 		if err := b.gens.Own(func() error { return b.run(ctx, statements) }); err != nil {
 			return err
 		}
-		b.count.Add(1)
-		b.opts.Step()
+		b.opts.Committed()
 	}
 	return nil
 }
-
-func (b *Driver) flush() error { return b.pending.Settle(b.memory.standing, b.opts.Step) }
 
 func (b *Driver) Watch(ctx context.Context, fn func()) error {
 	foreign.WatchLegacy(ctx, fn)
@@ -346,8 +250,8 @@ func Ours(kind uint16, body []byte) (touched, forward bool) {
 	return table == nfnl.OwnTable && (family == unix.NFPROTO_INET || family == unix.NFPROTO_BRIDGE), false
 }
 
-// loadForward reads who drops forwarded packets, and what is open there.
-func (b *Driver) loadForward(ctx context.Context) error {
+// ReadBlockers learns who drops forwarded packets, and what is open there.
+func (b *Driver) ReadBlockers(ctx context.Context) error {
 	is, chains, err := b.forwards.List(ctx, b.path, func(c nfnl.Chain) bool {
 		return foreign.IsIPTables(c) && foreign.IptablesNFT(foreign.ForwardFamilies[c.Family][0], "-restore") != ""
 	})
@@ -370,7 +274,7 @@ func Inputs(source netstate.Source, steps []plan.Step) ([]program.Input, error) 
 		return nil, err
 	}
 	opened, steps := foreign.ApartAccepts(steps)
-	m := newMemory(source)
+	m := newMemory(source, nil)
 	changes, _, err := m.apply(steps)
 	if err != nil {
 		return nil, err
@@ -391,8 +295,7 @@ func (b *Driver) restore(ctx context.Context, r iptsave.Restore) error {
 	if err := b.gens.Own(func() error { return r.Run(ctx, iptsave.NFT) }); err != nil {
 		return err
 	}
-	b.count.Add(1)
-	b.opts.Step()
+	b.opts.Committed()
 	return nil
 }
 
@@ -413,7 +316,5 @@ func tryNFT(ctx context.Context, nft string) error {
 
 // Beside reports whether chains of ours may stand in iptables beside the tables here.
 func (b *Driver) Beside() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	return b.beside
 }

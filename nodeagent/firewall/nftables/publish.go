@@ -133,30 +133,30 @@ func portElements(p netstate.Publish) []element {
 	switch {
 	case len(targets) > 1 && p.HostPortEnd != 0:
 		for slot, t := range deal(targets) {
-			es = append(es, at(kind.rangeSlots, key(whole(p.Host), portsText(p), slot)...).to(t.Addr()))
+			es = append(es, to(at(kind.rangeSlots, key(whole(p.Host), portsText(p), slot)...), t.Addr()))
 		}
 	case len(targets) > 1:
 		for slot, t := range deal(targets) {
-			es = append(es, at(kind.slots, key(p.Host, p.HostPort, slot)...).to(t.Addr(), t.Port()))
+			es = append(es, to(at(kind.slots, key(p.Host, p.HostPort, slot)...), t.Addr(), t.Port()))
 		}
 	case len(targets) == 0:
 	case p.HostPortEnd == 0:
-		es = append(es, at(kind.one, key(p.Host, p.HostPort)...).to(targets[0].Addr(), targets[0].Port()))
+		es = append(es, to(at(kind.one, key(p.Host, p.HostPort)...), targets[0].Addr(), targets[0].Port()))
 	case p.Shifted():
 		for i := range uint16(p.Ports()) {
-			e := at(kind.one, key(p.Host, p.HostPort+i)...).to(targets[0].Addr(), targets[0].Port()+i)
-			e.note = portsText(p)
+			e := to(at(kind.one, key(p.Host, p.HostPort+i)...), targets[0].Addr(), targets[0].Port()+i)
+			e.Note = portsText(p)
 			es = append(es, e)
 		}
 	default:
-		es = append(es, at(kind.ranges, key(whole(p.Host), portsText(p))...).to(targets[0].Addr()))
+		es = append(es, to(at(kind.ranges, key(whole(p.Host), portsText(p))...), targets[0].Addr()))
 	}
 	return es
 }
 
 // to is the element with a value.
-func (e element) to(value ...any) element {
-	e.value = join(value)
+func to(e element, value ...any) element {
+	e.Value = join(value)
 	return e
 }
 
@@ -172,7 +172,7 @@ func portsText(p netstate.Publish) string {
 
 // publishOf is the publish of one of its elements, without what it leads to and
 // who may use it.
-func publishOf(i id, h held) netstate.Publish {
+func publishOf(i id, h book.Held) netstate.Publish {
 	p, host := fieldsOf(i.key), netip.IPv6Unspecified()
 	if slices.Contains([]string{mapAny4, mapAny4Range, mapAny4Slots, mapAny4RangeSlots, setAnyGate4, setAnyFrom4}, i.set) {
 		host = netip.IPv4Unspecified()
@@ -181,8 +181,8 @@ func publishOf(i id, h held) netstate.Publish {
 		host, p = hostOf(p), p[min(1, len(p)):]
 	}
 	first, last := p.Ports(1)
-	if publishParts[i.set] == leading && h.note != "" {
-		first, last = book.Fields{h.note}.Ports(0)
+	if publishParts[i.set] == leading && h.Note != "" {
+		first, last = book.Fields{h.Note}.Ports(0)
 	}
 	return netstate.Publish{Host: host, Proto: p.Text(0), HostPort: first, HostPortEnd: last}
 }
@@ -195,7 +195,7 @@ func hostOf(p book.Fields) netip.Addr {
 }
 
 // publishFrom is the publish that all its elements tell of.
-func publishFrom(group []id, holds map[id]held) netstate.Object {
+func publishFrom(group []id, holds map[id]book.Held) netstate.Object {
 	p := publishOf(group[0], holds[group[0]])
 	var targets, back []netip.AddrPort
 	var sources []netip.Prefix
@@ -227,11 +227,11 @@ func publishFrom(group []id, holds map[id]held) netstate.Object {
 
 // firstTarget is where the publish's first port leads if one of its elements is
 // right.
-func firstTarget(p netstate.Publish, i id, h held) netip.AddrPort {
-	v := fieldsOf(h.value)
+func firstTarget(p netstate.Publish, i id, h book.Held) netip.AddrPort {
+	v := fieldsOf(h.Value)
 	if len(v) == 1 {
 		return netip.AddrPortFrom(v.Addr(0), p.HostPort)
 	}
-	port := publishOf(i, held{}).HostPort
+	port := publishOf(i, book.Held{}).HostPort
 	return netip.AddrPortFrom(v.Addr(0), v.Port(1)-(port-p.HostPort))
 }

@@ -4,10 +4,14 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"sigs.k8s.io/knftables"
 )
+
+// change is what becomes of one element.
+type change = book.Change[id]
 
 // unit is statements of a transaction that must not be torn apart.
 type unit []statement
@@ -53,7 +57,7 @@ func (m *memory) script(changes []change) []unit {
 			mine = m.everything(f, func(*setDef) bool { return true })
 		case !t.rules:
 			tables = append(tables, rewriteRules(f, t.chains))
-			mine = slices.DeleteFunc(mine, func(c change) bool { return setByName[c.set].bound() })
+			mine = slices.DeleteFunc(mine, func(c change) bool { return setByName[c.ID.set].bound() })
 			mine = append(mine, m.everything(f, (*setDef).bound)...)
 		}
 		lines = append(lines, units(mine)...)
@@ -62,16 +66,16 @@ func (m *memory) script(changes []change) []unit {
 }
 
 func changesOf(f knftables.Family, changes []change) []change {
-	return slices.DeleteFunc(slices.Clone(changes), func(c change) bool { return setByName[c.set].family != f })
+	return slices.DeleteFunc(slices.Clone(changes), func(c change) bool { return setByName[c.ID.set].family != f })
 }
 
 // everything adds all elements of a family's sets of some kind.
 func (m *memory) everything(f knftables.Family, of func(*setDef) bool) []change {
 	var changes []change
-	for _, i := range slices.SortedFunc(maps.Keys(m.holds), compareIDs) {
+	for _, i := range slices.SortedFunc(maps.Keys(m.Holds), compareIDs) {
 		if d := setByName[i.set]; d.family == f && of(d) {
-			h := m.holds[i]
-			changes = append(changes, change{id: i, add: &h})
+			h := m.Holds[i]
+			changes = append(changes, change{ID: i, Now: &h})
 		}
 	}
 	return changes
@@ -126,15 +130,15 @@ func units(changes []change) []unit {
 	var apart, out, last []unit
 	closed, open, opened := portUnits(changes)
 	for _, c := range changes {
-		_, isPort := portOf(c.id)
-		switch gone := c.add == nil && stays[c.set]; {
+		_, isPort := portOf(c.ID)
+		switch gone := c.Now == nil && stays[c.ID.set]; {
 		case isPort:
-		case gone && setByName[c.set].interval && !(publishParts[c.set] == gating && opened[publishOf(c.id, held{}).Key()]):
-			apart = append(apart, c.unit())
+		case gone && setByName[c.ID.set].interval && !(publishParts[c.ID.set] == gating && opened[publishOf(c.ID, book.Held{}).Key()]):
+			apart = append(apart, unitOf(c))
 		case gone:
-			last = append(last, c.unit())
+			last = append(last, unitOf(c))
 		default:
-			out = append(out, c.unit())
+			out = append(out, unitOf(c))
 		}
 	}
 	return slices.Concat(closed, apart, out, open, last)
@@ -147,15 +151,15 @@ func portUnits(changes []change) (closed, open []unit, opened map[netstate.Key]b
 	ports := map[netstate.Key]unit{}
 	opened = map[netstate.Key]bool{}
 	for _, c := range changes {
-		k, ok := portOf(c.id)
+		k, ok := portOf(c.ID)
 		if !ok {
 			continue
 		}
 		if ports[k] == nil {
 			keys = append(keys, k)
 		}
-		ports[k] = append(ports[k], c.unit()...)
-		opened[k] = opened[k] || c.add != nil
+		ports[k] = append(ports[k], unitOf(c)...)
+		opened[k] = opened[k] || c.Now != nil
 	}
 	for _, k := range keys {
 		if opened[k] {
@@ -172,22 +176,22 @@ func portOf(i id) (netstate.Key, bool) {
 	if publishParts[i.set] != leading {
 		return netstate.Key{}, false
 	}
-	return publishOf(i, held{}).Key(), true
+	return publishOf(i, book.Held{}).Key(), true
 }
 
-// unit is the change as lines.
-func (c change) unit() unit {
+// unitOf is the change as lines.
+func unitOf(c change) unit {
 	var u unit
-	if c.remove {
-		u = append(u, edit{id: c.id, remove: true})
+	if c.Was != nil {
+		u = append(u, edit{id: c.ID, remove: true})
 	}
-	if c.add != nil {
-		u = append(u, edit{id: c.id, held: *c.add})
+	if c.Now != nil {
+		u = append(u, edit{id: c.ID, Held: *c.Now})
 	}
 	return u
 }
 
-func (i id) element(h held) *knftables.Element {
+func (i id) element(h book.Held) *knftables.Element {
 	d := setByName[i.set]
 	e := &knftables.Element{Family: d.family, Table: nfnl.OwnTable, Key: script(d.key, i.key)}
 	if d.value == nil {
@@ -195,10 +199,10 @@ func (i id) element(h held) *knftables.Element {
 	} else {
 		e.Map = i.set
 	}
-	if h.value != "" {
-		e.Value = script(d.value, h.value)
+	if h.Value != "" {
+		e.Value = script(d.value, h.Value)
 	}
-	if text := h.comment(); text != "" {
+	if text := commentOf(h); text != "" {
 		e.Comment = &text
 	}
 	return e
