@@ -237,7 +237,7 @@ func TestBatchIsWhole(t *testing.T) {
 	}
 	b := newBackend(t, netstate.SourceLocal)
 	tables(t, b)
-	there := edit{id: id{mapAny4, "tcp . 80"}, Held: book.Held{Value: "10.68.0.1 . 80", Source: netstate.SourceLocal}}
+	there := edit{id: id{"any4", "tcp . 80"}, Held: book.Held{Value: "10.68.0.1 . 80", Source: netstate.SourceLocal}}
 	if err := commit([]edit{there}); err != nil {
 		t.Fatal(err)
 	}
@@ -315,14 +315,14 @@ func TestBatchRefused(t *testing.T) {
 func TestEncodeRefuses(t *testing.T) {
 	for _, i := range []id{
 		{setOurs, "a name of many bytes"}, {setOurs, ""}, {setSame, "br-red"}, {setNoForward, "arp"}, {setMAC, "veth1 . 02:00"},
-		{setIP4, "veth1 . 02:00:00:00:00:01 . fd00::1"}, {setIP6, "veth1 . 02:00:00:00:00:01 . 10.0.0.1"},
-		{setTarget4, "10.0.0.1 . icmp . 80"}, {setTarget4, "10.0.0.1 . tcp . 65536"}, {mapAny4Slots, "tcp . 80 . -1"},
+		{"ok_ip4", "veth1 . 02:00:00:00:00:01 . fd00::1"}, {"ok_ip6", "veth1 . 02:00:00:00:00:01 . 10.0.0.1"},
+		{"tgt4", "10.0.0.1 . icmp . 80"}, {"tgt4", "10.0.0.1 . tcp . 65536"}, {"any4slots", "tcp . 80 . -1"},
 	} {
 		if _, err := (edit{id: i}).encode(); err == nil {
 			t.Errorf("%s was encoded", i)
 		}
 	}
-	if _, err := (edit{id: id{mapAny4, "tcp . 80"}, Held: book.Held{Value: "fd00::1 . 80"}}).encode(); err == nil {
+	if _, err := (edit{id: id{"any4", "tcp . 80"}, Held: book.Held{Value: "fd00::1 . 80"}}).encode(); err == nil {
 		t.Error("a value of the other family was encoded")
 	}
 }

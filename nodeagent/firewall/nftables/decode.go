@@ -21,7 +21,7 @@ func (sets) Compare(a, b id) int { return compareIDs(a, b) }
 // several may share.
 func (sets) KeyOf(i id, h book.Held) (netstate.Key, bool) {
 	p := fieldsOf(i.key)
-	switch i.set {
+	switch setByName[i.set].both {
 	case setOurs, setGuarded, setSame, setIsolated:
 		return netstate.Realm{Link: p.Text(0)}.Key(), p.Text(0) == p.Text(len(p)-1)
 	case setNoForward:
@@ -30,26 +30,26 @@ func (sets) KeyOf(i id, h book.Held) (netstate.Key, bool) {
 		return netstate.ForeignBridge{Link: p.Text(0)}.Key(), p.Text(0) == p.Text(len(p)-1)
 	case setPorts, setMAC:
 		return netstate.PortFilter{Link: p.Text(0)}.Key(), true
-	case setIP4, setIP6, setND6:
+	case setIP, setND6:
 		return portKey(p), p.Addr(2).IsValid()
 	case setAllowedMAC:
 		return netstate.AllowedMAC{Link: p.Text(0), MAC: p.Mac()}.Key(), true
-	case setAllowed4, setAllowed6, setAllowedND6:
+	case setAllowed, setAllowedND6:
 		return netstate.AllowedPrefix{Link: p.Text(0), Prefix: p.Prefix(1)}.Key(), true
 	case setDHCP:
 		return netstate.DHCPClient{Link: p.Text(0)}.Key(), true
-	case setHairpin4, setHairpin6:
+	case setHairpin:
 		return netstate.Masquerade{Link: p.Text(1), Subnet: p.Prefix(0)}.Key(), true
-	case setMasq4, setMasq6, mapSource4, mapSource6:
+	case setMasq, mapSource:
 		return netstate.Masquerade{Link: h.Note, Subnet: p.Prefix(0)}.Key(), h.Note != ""
-	case setNoMasq4, setNoMasq6:
+	case setNoMasq:
 		return netstate.NoMasquerade{Link: h.Note, Subnet: p.Prefix(0), Dst: p.Prefix(1)}.Key(), h.Note != ""
-	case setWay1, setWay2, setWay3:
+	case waySets[0], waySets[1], waySets[2]:
 		return netstate.WayBack{Link: p.Text(0), Realm: p.Text(1)}.Key(), true
 	case setLoopback:
 		return netstate.LoopbackGuard{Link: p.Text(0)}.Key(), true
 	}
-	if publishParts[i.set] != 0 {
+	if p := setByName[i.set].part; p != 0 && p != targeting {
 		return publishOf(i, h).Key(), true
 	}
 	return netstate.Key{}, false
@@ -123,11 +123,11 @@ func portFilterOf(link string, group []id) netstate.Object {
 
 func masqueradeOf(link string, subnet netip.Prefix, holds map[id]book.Held) netstate.Object {
 	m := netstate.Masquerade{Link: link, Subnet: subnet, Egress: true}
-	if h, ok := holds[at(pick(subnet.Addr(), mapSource4, mapSource6), subnet).ID]; ok {
+	if h, ok := holds[at(of(mapSource, subnet.Addr()), subnet).ID]; ok {
 		m.Source = fieldsOf(h.Value).Addr(0)
 		return m
 	}
-	m.Egress = has(holds, at(pick(subnet.Addr(), setMasq4, setMasq6), subnet))
+	m.Egress = has(holds, at(of(setMasq, subnet.Addr()), subnet))
 	return m
 }
 

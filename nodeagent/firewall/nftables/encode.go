@@ -34,25 +34,27 @@ func elements(o netstate.Object) []element {
 		return []element{at(setLoopback, o.Link)}
 	case netstate.PortFilter:
 		own := o.MAC.LinkLocal()
-		return []element{at(setPorts, o.Link), at(setMAC, o.Link, o.MAC), at(setIP6, o.Link, o.MAC, own), at(setND6, o.Link, o.MAC, own)}
+		return []element{at(setPorts, o.Link), at(setMAC, o.Link, o.MAC), at(of(setIP, own), o.Link, o.MAC, own), at(setND6, o.Link, o.MAC, own)}
 	case netstate.PortAddress:
-		if o.Addr.Is4() {
-			return []element{at(setIP4, o.Link, o.MAC, o.Addr)}
+		es := []element{at(of(setIP, o.Addr), o.Link, o.MAC, o.Addr)}
+		if o.Addr.Is6() {
+			es = append(es, at(setND6, o.Link, o.MAC, o.Addr))
 		}
-		return []element{at(setIP6, o.Link, o.MAC, o.Addr), at(setND6, o.Link, o.MAC, o.Addr)}
+		return es
 	case netstate.AllowedMAC:
 		return []element{at(setAllowedMAC, o.Link, o.MAC)}
 	case netstate.AllowedPrefix:
-		if o.Prefix.Addr().Is4() {
-			return []element{at(setAllowed4, o.Link, o.Prefix)}
+		es := []element{at(of(setAllowed, o.Prefix.Addr()), o.Link, o.Prefix)}
+		if o.Prefix.Addr().Is6() {
+			es = append(es, at(setAllowedND6, o.Link, o.Prefix))
 		}
-		return []element{at(setAllowed6, o.Link, o.Prefix), at(setAllowedND6, o.Link, o.Prefix)}
+		return es
 	case netstate.DHCPClient:
 		return []element{at(setDHCP, o.Link)}
 	case netstate.Masquerade:
 		return masqueradeElements(o)
 	case netstate.NoMasquerade:
-		e := at(pick(o.Subnet.Addr(), setNoMasq4, setNoMasq6), o.Subnet, o.Dst)
+		e := at(of(setNoMasq, o.Subnet.Addr()), o.Subnet, o.Dst)
 		e.Note = o.Link
 		return []element{e}
 	case netstate.WayBack:
@@ -76,14 +78,14 @@ func realmElements(r netstate.Realm) []element {
 
 func masqueradeElements(m netstate.Masquerade) []element {
 	a := m.Subnet.Addr()
-	es := []element{at(pick(a, setHairpin4, setHairpin6), m.Subnet, m.Link)}
+	es := []element{at(of(setHairpin, a), m.Subnet, m.Link)}
 	switch {
 	case m.Egress && m.Source.IsValid():
-		e := at(pick(a, mapSource4, mapSource6), m.Subnet)
+		e := at(of(mapSource, a), m.Subnet)
 		e.Value, e.Note = m.Source.String(), m.Link
 		es = append(es, e)
 	case m.Egress:
-		e := at(pick(a, setMasq4, setMasq6), m.Subnet)
+		e := at(of(setMasq, a), m.Subnet)
 		e.Note = m.Link
 		es = append(es, e)
 	}
@@ -102,13 +104,6 @@ func join[T any](parts []T) string {
 }
 
 func split(key string) []string { return strings.Split(key, " . ") }
-
-func pick(a netip.Addr, four, six string) string {
-	if a.Is4() {
-		return four
-	}
-	return six
-}
 
 // script is a key or value as nft reads it.
 func script(fields []field, text string) []string {

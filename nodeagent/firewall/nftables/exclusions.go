@@ -35,7 +35,7 @@ func (m *memory) withExclusions(steps []plan.Step) []plan.Step {
 	return steps
 }
 
-func isExclusion(i id) bool { return i.set == setNoMasq4 || i.set == setNoMasq6 }
+func isExclusion(i id) bool { return setByName[i.set].both == setNoMasq }
 
 // Covered reports whether a wider exclusion of the same subnet is wanted.
 func (sets) Covered(i id, want map[id]element) bool {

@@ -58,12 +58,12 @@ func TestDialects(t *testing.T) {
 	for _, c := range []struct{ set, definition string }{
 		{setND6, `{"name": "ok_nd6", "type": ["ifname", "ether_addr", "integer"]}`},
 		{setND6, `{"name": "ok_nd6", "type": {"typeof": {"concat": [{"meta": {"key": "iifname"}}]}}}`},
-		{mapAny4, `{"name": "any4", "type": ["inet_proto", "inet_service"], "map": "ipv4_addr . inet_service"}`},
-		{mapAny4, `{"name": "any4", "type": ["inet_proto", "inet_service"], "map": ["ipv4_addr", "inet_service"]}`},
-		{mapAny4Slots, `{"name": "any4slots", "type": ["inet_proto", "inet_service", "integer"], "map": "ipv4_addr . inet_service"}`},
-		{mapAny4Slots, `{"name": "any4slots", "type": {"typeof": {"concat": [{"numgen": {"mode": "random", "mod": 120, "offset": 0}}]}}, "map": {"typeof": {"concat": []}}}`},
-		{setMasq4, `{"name": "snet4", "type": "ipv4_addr", "flags": ["interval"]}`},
-		{setMasq4, `{"name": "snet4", "type": "ipv4_addr", "flags": "interval"}`},
+		{"any4", `{"name": "any4", "type": ["inet_proto", "inet_service"], "map": "ipv4_addr . inet_service"}`},
+		{"any4", `{"name": "any4", "type": ["inet_proto", "inet_service"], "map": ["ipv4_addr", "inet_service"]}`},
+		{"any4slots", `{"name": "any4slots", "type": ["inet_proto", "inet_service", "integer"], "map": "ipv4_addr . inet_service"}`},
+		{"any4slots", `{"name": "any4slots", "type": {"typeof": {"concat": [{"numgen": {"mode": "random", "mod": 120, "offset": 0}}]}}, "map": {"typeof": {"concat": []}}}`},
+		{"snet4", `{"name": "snet4", "type": "ipv4_addr", "flags": ["interval"]}`},
+		{"snet4", `{"name": "snet4", "type": "ipv4_addr", "flags": "interval"}`},
 	} {
 		var s listedSet
 		if err := json.Unmarshal([]byte(c.definition), &s); err != nil {
@@ -81,14 +81,14 @@ func TestDialects(t *testing.T) {
 		{setAllowedND6, `{"concat": ["veth1", {"range": [61440, 65535]}]}`, "veth1 . ::f000/116"},
 		{setAllowedND6, `{"concat": ["veth1", {"prefix": {"addr": 61440, "len": 116}}]}`, "veth1 . ::f000/116"},
 		{setAllowedND6, `{"concat": ["veth1", 61441]}`, "veth1 . ::f001/128"},
-		{setTarget4, `{"concat": ["10.0.0.1", 6, 80]}`, "10.0.0.1 . tcp . 80"},
-		{setMasq4, `"10.0.0.1"`, "10.0.0.1/32"},
-		{mapAny4Slots, `[{"elem": {"val": {"concat": ["tcp", 80, 60]}, "comment": "local"}}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
-		{mapAny4Slots, `[{"concat": [6, 80, "0x3c"]}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
-		{setAnyGate4, `{"concat": ["tcp", {"range": [8000, 8010]}]}`, "tcp . 8000-8010"},
-		{setAnyGate4, `{"concat": ["tcp", "80"]}`, "tcp . 80"},
-		{setPubFrom6, `{"elem": {"val": {"concat": ["2001:db8::1", 17, {"range": ["1", 65535]}, {"prefix": {"addr": "::", "len": 0}}]}, "comment": "local"}}`, "2001:db8::1/128 . udp . 1-65535 . ::/0"},
-		{mapAny4Range, `[{"elem": {"val": {"concat": ["tcp", {"range": [8000, 8010]}]}, "comment": "local"}}, "10.0.0.1"]`, "tcp . 8000-8010"},
+		{"tgt4", `{"concat": ["10.0.0.1", 6, 80]}`, "10.0.0.1 . tcp . 80"},
+		{"snet4", `"10.0.0.1"`, "10.0.0.1/32"},
+		{"any4slots", `[{"elem": {"val": {"concat": ["tcp", 80, 60]}, "comment": "local"}}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
+		{"any4slots", `[{"concat": [6, 80, "0x3c"]}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
+		{"anygate4", `{"concat": ["tcp", {"range": [8000, 8010]}]}`, "tcp . 8000-8010"},
+		{"anygate4", `{"concat": ["tcp", "80"]}`, "tcp . 80"},
+		{"pubfrom6", `{"elem": {"val": {"concat": ["2001:db8::1", 17, {"range": ["1", 65535]}, {"prefix": {"addr": "::", "len": 0}}]}, "comment": "local"}}`, "2001:db8::1/128 . udp . 1-65535 . ::/0"},
+		{"any4r", `[{"elem": {"val": {"concat": ["tcp", {"range": [8000, 8010]}]}, "comment": "local"}}, "10.0.0.1"]`, "tcp . 8000-8010"},
 		{setNoForward, `{"elem": {"val": "ipv6", "comment": "local"}}`, "ipv6"},
 	} {
 		i, _, err := parseElement(setByName[c.set], json.RawMessage(c.raw))

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
@@ -33,7 +34,8 @@ const (
 	chainIPv6    = "v6"
 )
 
-// chainDef is a chain with its rules; base is nil for one that is jumped to.
+// chainDef is a chain with its rules; base is nil for one that is jumped to. A rule that
+// names IP, and sets with #, stands for one of each family.
 type chainDef struct {
 	name  string
 	base  *baseChain
@@ -59,29 +61,19 @@ var inetChains = []chainDef{
 	{name: chainPublish, rules: []string{
 		// Who may not use a port of an address never falls into what is for every
 		// address.
-		ports + "ip daddr . meta l4proto . th dport @" + setPubGate4 + " ip daddr . meta l4proto . th dport . ip saddr != @" + setPubFrom4 + " return",
-		ports + "ip6 daddr . meta l4proto . th dport @" + setPubGate6 + " ip6 daddr . meta l4proto . th dport . ip6 saddr != @" + setPubFrom6 + " return",
-		ports + "dnat ip to ip daddr . meta l4proto . th dport map @" + mapPub4,
-		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport map @" + mapPub6,
-		ports + "dnat ip to ip daddr . meta l4proto . th dport map @" + mapPub4Range,
-		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport map @" + mapPub6Range,
-		ports + "dnat ip to ip daddr . meta l4proto . th dport . " + draw + " map @" + mapPub4Slots,
-		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport . " + draw + " map @" + mapPub6Slots,
-		ports + "dnat ip to ip daddr . meta l4proto . th dport . " + draw + " map @" + mapPub4RangeSlots,
-		ports + "dnat ip6 to ip6 daddr . meta l4proto . th dport . " + draw + " map @" + mapPub6RangeSlots,
+		ports + "IP daddr . meta l4proto . th dport @" + setPubGate + " IP daddr . meta l4proto . th dport . IP saddr != @" + setPubFrom + " return",
+		ports + "dnat IP to IP daddr . meta l4proto . th dport map @" + mapPub,
+		ports + "dnat IP to IP daddr . meta l4proto . th dport map @" + mapPubRange,
+		ports + "dnat IP to IP daddr . meta l4proto . th dport . " + draw + " map @" + mapPubSlots,
+		ports + "dnat IP to IP daddr . meta l4proto . th dport . " + draw + " map @" + mapPubRangeSlots,
 		// What is for every address is not for these.
 		"ip daddr { 127.0.0.0/8, 169.254.0.0/16 } return",
 		"ip6 daddr { ::1, fe80::/10 } return",
-		ports + "meta l4proto . th dport @" + setAnyGate4 + " meta l4proto . th dport . ip saddr != @" + setAnyFrom4 + " return",
-		ports + "meta l4proto . th dport @" + setAnyGate6 + " meta l4proto . th dport . ip6 saddr != @" + setAnyFrom6 + " return",
-		ports + "dnat ip to meta l4proto . th dport map @" + mapAny4,
-		ports + "dnat ip6 to meta l4proto . th dport map @" + mapAny6,
-		ports + "dnat ip to meta l4proto . th dport map @" + mapAny4Range,
-		ports + "dnat ip6 to meta l4proto . th dport map @" + mapAny6Range,
-		ports + "dnat ip to meta l4proto . th dport . " + draw + " map @" + mapAny4Slots,
-		ports + "dnat ip6 to meta l4proto . th dport . " + draw + " map @" + mapAny6Slots,
-		ports + "dnat ip to meta l4proto . th dport . " + draw + " map @" + mapAny4RangeSlots,
-		ports + "dnat ip6 to meta l4proto . th dport . " + draw + " map @" + mapAny6RangeSlots,
+		ports + "meta l4proto . th dport @" + setAnyGate + " meta l4proto . th dport . IP saddr != @" + setAnyFrom + " return",
+		ports + "dnat IP to meta l4proto . th dport map @" + mapAny,
+		ports + "dnat IP to meta l4proto . th dport map @" + mapAnyRange,
+		ports + "dnat IP to meta l4proto . th dport . " + draw + " map @" + mapAnySlots,
+		ports + "dnat IP to meta l4proto . th dport . " + draw + " map @" + mapAnyRangeSlots,
 	}},
 	// Before conntrack sees it. A bridge gives what it takes to the node as its own
 	// (also what br_netfilter shows of it), but for frames to link-local groups, which
@@ -104,12 +96,9 @@ var inetChains = []chainDef{
 	}},
 	// `ct status dnat` alone would let somebody else's DNAT pass.
 	{name: chainPublished, rules: []string{
-		"ct status dnat ip daddr . meta l4proto . th dport @" + setTarget4 + " accept",
-		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setTarget6 + " accept",
-		"ct status dnat ip daddr . meta l4proto . th dport @" + setTarget4Range + " accept",
-		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setTarget6Range + " accept",
-		"ct status dnat ip daddr . meta l4proto . th dport . ct original ip daddr @" + setTarget4Host + " accept",
-		"ct status dnat ip6 daddr . meta l4proto . th dport . ct original ip6 daddr @" + setTarget6Host + " accept",
+		"ct status dnat IP daddr . meta l4proto . th dport @" + setTarget + " accept",
+		"ct status dnat IP daddr . meta l4proto . th dport @" + setTargetRange + " accept",
+		"ct status dnat IP daddr . meta l4proto . th dport . ct original IP daddr @" + setTargetHost + " accept",
 		"counter drop",
 	}},
 	{name: chainBetween, rules: []string{
@@ -143,22 +132,15 @@ var inetChains = []chainDef{
 	}},
 	{name: chainPostrouting, base: &baseChain{knftables.NATType, knftables.PostroutingHook, 100}, rules: []string{
 		// Hairpin, not by iifname: there is none where br_netfilter bridges it.
-		"ct status dnat ip saddr . oifname @" + setHairpin4 + " masquerade",
-		"ct status dnat ip6 saddr . oifname @" + setHairpin6 + " masquerade",
-		"ct status dnat ip daddr . meta l4proto . th dport @" + setBack4 + " masquerade",
-		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setBack6 + " masquerade",
-		"ct status dnat ip daddr . meta l4proto . th dport @" + setBack4Range + " masquerade",
-		"ct status dnat ip6 daddr . meta l4proto . th dport @" + setBack6Range + " masquerade",
-		"ct status dnat ip daddr . meta l4proto . th dport . ct original ip daddr @" + setBack4Host + " masquerade",
-		"ct status dnat ip6 daddr . meta l4proto . th dport . ct original ip6 daddr @" + setBack6Host + " masquerade",
+		"ct status dnat IP saddr . oifname @" + setHairpin + " masquerade",
+		"ct status dnat IP daddr . meta l4proto . th dport @" + setBack + " masquerade",
+		"ct status dnat IP daddr . meta l4proto . th dport @" + setBackRange + " masquerade",
+		"ct status dnat IP daddr . meta l4proto . th dport . ct original IP daddr @" + setBackHost + " masquerade",
 		"ct status dnat oifname @" + setLoopback + " ip saddr 127.0.0.0/8 masquerade",
 		"oifname @" + setOurs + " return",
-		"ip saddr . ip daddr @" + setNoMasq4 + " return",
-		"ip6 saddr . ip6 daddr @" + setNoMasq6 + " return",
-		"snat ip to ip saddr map @" + mapSource4,
-		"snat ip6 to ip6 saddr map @" + mapSource6,
-		"ip saddr @" + setMasq4 + " masquerade",
-		"ip6 saddr @" + setMasq6 + " masquerade",
+		"IP saddr . IP daddr @" + setNoMasq + " return",
+		"snat IP to IP saddr map @" + mapSource,
+		"IP saddr @" + setMasq + " masquerade",
 	}},
 }
 
@@ -175,25 +157,32 @@ func wayRules(rule string) []string {
 
 func hexMark(m uint32) string { return fmt.Sprintf("%#010x", m) }
 
+// Sets of one family, where the rules differ between families.
+var (
+	ipv4, ipv6                     = netip.IPv4Unspecified(), netip.IPv6Unspecified()
+	setIPv4, setIPv6               = of(setIP, ipv4), of(setIP, ipv6)
+	setAllowedIPv4, setAllowedIPv6 = of(setAllowed, ipv4), of(setAllowed, ipv6)
+)
+
 var bridgeChains = []chainDef{
 	{name: chainIPv4, rules: []string{
-		"iifname . ether saddr . ip saddr @" + setIP4 + " accept",
-		"iifname . ip saddr @" + setAllowed4 + " accept",
+		"iifname . ether saddr . ip saddr @" + setIPv4 + " accept",
+		"iifname . ip saddr @" + setAllowedIPv4 + " accept",
 		"ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 iifname @" + setDHCP + " accept",
 		"drop",
 	}},
 	{name: chainARP, rules: []string{
-		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ether . arp saddr ip @" + setIP4 + " accept",
+		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ether . arp saddr ip @" + setIPv4 + " accept",
 		"iifname . arp saddr ether != @" + setMAC + " iifname . arp saddr ether != @" + setAllowedMAC + " drop",
 		"arp operation request arp saddr ip 0.0.0.0 accept",
-		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ip @" + setAllowed4 + " accept",
+		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ip @" + setAllowedIPv4 + " accept",
 		"drop",
 	}},
 	{name: chainIPv6, rules: []string{
 		"icmpv6 type { nd-router-advert, nd-redirect } drop",
 		"icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @" + setND6 + " iifname . @th,64,128 != @" + setAllowedND6 + " drop",
-		"iifname . ether saddr . ip6 saddr @" + setIP6 + " accept",
-		"iifname . ip6 saddr @" + setAllowed6 + " accept",
+		"iifname . ether saddr . ip6 saddr @" + setIPv6 + " accept",
+		"iifname . ip6 saddr @" + setAllowedIPv6 + " accept",
 		"ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @" + setND6 + " accept",
 		"ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . @th,64,128 @" + setAllowedND6 + " accept",
 		"ip6 saddr :: icmpv6 type mld2-listener-report accept",
@@ -233,8 +222,15 @@ func (c *chainDef) object(f knftables.Family) *knftables.Chain {
 
 // ruleObjects are the chain's rules in knftables' words.
 func (c *chainDef) ruleObjects(f knftables.Family) []*knftables.Rule {
-	rules := make([]*knftables.Rule, len(c.rules))
-	for i, text := range c.rules {
+	var texts []string
+	for _, text := range c.rules {
+		texts = append(texts, of(ipWords(text, ipv4), ipv4))
+		if strings.Contains(text, "IP") {
+			texts = append(texts, of(ipWords(text, ipv6), ipv6))
+		}
+	}
+	rules := make([]*knftables.Rule, len(texts))
+	for i, text := range texts {
 		mark := ruleMark(f, c.name, i, text)
 		rules[i] = &knftables.Rule{Family: f, Table: nfnl.OwnTable, Chain: c.name, Rule: text, Comment: &mark}
 	}

@@ -130,10 +130,11 @@ func units(changes []change) []unit {
 	var apart, out, last []unit
 	closed, open, opened := portUnits(changes)
 	for _, c := range changes {
+		d := setByName[c.ID.set]
 		_, isPort := portOf(c.ID)
-		switch gone := c.Now == nil && stays[c.ID.set]; {
+		switch gone := c.Now == nil && (d.part == targeting || d.part == gating); {
 		case isPort:
-		case gone && setByName[c.ID.set].interval && !(publishParts[c.ID.set] == gating && opened[publishOf(c.ID, book.Held{}).Key()]):
+		case gone && d.interval && !(d.part == gating && opened[publishOf(c.ID, book.Held{}).Key()]):
 			apart = append(apart, unitOf(c))
 		case gone:
 			last = append(last, unitOf(c))
@@ -173,7 +174,7 @@ func portUnits(changes []change) (closed, open []unit, opened map[netstate.Key]b
 
 // portOf is the key of the port that the element leads on.
 func portOf(i id) (netstate.Key, bool) {
-	if publishParts[i.set] != leading {
+	if setByName[i.set].part != leading {
 		return netstate.Key{}, false
 	}
 	return publishOf(i, book.Held{}).Key(), true
