@@ -25,6 +25,7 @@ func TestCoveringRoutes(t *testing.T) {
 		refused, noted string
 	}{
 		{"def1 by a gateway", netstate.ForeignRoute{Dst: netip.MustParsePrefix("0.0.0.0/1"), Link: "tun0", Via: via}, "", "0.0.0.0/1 via 192.0.2.1 dev tun0"},
+		{"wide by several gateways", netstate.ForeignRoute{Dst: netip.MustParsePrefix("10.0.0.0/8"), Link: "eth1", Gated: true}, "", "10.0.0.0/8 dev eth1"},
 		{"wide into a tunnel", netstate.ForeignRoute{Dst: netip.MustParsePrefix("10.0.0.0/8"), Link: "wg0", Tunnel: true}, "", "10.0.0.0/8 dev wg0"},
 		{"the tunnel's own range", netstate.ForeignRoute{Dst: netip.MustParsePrefix("10.0.0.0/8"), Link: "wg0", Tunnel: true, Own: true}, "10.0.0.0/8 on wg0", ""},
 		{"the node's own range", netstate.ForeignRoute{Dst: netip.MustParsePrefix("10.0.0.0/8"), Link: "eth0", Own: true}, "10.0.0.0/8 on eth0", ""},

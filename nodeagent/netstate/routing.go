@@ -76,6 +76,9 @@ type ForeignRoute struct {
 	// Link is the interface of the first next hop; empty for a route that drops.
 	Link string
 	Via  netip.Addr
+	// Gated routes have a gateway among several next hops, or one of the other family;
+	// Via is empty then.
+	Gated bool
 	// Drops is how the route drops its packets, such as blackhole; empty for a route that
 	// leads somewhere.
 	Drops string
@@ -89,7 +92,7 @@ type ForeignRoute struct {
 // OnLink reports whether the destinations are the node's neighbours, and not
 // behind a gateway or a tunnel.
 func (r ForeignRoute) OnLink() bool {
-	return r.Drops == "" && !r.Via.IsValid() && (r.Own || !r.Tunnel)
+	return r.Drops == "" && !r.Via.IsValid() && !r.Gated && (r.Own || !r.Tunnel)
 }
 
 // String is the route as ip prints it.

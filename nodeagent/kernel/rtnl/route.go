@@ -156,7 +156,7 @@ func KernelRoute(l *Link, dst netip.Prefix, src netip.Addr) RouteRequest {
 
 // Foreign is the route unless it is ours, or leads through none of the links.
 func (r Route) Foreign(links map[int32]*Link) (netstate.ForeignRoute, bool) {
-	o := netstate.ForeignRoute{Table: r.Table, Dst: r.Dst, Via: r.Via, Drops: routeDrops[r.Kind], Own: r.Protocol == unix.RTPROT_KERNEL}
+	o := netstate.ForeignRoute{Table: r.Table, Dst: r.Dst, Via: r.Via, Gated: r.gated && !r.Via.IsValid(), Drops: routeDrops[r.Kind], Own: r.Protocol == unix.RTPROT_KERNEL}
 	if o.Drops != "" {
 		return o, !r.Ours()
 	}
