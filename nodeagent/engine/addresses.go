@@ -1,49 +1,15 @@
 package engine
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
-	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
-	"github.com/patchbay-dev/patchbay/nodeagent/engine/claims"
-	"github.com/patchbay-dev/patchbay/nodeagent/ipam"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
 // Who has an address is a claim like any other. What an attachment has, or had
 // last, is unit.given: without a claim no more than a wish to have it again.
-
-// pools are the subnets of each network, to choose addresses from.
-type pools map[string][]*pool
-
-type pool struct {
-	*ipam.Pool
-	of claims.Pool
-	// full says that the pool had no address when it was asked last.
-	full *compile.Problem
-}
-
-// sync makes a network's pools those of its view. The gateways' and the node's
-// own addresses are never given.
-func (p pools) sync(v compile.NetworkView, node netstate.Node) {
-	taken := slices.Clone(v.Gateways)
-	for _, a := range node.Addresses {
-		taken = append(taken, a.Prefix.Addr())
-	}
-	var next []*pool
-	for _, s := range v.Subnets {
-		n := &pool{Pool: ipam.NewPool(s, v.Exclude, taken...)}
-		n.of = claims.Pool{Network: v.Name, Subnet: n.Subnet()}
-		for _, old := range p[v.Name] {
-			n.Continue(old.Pool)
-		}
-		next = append(next, n)
-	}
-	p[v.Name] = next
-}
 
 // static sets the addresses aside that an attachment names, before any is
 // chosen for others; who gets them is decided with its other claims.
@@ -69,7 +35,7 @@ func (e *Engine) setAside(units []*unit) {
 	e.grantNamed(attached, func(u *unit) []netip.Prefix { return compile.Prefixes(u.in.Attachment.Status.Addresses) })
 	for _, u := range attached {
 		if !u.static() {
-			e.keep(u, u.in.Attachment.Spec.Network)
+			e.claims.Keep(u.owner, u.in.Attachment.Spec.Network, u.had())
 		}
 	}
 	for _, u := range attached {
@@ -95,79 +61,9 @@ func (e *Engine) grantNamed(units []*unit, had func(*unit) []netip.Prefix) {
 	}
 }
 
-// keep sets aside, of what an attachment has or had, one address of each subnet
-// that can still be had, with the subnet's length: that may have changed.
-func (e *Engine) keep(u *unit, network string) []netip.Prefix {
-	had := u.had()
-	var kept []netip.Prefix
-	for _, pool := range e.pools[network] {
-		i := slices.IndexFunc(had, func(p netip.Prefix) bool {
-			return pool.Usable(p.Addr()) && e.claims.Reserve(u.owner, compile.AddressClaim(network, p.Addr()))
-		})
-		if i >= 0 {
-			kept = append(kept, netip.PrefixFrom(had[i].Addr(), pool.Subnet().Bits()))
-		}
-	}
-	return kept
-}
-
 // had are the addresses that an attachment has or had, the surest first.
 func (u *unit) had() []netip.Prefix {
 	return slices.Concat(u.given, compile.Prefixes(u.in.Attachment.Status.Addresses), u.marked())
-}
-
-// allocate adds an address of each subnet of which there is none yet. With a problem the
-// attachment waits for an address of the pool that has none.
-func (e *Engine) allocate(u *unit, network string, kept []netip.Prefix) ([]netip.Prefix, *compile.Problem) {
-	for _, p := range e.pools[network] {
-		if slices.ContainsFunc(kept, func(have netip.Prefix) bool { return p.Subnet().Contains(have.Addr()) }) {
-			continue
-		}
-		if p.full == nil || !e.claims.Exhausted(p.of) {
-			addr, err := e.next(u, p)
-			if err == nil {
-				kept = append(kept, netip.PrefixFrom(addr, p.Subnet().Bits()))
-				continue
-			}
-			p.full = &compile.Problem{Reason: v1alpha1.ReasonAddressPoolExhausted, Message: fmt.Sprintf("network %s: %v: %s: delete some, exclude less, or use a larger subnet", network, err, e.usersOf(p))}
-		}
-		e.claims.AwaitPool(u.owner, p.of)
-		return nil, p.full
-	}
-	return kept, nil
-}
-
-// next reserves the next address of a pool. A process that does not know which address
-// was given last goes on after the highest that an attachment has.
-func (e *Engine) next(u *unit, p *pool) (netip.Addr, error) {
-	if !p.Started() {
-		highest := p.Subnet().Addr()
-		for a := range e.claims.Addresses(p.of) {
-			if highest.Less(a) {
-				highest = a
-			}
-		}
-		p.StartAfter(highest)
-	}
-	return p.Next(func(a netip.Addr) bool { return !e.claims.Reserve(u.owner, compile.AddressClaim(p.of.Network, a)) })
-}
-
-// usersOf says how many addresses of a pool are in use, and by whom.
-func (e *Engine) usersOf(p *pool) string {
-	var names []string
-	for _, o := range e.claims.Addresses(p.of) {
-		names = append(names, o.Namespace+"/"+o.Name)
-	}
-	if len(names) == 0 {
-		return "it has none to give"
-	}
-	slices.Sort(names)
-	count, who := len(names), slices.Compact(names)
-	const shown = 5
-	if n := len(who) - shown; n > 1 {
-		who = append(who[:shown], fmt.Sprintf("%d more", n))
-	}
-	return fmt.Sprintf("%d in use, by %s", count, strings.Join(who, ", "))
 }
 
 // lease has an attachment that is not to be built keep the addresses that the kernel

@@ -107,7 +107,7 @@ func (e *Engine) release(u *unit) {
 	u.joined = nil
 	e.keeper.Forget(u.owner)
 	if u.owner.Kind == netstate.OwnerNetwork {
-		delete(e.pools, u.owner.Name)
+		e.claims.DropPools(u.owner.Name)
 		e.claims.Unlimit(compile.PortOf(u.network.Bridge), u.owner)
 	}
 	e.lease(u)
@@ -128,7 +128,7 @@ func (e *Engine) compile(u *unit) (r compile.Result) {
 		c.Attached = e.attached(u)
 		r, u.problem = compile.Network(u.in.Network, c)
 		u.network = compile.View(u.in.Network, e.node)
-		e.pools.sync(u.network, e.node)
+		e.claims.SetPools(u.network, e.node)
 	case netstate.OwnerAttachment:
 		r = e.compileAttachment(u)
 	case netstate.OwnerPublish:

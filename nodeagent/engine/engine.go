@@ -122,7 +122,6 @@ type news struct {
 type books struct {
 	ledger *ledger.Ledger
 	claims *claims.Book
-	pools  pools
 	keeper *hostport.Keeper
 	facts  *factBook
 	// again are owners to look at in the next turn.
@@ -188,7 +187,7 @@ func New(o Options) *Engine {
 		Options: o,
 		news:    news{inputs: map[netstate.Owner]*Input{}, events: map[netstate.Key]kernel.Event{}, wake: make(chan struct{}, 1)},
 		units:   map[netstate.Owner]*unit{},
-		books: books{ledger: ledger.New(), claims: claims.New(), pools: pools{}, facts: facts.New[netstate.Owner, fact](),
+		books: books{ledger: ledger.New(), claims: claims.New(), facts: facts.New[netstate.Owner, fact](),
 			stuck: map[netstate.Owner]bool{}},
 		seen: seen{astray: map[string]bool{}, early: map[netstate.Key]bool{}, silent: silent{}},
 	}

@@ -31,10 +31,10 @@ func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView,
 	case p != nil && ephemeral(a) && a.Status.PodUID == "":
 		u.given = nil
 	default:
-		u.given = e.keep(u, network.Name)
+		u.given = e.claims.Keep(u.owner, network.Name, u.had())
 		at.Addresses = u.given
 		if p == nil {
-			at.Addresses, p = e.allocate(u, network.Name, u.given)
+			at.Addresses, p = e.claims.Allocate(u.owner, network.Name, u.given)
 		}
 		if p != nil && at.Target.Netns != "" && len(u.given) > 0 {
 			// What has some stays up with those when a subnet that came later is

@@ -27,8 +27,10 @@ type Book struct {
 	// which a claim came or went since Woken.
 	waiting map[compile.Thing]map[netstate.Owner]bool
 	touched map[compile.Thing]bool
-	pools   map[Pool]*queue
-	rooms   map[compile.Thing]*room
+	// networks are the pools of each network, pools the owners that wait for one.
+	networks map[string][]*pool
+	pools    map[Pool]*queue
+	rooms    map[compile.Thing]*room
 }
 
 // account is what one owner has and lacks.
@@ -45,19 +47,6 @@ type account struct {
 type Loss struct {
 	Claim  compile.Claim
 	Holder netstate.Owner
-}
-
-// Pool is the addresses of one subnet of a network.
-type Pool struct {
-	Network string
-	Subnet  netip.Prefix
-}
-
-// queue is the owners that wait for an address of a pool, and how many addresses came
-// free since it was found to have none.
-type queue struct {
-	owners map[netstate.Owner]bool
-	freed  int
 }
 
 // room is how many owners may have a thing. Which network it is about, and whether owners
@@ -78,6 +67,7 @@ func New() *Book {
 		accounts:  map[netstate.Owner]*account{},
 		waiting:   map[compile.Thing]map[netstate.Owner]bool{},
 		touched:   map[compile.Thing]bool{},
+		networks:  map[string][]*pool{},
 		pools:     map[Pool]*queue{},
 		rooms:     map[compile.Thing]*room{},
 	}
@@ -311,18 +301,6 @@ func (b *Book) touch(t compile.Thing) {
 	}
 }
 
-// AwaitPool has an owner wait for an address of a pool that has none.
-func (b *Book) AwaitPool(o netstate.Owner, p Pool) {
-	if b.pools[p] == nil {
-		b.pools[p] = &queue{owners: map[netstate.Owner]bool{}}
-	}
-	b.pools[p].owners[o], b.pools[p].freed = true, 0
-	b.account(o).pool = p
-}
-
-// Exhausted reports whether owners wait for an address of a pool, and none came free since.
-func (b *Book) Exhausted(p Pool) bool { return b.pools[p] != nil && b.pools[p].freed == 0 }
-
 // Begin ends all waiting of an owner, which asks anew.
 func (b *Book) Begin(o netstate.Owner) {
 	a := b.accounts[o]
@@ -359,15 +337,7 @@ func (b *Book) Woken(order func(a, b netstate.Owner) int) (owners []netstate.Own
 	}
 	clear(b.touched)
 	for _, q := range b.pools {
-		if q.freed == 0 {
-			continue
-		}
-		var list []netstate.Owner
-		for o := range q.owners {
-			list = append(list, o)
-		}
-		slices.SortFunc(list, order)
-		owners = append(owners, list[:min(q.freed, len(list))]...)
+		owners = append(owners, q.first(order)...)
 	}
 	return owners
 }

@@ -166,9 +166,9 @@ func TestPoolWakesAsManyAsCameFree(t *testing.T) {
 	first := compile.AddressClaim("red", netip.MustParseAddr("10.0.0.2"))
 	b.Settle(owner(0), []compile.Claim{first}, false)
 	for i := 1; i < 100; i++ {
-		b.AwaitPool(owner(i), pool)
+		b.awaitPool(owner(i), pool)
 	}
-	if !b.Exhausted(pool) || len(b.Woken(netstate.Owner.Compare)) > 0 {
+	if !b.exhausted(pool) || len(b.Woken(netstate.Owner.Compare)) > 0 {
 		t.Fatal("woken although nothing came free")
 	}
 	b.Settle(owner(0), nil, false)
@@ -184,6 +184,6 @@ func TestPoolWakesAsManyAsCameFree(t *testing.T) {
 	b.Begin(owner(2))
 	b.Settle(owner(2), []compile.Claim{first}, false)
 	expect("the second has it, but there may be more", owner(3))
-	b.AwaitPool(owner(3), pool)
+	b.awaitPool(owner(3), pool)
 	expect("there are not")
 }
