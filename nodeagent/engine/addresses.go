@@ -43,6 +43,9 @@ func (e *Engine) setAside(units []*unit) {
 			e.claims.Reserve(u.owner, c)
 		}
 	}
+	for _, u := range units {
+		e.enterSiblings(u)
+	}
 }
 
 // grantNamed gives attachments those of the addresses they name that they have

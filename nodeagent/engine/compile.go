@@ -11,49 +11,6 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// compileAll compiles the batch, networks first, and adds to it what depends
-// on something that changed.
-func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
-	e.recall(batch)
-	for o := range batch {
-		if u := e.unit(o); !u.accepted() {
-			e.release(u)
-		}
-	}
-	e.compileKinds(batch)
-	for o := range batch {
-		u := e.unit(o)
-		for _, k := range u.recalled {
-			u.Hold(k)
-		}
-		u.recalled = nil
-	}
-}
-
-func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
-	for _, kind := range ownerKinds {
-		e.progressed()
-		e.addDirty(batch, kind)
-		units := e.ofKind(batch, kind)
-		e.setAside(units)
-		for _, u := range units {
-			e.enterSiblings(u)
-		}
-		results := make([]compile.Result, len(units))
-		// All let go of what they no longer claim before any claims anew, so
-		// that two may swap.
-		for i, u := range units {
-			results[i] = e.compile(u)
-			e.claims.Replace(u.owner, results[i].Claims)
-		}
-		e.grantHeld(units, results)
-		e.lookForListeners(results)
-		for i, u := range units {
-			e.adopt(u, results[i])
-		}
-	}
-}
-
 // addDirty adds to a batch the owners of a kind that have read what changed in this
 // pass: the ports that lead to an attachment turn elsewhere before it goes.
 func (e *Engine) addDirty(batch map[netstate.Owner]bool, kind string) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/claims"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/facts"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/fights"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
@@ -104,8 +105,12 @@ type Engine struct {
 
 // news is what came in since the last turn, from any goroutine.
 type news struct {
-	mu     sync.Mutex
-	wake   chan struct{}
+	mu   sync.Mutex
+	wake chan struct{}
+	came
+}
+
+type came struct {
 	inputs map[netstate.Owner]*Input
 	events map[netstate.Key]kernel.Event
 	// lost says that events were, natLost that the firewall changed.
@@ -127,6 +132,7 @@ type books struct {
 	// again are owners to look at in the next turn.
 	again  []netstate.Owner
 	alarms schedule.Schedule[alarm]
+	fights *fights.Book
 	// stuck are owners whose failures end by what the kernel tells; see stuck.go.
 	stuck map[netstate.Owner]bool
 }
@@ -185,12 +191,13 @@ func New(o Options) *Engine {
 	}
 	e := &Engine{
 		Options: o,
-		news:    news{inputs: map[netstate.Owner]*Input{}, events: map[netstate.Key]kernel.Event{}, wake: make(chan struct{}, 1)},
+		news:    news{wake: make(chan struct{}, 1)},
 		units:   map[netstate.Owner]*unit{},
-		books: books{ledger: ledger.New(), claims: claims.New(), facts: facts.New[netstate.Owner, fact](),
+		books: books{ledger: ledger.New(), claims: claims.New(), facts: facts.New[netstate.Owner, fact](), fights: fights.New(),
 			stuck: map[netstate.Owner]bool{}},
 		seen: seen{astray: map[string]bool{}, early: map[netstate.Key]bool{}, silent: silent{}},
 	}
+	_ = e.news.take()
 	e.keeper = hostport.NewKeeper(o.HostPorts, func(err error) { e.Log.Warn("ports of the node's processes", "err", err) })
 	e.firewall = &patientFirewall{Backend: o.NAT, ended: e.firewallChanged}
 	e.NAT = e.firewall
@@ -366,20 +373,4 @@ func (e *Engine) everything() {
 	e.mu.Lock()
 	e.lost = true
 	e.mu.Unlock()
-}
-
-// turn takes what came in and brings it about. It returns when to look again
-// at the latest.
-func (e *Engine) turn(ctx context.Context) (time.Duration, error) {
-	e.progressed()
-	defer e.progress.Store(0)
-	if err := e.start(ctx); err != nil {
-		return 0, err
-	}
-	batch := e.take(ctx)
-	if len(batch) > 0 {
-		e.pass(ctx, batch)
-	}
-	e.retire(ctx)
-	return e.untilNext(), nil
 }

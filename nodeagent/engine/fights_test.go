@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/fights"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -52,7 +53,7 @@ func (r *ring) later(d time.Duration) {
 // fight undoes the repair of an object until it is contested.
 func (r *ring) fight(k netstate.Key) {
 	r.t.Helper()
-	for i := range fewRepairs + 1 {
+	for i := range fights.FewRepairs + 1 {
 		if !r.undo(k) {
 			r.t.Fatalf("repair %d waits", i+1)
 		}
@@ -68,7 +69,7 @@ func (r *ring) fight(k netstate.Key) {
 func TestFightIsRepairedWithPauses(t *testing.T) {
 	r := newRing(t)
 	r.fight(r.address)
-	for pause := firstFightPause; pause < 70*time.Second; pause *= 2 {
+	for pause := time.Second; pause < 70*time.Second; pause *= 2 {
 		pause = min(pause, lastRetry)
 		if r.undo(r.address) {
 			t.Fatal("it is put back without a pause")
@@ -90,8 +91,8 @@ func TestFightIsRepairedWithPauses(t *testing.T) {
 			t.Errorf("%d lines for a pause of %s:\n%s", n, pause, r.log.String())
 		}
 	}
-	r.later(fightWindow)
-	if r.ready() != v1alpha1.ReasonProgrammed || len(r.e.units[own(r.a)].fights) > 0 {
+	r.later(fights.Window)
+	if r.ready() != v1alpha1.ReasonProgrammed || r.e.fights.Any(own(r.a)) {
 		t.Errorf("not calm: %s", r.ready())
 	}
 	if !r.undo(r.address) {
@@ -105,7 +106,7 @@ func TestFightOverLinkIsOne(t *testing.T) {
 	r := newRing(t)
 	link := netstate.Link{Netns: "net1", Name: "eth0"}.Key()
 	host := netstate.Link{Name: r.e.units[own(r.a)].view.Host.Name}.Key()
-	for i := range fewRepairs + 2 {
+	for i := range fights.FewRepairs + 2 {
 		if r.k.set[host] == nil {
 			t.Fatalf("repair %d waits", i)
 		}
@@ -121,7 +122,7 @@ func TestFightOverLinkIsOne(t *testing.T) {
 	if n := strings.Count(r.log.String(), "put back again and again"); n != 1 || r.k.set[host] != nil {
 		t.Errorf("%d lines, link %v", n, r.k.set[host])
 	}
-	r.later(firstFightPause)
+	r.later(time.Second)
 	if r.k.set[host] == nil || r.k.set[link] == nil || r.k.set[r.address] == nil {
 		t.Error("not all is back after the pause")
 	}
@@ -131,7 +132,7 @@ func TestFightOverLinkIsOne(t *testing.T) {
 // changed in another way each time, are put back at once.
 func TestDriftOfManyIsNoFight(t *testing.T) {
 	r := newRing(t)
-	for range fewRepairs {
+	for range fights.FewRepairs {
 		for k := range r.k.set {
 			if k.Kind == netstate.KindAddress || k.Kind == netstate.KindRoute {
 				r.k.remove(k)
@@ -141,7 +142,7 @@ func TestDriftOfManyIsNoFight(t *testing.T) {
 		r.turns(20)
 	}
 	link := netstate.Link{Netns: "net1", Name: "eth0"}.Key()
-	for i := range 3 * fewRepairs {
+	for i := range 3 * fights.FewRepairs {
 		l := r.k.set[link].(netstate.Link)
 		l.MTU = 1300 + i
 		r.k.set.Add(l)
@@ -165,7 +166,7 @@ func TestRestartsOfNamespaceAreNoFight(t *testing.T) {
 	r.turns(20)
 	ns := netstate.Netns{Name: "net1"}
 	host := netstate.Link{Name: r.e.units[own(r.a)].view.Host.Name}.Key()
-	for i := range 3 * fewRepairs {
+	for i := range 3 * fights.FewRepairs {
 		r.k.remove(ns.Key())
 		r.k.remove(host)
 		r.k.fn(kernel.Event{Key: ns.Key(), Gone: true})
@@ -212,9 +213,9 @@ func TestFightOverFilterNeverWaits(t *testing.T) {
 			t.Fatal("the filter is not put back at once")
 		}
 	}
-	for range fewBouts {
+	for range fights.FewBouts {
 		lose()
-		r.later(firewallBout)
+		r.later(fights.FirewallBout)
 	}
 	lose()
 	if c := r.r.status[own(r.a)].Ready; c.Status != "False" || c.Reason != v1alpha1.ReasonContested || !strings.Contains(c.Message, "nft monitor") {
@@ -227,7 +228,7 @@ func TestFightOverFilterNeverWaits(t *testing.T) {
 	if n := strings.Count(r.log.String(), "\n") - lines; n > 0 {
 		t.Errorf("%d lines within a pause", n)
 	}
-	r.later(fightWindow)
+	r.later(fights.Window)
 	if r.ready() != v1alpha1.ReasonProgrammed {
 		t.Errorf("not calm: %s", r.ready())
 	}
@@ -236,7 +237,7 @@ func TestFightOverFilterNeverWaits(t *testing.T) {
 // TestReloadOfFirewallIsNoFight shows that a burst of flushes is put back without a word.
 func TestReloadOfFirewallIsNoFight(t *testing.T) {
 	r := newRing(t)
-	for range 3 * fewRepairs {
+	for range 3 * fights.FewRepairs {
 		clear(r.n.set)
 		r.e.firewallChanged()
 		r.turns(20)
@@ -256,7 +257,7 @@ func TestFightOverIsolationNeverWaits(t *testing.T) {
 		r := newRing(t)
 		key := netstate.Link{Name: r.e.units[own(r.a)].view.Host.Name}.Key()
 		want := r.k.set[key]
-		for i := range 3 * fewRepairs {
+		for i := range 3 * fights.FewRepairs {
 			l := want.(netstate.Link)
 			open(&l)
 			r.k.set.Add(l)
@@ -275,14 +276,14 @@ func TestFightOverIsolationNeverWaits(t *testing.T) {
 // TestFightOverFirewallRulesNeverWaits shows the same for rules that are no objects.
 func TestFightOverFirewallRulesNeverWaits(t *testing.T) {
 	r := newRing(t)
-	for range fewBouts + 1 {
+	for range fights.FewBouts + 1 {
 		r.n.mangled = true
 		r.e.firewallChanged()
 		r.turns(20)
 		if r.n.mangled {
 			t.Fatal("the rules are not put back at once")
 		}
-		r.later(firewallBout)
+		r.later(fights.FirewallBout)
 	}
 	if c := r.r.status[own(r.a)].Ready; c.Reason != v1alpha1.ReasonContested || !strings.HasPrefix(c.Message, "rules of the firewall were changed 6 times in 5s") {
 		t.Errorf("Ready: %s %s", c.Reason, c.Message)

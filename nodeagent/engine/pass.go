@@ -13,24 +13,6 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// pass brings a batch of owners about: compile, observe, diff, apply, report.
-func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
-	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
-	_ = e.knowFirewall(ctx)
-	intact := e.NAT.Intact()
-	e.compileAll(batch)
-	applied := e.converge(ctx, batch)
-	if slices.ContainsFunc(applied, func(s plan.Step) bool { return losesRoutes(s) || e.joinsForeign(s) }) {
-		applied = append(applied, e.converge(ctx, batch)...)
-	}
-	e.Kernel.Announce(applied)
-	mended := !intact && e.NAT.Intact()
-	e.countRepairs(batch, applied, mended)
-	e.keepPorts(batch)
-	summed := e.noteFights(batch, applied, mended)
-	e.settle(batch, applied, summed)
-}
-
 // losesRoutes reports whether a step may have taken routes along: with an
 // address the kernel removes the IPv4 routes that used it, and tells nobody.
 func losesRoutes(s plan.Step) bool {

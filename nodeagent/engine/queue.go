@@ -13,55 +13,6 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// take merges what came in and returns the owners to look at.
-func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
-	e.mu.Lock()
-	inputs, events := e.inputs, e.events
-	lost, natLost, synced, remembered, running := e.lost, e.natLost, e.synced, e.remembered, e.running
-	e.inputs, e.events = map[netstate.Owner]*Input{}, map[netstate.Key]kernel.Event{}
-	e.lost, e.natLost, e.remembered, e.running = false, false, nil, nil
-	e.mu.Unlock()
-
-	e.facts.Mark(e.again...)
-	e.again = nil
-	if natLost {
-		e.soon(readFirewall)
-	}
-	if lost && synced {
-		e.readMarks()
-	}
-	for _, o := range remembered {
-		e.remember(InputOf(o))
-	}
-	e.followPods(running)
-	for o, in := range inputs {
-		e.receive(o, in)
-		e.facts.Mark(o)
-	}
-	for _, ev := range events {
-		e.consider(ev)
-	}
-	if lost {
-		e.addAll()
-	}
-	e.follow(ctx, e.due(), lost)
-	batch := map[netstate.Owner]bool{}
-	for _, o := range e.facts.Take(func(netstate.Owner) bool { return true }) {
-		batch[o] = true
-	}
-	// What the firewall holds of pods' attachments is nobody's until these are
-	// compiled, and without a sweep there is no brake.
-	sweepable := !e.awaitPods(batch) && synced
-	switch {
-	case sweepable:
-		e.sweep(batch)
-	case e.once:
-		e.addStrays(batch)
-	}
-	e.holdBack(batch, sweepable)
-	return batch
-}
-
 // receive stores what came in about an owner.
 func (e *Engine) receive(o netstate.Owner, in *Input) {
 	u := e.unit(o)
@@ -74,6 +25,7 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 	}
 	e.enter(u, next.in)
 	u.input = next
+	e.facts.Mark(o)
 	e.show(u)
 	if u.in != nil {
 		u.repairs = max(u.repairs, in.Repairs)
@@ -82,10 +34,20 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 	e.calm(u)
 }
 
-// holdBack leaves out what must not be removed now: owners that are gone while
-// nothing can be swept, and while the brake is on also those that are no longer
-// accepted, since what they refer to may be what is missing.
-func (e *Engine) holdBack(batch map[netstate.Owner]bool, sweepable bool) {
+// hold leaves out owners of which nothing is known yet, and owners that must not be removed
+// now: gone ones while nothing can be swept, and while the brake is on also owners that are
+// no longer accepted, since the resource that they refer to may be the missing one. It adds
+// swept owners.
+func (e *Engine) hold(batch map[netstate.Owner]bool, synced bool) {
+	// Objects that the firewall holds of pods' attachments have no owner until these are
+	// compiled, and without a sweep there is no brake.
+	sweepable := !e.awaitPods(batch) && synced
+	switch {
+	case sweepable:
+		e.sweep(batch)
+	case e.once:
+		e.addStrays(batch)
+	}
 	for o := range batch {
 		u := e.unit(o)
 		if u.in == nil && !u.byCommand && !sweepable || !e.brake.IsZero() && u.going() {
@@ -216,7 +178,7 @@ func (e *Engine) startKernel() error {
 	if err != nil {
 		return fmt.Errorf("read what bears our mark: %w", err)
 	}
-	e.hold(held)
+	e.holdMarked(held)
 	e.facts.Set(fact{kind: blockersFact}, e.NAT.Blockers())
 	if e.node, err = e.readNode(); err != nil {
 		return fmt.Errorf("read the node's own links and routes: %w", err)
@@ -231,7 +193,8 @@ func (e *Engine) startKernel() error {
 	return nil
 }
 
-func (e *Engine) hold(held []kernel.Held) {
+// holdMarked notes which objects bear the marks of which owners.
+func (e *Engine) holdMarked(held []kernel.Held) {
 	owners := map[netstate.Owner]bool{}
 	for _, h := range held {
 		e.unit(h.Owner).Hold(h.Object.Key())
@@ -251,7 +214,7 @@ func (e *Engine) readMarks() {
 		e.Log.Error("read what bears our mark", "err", err)
 		return
 	}
-	e.hold(held)
+	e.holdMarked(held)
 }
 
 // natFailed has the firewall read again, soon and then less and less so.

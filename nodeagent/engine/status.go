@@ -202,7 +202,7 @@ func (e *Engine) status(u *unit) Status {
 	if u.crowded = ports >= compile.ManyPorts; u.crowded {
 		notes = append(slices.Clone(notes), compile.PortsUsed(u.network.Bridge, ports))
 	}
-	s := Status{Owner: u.owner, Input: *u.in, Ready: u.readyCondition(notes), Done: u.done}
+	s := Status{Owner: u.owner, Input: *u.in, Ready: u.readyCondition(notes, e.fights.Contested(u.owner)), Done: u.done}
 	generation := u.in.Object().GetGeneration()
 	s.Ready.ObservedGeneration = generation
 	switch {
@@ -223,7 +223,7 @@ func (e *Engine) status(u *unit) Status {
 
 // readyCondition says why, in the order of what has to be mended first; where nothing
 // has to be, with notes.
-func (u *unit) readyCondition(notes []*compile.Problem) metav1.Condition {
+func (u *unit) readyCondition(notes []*compile.Problem, contested string) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	switch {
 	case !u.accepted():
@@ -233,8 +233,8 @@ func (u *unit) readyCondition(notes []*compile.Problem) metav1.Condition {
 	case len(u.partial) > 0:
 		all := compile.Joined(u.partial)
 		c.Reason, c.Message = all.Reason, all.Message
-	case len(u.errs) > 0 || u.contested() != "":
-		c.Reason, c.Message = u.explain()
+	case len(u.errs) > 0 || contested != "":
+		c.Reason, c.Message = u.explain(contested)
 	case len(notes) > 0:
 		all := compile.Joined(notes)
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, all.Reason, all.Message
@@ -246,11 +246,11 @@ func (u *unit) readyCondition(notes []*compile.Problem) metav1.Condition {
 }
 
 // explain names the errors that are not mere consequences of others.
-func (u *unit) explain() (reason, message string) {
+func (u *unit) explain(contested string) (reason, message string) {
 	var texts []string
 	reason = v1alpha1.ReasonPending
-	if text := u.contested(); text != "" {
-		reason, texts = v1alpha1.ReasonContested, []string{text}
+	if contested != "" {
+		reason, texts = v1alpha1.ReasonContested, []string{contested}
 	}
 	for _, k := range u.sortedErrs() {
 		err := explained(k, u.errs[k])

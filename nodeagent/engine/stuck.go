@@ -27,7 +27,7 @@ func isOneOf(err error, kinds []error) bool {
 // pause sets when an owner is looked at again after a pass.
 func (e *Engine) pause(u *unit) {
 	delete(e.stuck, u.owner)
-	next := u.endFights(e.Now())
+	next := e.endFights(u)
 	switch {
 	case u.done:
 		e.calm(u)

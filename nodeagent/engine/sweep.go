@@ -108,6 +108,17 @@ func (e *Engine) recall(batch map[netstate.Owner]bool) {
 	}
 }
 
+// holdRecalled has the owners of a batch hold the objects of their former versions.
+func (e *Engine) holdRecalled(batch map[netstate.Owner]bool) {
+	for o := range batch {
+		u := e.unit(o)
+		for _, k := range u.recalled {
+			u.Hold(k)
+		}
+		u.recalled = nil
+	}
+}
+
 // recallRound compiles one former version of each owner, and reports whether there
 // was any.
 func (e *Engine) recallRound(batch map[netstate.Owner]bool, round int) bool {

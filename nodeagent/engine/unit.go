@@ -87,8 +87,6 @@ type result struct {
 	attempts int
 	// repairs counts the passes that put something back.
 	repairs int64
-	// fights are the repairs of late, by what was found.
-	fights map[undoing]*fight
 	// ready is the Ready condition as last reported; crowded says that it told of nearly
 	// all ports being used.
 	ready   metav1.Condition
@@ -108,6 +106,7 @@ func (e *Engine) unit(o netstate.Owner) *unit {
 func (e *Engine) forget(u *unit) {
 	delete(e.units, u.owner)
 	delete(e.stuck, u.owner)
+	e.fights.Forget(u.owner)
 	e.facts.Begin(u.owner)
 	e.lease(u)
 	e.calm(u)

@@ -1,0 +1,122 @@
+package engine
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+)
+
+// The turn of the loop: news make owners dirty, the dirty owners are compiled kind by
+// kind, and the kernel is brought to what they want.
+
+// turn takes the news and brings them about. It returns when to look again at the latest.
+func (e *Engine) turn(ctx context.Context) (time.Duration, error) {
+	e.progressed()
+	defer e.progress.Store(0)
+	if err := e.start(ctx); err != nil {
+		return 0, err
+	}
+	if batch := e.take(ctx); len(batch) > 0 {
+		e.pass(ctx, batch)
+	}
+	e.retire(ctx)
+	return e.untilNext(), nil
+}
+
+// take has the news make owners dirty, looks again at what is due, and returns the owners
+// that may be looked at now.
+func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
+	in := e.news.take()
+	e.facts.Mark(e.again...)
+	e.again = nil
+	if in.natLost {
+		e.soon(readFirewall)
+	}
+	if in.lost && in.synced {
+		e.readMarks()
+	}
+	for _, o := range in.remembered {
+		e.remember(InputOf(o))
+	}
+	e.followPods(in.running)
+	for o, input := range in.inputs {
+		e.receive(o, input)
+	}
+	for _, ev := range in.events {
+		e.consider(ev)
+	}
+	if in.lost {
+		e.addAll()
+	}
+	e.follow(ctx, e.due(), in.lost)
+	batch := map[netstate.Owner]bool{}
+	for _, o := range e.facts.Take(func(netstate.Owner) bool { return true }) {
+		batch[o] = true
+	}
+	e.hold(batch, in.synced)
+	return batch
+}
+
+// pass brings a batch of owners about: compile, observe, diff, apply, report.
+func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
+	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
+	_ = e.knowFirewall(ctx)
+	intact := e.NAT.Intact()
+	e.compileAll(batch)
+	applied := e.converge(ctx, batch)
+	if slices.ContainsFunc(applied, func(s plan.Step) bool { return losesRoutes(s) || e.joinsForeign(s) }) {
+		applied = append(applied, e.converge(ctx, batch)...)
+	}
+	e.Kernel.Announce(applied)
+	mended := !intact && e.NAT.Intact()
+	e.countRepairs(batch, applied, mended)
+	e.keepPorts(batch)
+	e.settle(batch, applied, e.noteFights(batch, applied, mended))
+}
+
+// compileAll compiles a batch, networks first, and adds to it the owners that have read
+// what changed.
+func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
+	e.recall(batch)
+	for o := range batch {
+		if u := e.unit(o); !u.accepted() {
+			e.release(u)
+		}
+	}
+	e.compileKinds(batch)
+	e.holdRecalled(batch)
+}
+
+// compileKinds compiles kind by kind. All owners let go of what they no longer claim
+// before any claims anew, so that two may swap.
+func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
+	for _, kind := range ownerKinds {
+		e.progressed()
+		e.addDirty(batch, kind)
+		units := e.ofKind(batch, kind)
+		e.setAside(units)
+		results := make([]compile.Result, len(units))
+		for i, u := range units {
+			results[i] = e.compile(u)
+			e.claims.Replace(u.owner, results[i].Claims)
+		}
+		e.grantHeld(units, results)
+		e.lookForListeners(results)
+		for i, u := range units {
+			e.adopt(u, results[i])
+		}
+	}
+}
+
+// take empties the news and returns what there was.
+func (n *news) take() (in came) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	in, n.came = n.came, came{inputs: map[netstate.Owner]*Input{}, events: map[netstate.Key]kernel.Event{}, synced: n.synced}
+	return in
+}
