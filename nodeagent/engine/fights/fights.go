@@ -51,7 +51,7 @@ type fight struct {
 	// pause is zero until the repairs are too many; until then no repair waits.
 	pause time.Duration
 	until time.Time
-	// text says of the fight what was known when its last pause began.
+	// text describes the fight as of the beginning of its last pause.
 	text string
 	// owners is how many owners share the fight.
 	owners int
@@ -124,8 +124,8 @@ func (b *Book) Pauses(u Undoing, at time.Time) bool {
 	return f != nil && at.Before(f.until)
 }
 
-// End forgets what of an owner stayed whole for a while, and returns when to look at what
-// is contested still; zero for never. Waits says which objects wait for the end of a pause.
+// End forgets the objects of an owner that stayed whole for a while, and returns when to
+// look at contested ones; zero for never. Waits says which objects wait for the end of a pause.
 func (b *Book) End(o netstate.Owner, at time.Time, waits func(netstate.Key) bool) (next time.Time) {
 	for u := range b.of[o] {
 		f := b.fights[u]
