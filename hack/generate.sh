@@ -1,6 +1,6 @@
 #!/bin/sh
 # Generates deep copies, CRDs and docs/reasons.md from api/, and docs/rulesets.md
-# from test/scenarios and nodeagent/firewall, into the tree or into the folder given as
+# from nodeagent/firewall and test/scenarios, into the tree or into the folder given as
 # the argument.
 set -eu
 cd "$(dirname "$0")/.."

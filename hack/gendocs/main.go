@@ -1,6 +1,6 @@
 // Command gendocs prints a page of docs/: reasons.md, with a line for every reason
-// in the API, or rulesets.md, with what both firewall backends write for every
-// scenario that says which of its manifests are shown.
+// in the API, or rulesets.md, with the sets, chains and rules of both firewall backends
+// and examples from test/scenarios.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Package scenarios holds what Patchbay exists for as scripts that run on a
+// Package scenarios holds the purposes of Patchbay as scripts that run on a
 // real kernel: manifests, commands, real traffic and the expected state in one
 // file, each script in a user, network and mount namespace of its own, without
 // root. The namespace a script starts in is the node. No packet leaves it.
@@ -15,15 +15,14 @@
 // cannot be filtered; [legacy] where legacy iptables works. A backend in the
 // environment (PATCHBAY_NAT_BACKEND) is for the scripts that do not name one.
 //
-// A line "# rules: net.yaml web.yaml" names manifests of the script, or samples as
-// $SAMPLES/quickstart.yaml, whose firewall rules docs/rulesets.md shows, on a node with
-// the interfaces of the script's lan commands. Every script that builds something in
-// the firewall has one or more; forward=drop, bridge=NAME, address=INTERFACE,CIDR and
-// way=INTERFACE,ADDRESS (another way out for that sender) say more of
-// the node (see hack/gendocs). make generate brings the page up to date.
+// The last sections of a script are goldens of the firewall, for the command rules.
 //
-// Scripts in byhand do with ip and nft what the
-// scenarios do with manifests; they show that the commands below can fail.
+//	PATCHBAY_UPDATE=1 go test ./test/scenarios -run TestScenarios/13
+//
+// rewrites them. docs/rulesets.md explains sets and chains, and shows three scripts' goldens.
+//
+// Scripts in byhand do by ip and nft the work of the scenarios' manifests. They show
+// that the commands below can fail.
 //
 // Beside the commands of testscript (exec, stdout, stderr, grep, cmp, cp, env, ...)
 // and patchbay itself, scripts have these. NETNS is a name under /run/netns, or
@@ -81,8 +80,8 @@
 //	    routes over the node, and evil.yaml, a network with the attachment eve
 //	    (10.66.0.66, fd00:66::66), to be applied.
 //	* intrude NETNS ADDRESS:PORT
-//	    Of what mallory, and eve where she is, send to ADDRESS:PORT something
-//	    arrives in NETNS, on whatever interface, port and address: a SYN, a segment of
+//	    A packet that mallory, or eve if she is there, sends to ADDRESS:PORT arrives
+//	    in NETNS, on any interface, port and address: a SYN, a segment of
 //	    a connection that does not exist (established), a datagram (udp), an echo
 //	    request (icmp). What arrived is left in stdout, such as "mallory syn".
 //	    Negated: nothing does within 0.3 s.
@@ -93,9 +92,15 @@
 //	* unchanged [-rebuilt] NAME
 //	    All of that is as it was, within 5 s. With -rebuilt interfaces and
 //	    namespaces may have been made anew under their old names.
+//	rules [NAME]
+//	    Our elements of sets and our rules in iptables equal the section
+//	    rules.nftables or rules.iptables, by the backend (NAME.rules.nftables, ...), within
+//	    5 s. Entries about foreign bridges are left out. stdout keeps the output of the
+//	    command before. Every script that writes to the firewall has this command. It
+//	    cannot be negated.
 //	strays PAGE SNAPSHOT
 //	    Each row of a table of the page ends with a command: while the agent is stopped
-//	    it changes what the snapshot has. Then the agent puts it back, all else being
+//	    it changes the node against the snapshot. Then the agent puts it back, all else being
 //	    as it was; or, where the row goes on with how it is undone and a text, the
 //	    status has the text, until it is undone. Rows that the kernel does not support
 //	    are left out. What each took is left in stdout.
@@ -118,7 +123,7 @@
 //
 // After every apply that shows a status, before an agent is stopped, and where one
 // still runs at the end of a script, patchbay status without flags is compared with
-// what that apply or agent said last. A contradiction fails the script. status is
+// the last output of that apply or agent. A contradiction fails the script. status is
 // never told which firewall a script uses.
 //
 // The program "listener NETWORK ADDRESS:PORT", with tcp4, tcp6, tcp (both), udp4, ... is

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -95,6 +96,8 @@ func runSandboxed(t *testing.T, file, variant string) {
 	top, _, _ := strings.Cut(t.Name(), "/")
 	args := []string{"-test.run=^" + top + "$", "-test.count=1", "-test.timeout=" + scriptLimit.String(), "-test.v"}
 	cmd := sandbox.Command(os.Args[0], args...)
+	// The name of a node is in the MAC addresses of its interfaces.
+	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUTS
 	cmd.Env = append(os.Environ(), envScript+"="+file, envVariant+"="+variant, fmt.Sprintf("%s=%t", envVerbose, testing.Verbose()))
 	out, err := cmd.CombinedOutput()
 	if err != nil || testing.Verbose() {
@@ -110,6 +113,9 @@ func runSandboxed(t *testing.T, file, variant string) {
 
 func runScript(t *testing.T, file, variant string) {
 	if err := sandbox.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Sethostname([]byte(nodeName)); err != nil {
 		t.Fatal(err)
 	}
 	v := parseVariant(variant)

@@ -73,6 +73,7 @@ func init() {
 		"frame":      {run: frame, usage: "NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP"},
 		"snapshot":   {run: snapshot, usage: "NAME"},
 		"unchanged":  {run: unchanged, patience: 5 * time.Second, usage: "[-rebuilt] NAME"},
+		"rules":      {run: rules, patience: 5 * time.Second, usage: "[NAME]"},
 		"strays":     {run: strays, usage: "PAGE SNAPSHOT"},
 		"quiet":      {run: quiet, usage: "PROGRAM ARG..."},
 		"exits":      {run: exits, usage: "CODE PROGRAM ARG..."},
