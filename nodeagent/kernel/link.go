@@ -106,7 +106,7 @@ func (s *session) observeLink(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.whole(ns, l), nil
+	return s.object(ns, l), nil
 }
 
 // observeHolder describes the interface that has a name as an alternative one, which
@@ -133,42 +133,50 @@ func (k *Kernel) ours(l *rtnl.Link) bool {
 // object is the link as netstate describes it.
 func (s *session) object(ns *namespace, l *rtnl.Link) netstate.Link {
 	o := l.Object(ns.netns)
+	o.Attributes, o.Waits = s.attributes(ns, l)
 	if l.Master != 0 {
 		o.Master = unknown
 		if master, err := ns.linkAt(l.Master); err == nil {
 			o.Master = master.Name
-			o.Attributes, o.Waits = l.Forwards(master, o.Attributes)
 		}
 	}
 	if o.Type == netstate.Veth {
 		o.Peer = s.peer(ns, l)
 	}
-	return o
-}
-
-// whole is the link with the attributes that other requests tell.
-func (s *session) whole(ns *namespace, l *rtnl.Link) netstate.Link {
-	o := s.object(ns, l)
-	switch {
-	case !s.k.ours(l):
+	if !s.k.ours(l) || o.Type == netstate.Loopback {
 		return o
-	case o.Type == netstate.Loopback:
-		if ns.netns != "" && l.Up() {
-			o.Attributes = ns.loopbackAttributes(l)
-		}
-		return o
-	case o.Type == netstate.Bridge:
-		if knows, err := ns.knowsItself(l); err == nil {
-			o.Attributes = o.Attributes.With(netstate.OwnMAC, rtnl.Bit(knows))
-		}
-		if has, err := ns.hasLinkLocal(l); err == nil && l.Running() && !noIPv6() {
-			o.Attributes = o.Attributes.With(netstate.LinkLocal, rtnl.Bit(has))
-		}
-	case ns.netns != "":
+	}
+	if o.Type != netstate.Bridge && ns.netns != "" {
 		o.Planted = ns.planted(l)
 	}
 	o.Taken = ns.taken(l)
 	return o
+}
+
+// attributes are the attributes of a link, those of a link of ours that other requests tell
+// included. waits is the reason why it does not forward as a port of a foreign bridge.
+func (s *session) attributes(ns *namespace, l *rtnl.Link) (a netstate.Attributes, waits string) {
+	a = l.Object(ns.netns).Attributes
+	if l.Master != 0 {
+		if master, err := ns.linkAt(l.Master); err == nil {
+			a, waits = l.Forwards(master, a)
+		}
+	}
+	switch {
+	case !s.k.ours(l):
+	case l.Loopback():
+		if ns.netns != "" && l.Up() {
+			a = ns.loopbackAttributes(l)
+		}
+	case l.Typ() == netstate.Bridge:
+		if knows, err := ns.knowsItself(l); err == nil {
+			a = a.With(netstate.OwnMAC, rtnl.Bit(knows))
+		}
+		if has, err := ns.hasLinkLocal(l); err == nil && l.Running() && !noIPv6() {
+			a = a.With(netstate.LinkLocal, rtnl.Bit(has))
+		}
+	}
+	return a, waits
 }
 
 // unknown stands for a name that cannot be found out; no interface and no

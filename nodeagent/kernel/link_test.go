@@ -93,6 +93,23 @@ func TestForeignNamespaceIsKnown(t *testing.T) {
 	t.Errorf("known are %v", k.hints.names)
 }
 
+// TestMarkTakesTwoRequests: to mark an end of a veth, the end is read and changed. Its peer,
+// neighbours and filters are not read.
+func TestMarkTakesTwoRequests(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	_, _, inside := attachment(t, k)
+	sh(t, "ip -n %s link set %s alias mine", inside.Netns, inside.Name)
+	requests := k.requests.Load()
+	apply(t, k, steps(plan.Mark, []netstate.Object{inside}))
+	if got := k.requests.Load() - requests; got != 2 {
+		t.Errorf("%d requests", got)
+	}
+	wantObserved(t, k, keysOf(inside), inside)
+}
+
 func TestLinkUpdate(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -145,7 +145,8 @@ func (s *session) updateLink(end netstate.End, want netstate.Link) error {
 			return err
 		}
 	}
-	if changed := want.Attributes.Unlike(s.whole(ns, have).Attributes); changed != (netstate.Attributes{}) {
+	attributes, _ := s.attributes(ns, have)
+	if changed := want.Attributes.Unlike(attributes); changed != (netstate.Attributes{}) {
 		return ns.changeAttributes(have, changed)
 	}
 	return nil

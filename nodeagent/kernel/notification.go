@@ -312,8 +312,9 @@ func (m *monitor) linkName(netns string, index int32) (string, bool) {
 	if err != nil {
 		return "", false
 	}
-	// The monitor knows every link that was there before.
-	m.learn(netns, l, !l.Running())
+	// The monitor knows every link that was there before, so that this one is fresh. On the
+	// host its first notifications may yet come, from before it ran.
+	m.learn(netns, l, netns == "" || !l.Running())
 	return l.Name, true
 }
 

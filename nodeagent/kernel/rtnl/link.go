@@ -126,8 +126,11 @@ func (l *Link) parsePort(b []byte) {
 	}
 }
 
-func (l *Link) Up() bool       { return l.Flags&unix.IFF_UP != 0 }
-func (l *Link) Running() bool  { return l.Flags&unix.IFF_RUNNING != 0 }
+func (l *Link) Up() bool { return l.Flags&unix.IFF_UP != 0 }
+
+// Running reports whether the link has a carrier.
+func (l *Link) Running() bool { return l.Flags&unix.IFF_RUNNING != 0 }
+
 func (l *Link) Loopback() bool { return l.Flags&unix.IFF_LOOPBACK != 0 }
 func (l *Link) Grouped() bool {
 	return l.Group == netstate.LinkGroup || l.Group == netstate.DoomedGroup
