@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
@@ -109,6 +111,8 @@ func TestDamagedRecords(t *testing.T) {
 	for name, damage := range map[string]func(file string) error{
 		"no YAML":          func(file string) error { return os.WriteFile(file, []byte("spec: ["), 0o600) },
 		"empty":            func(file string) error { return os.WriteFile(file, nil, 0o600) },
+		"cut":              func(file string) error { return os.WriteFile(file, []byte("{\"spec\": {"), 0o600) },
+		"unknown JSON":     func(file string) error { return os.WriteFile(file, []byte("{\"speck\": {}}"), 0o600) },
 		"zeroes":           func(file string) error { return os.WriteFile(file, make([]byte, 4096), 0o600) },
 		"unknown field":    func(file string) error { return os.WriteFile(file, []byte("speck: {}"), 0o600) },
 		"another resource": func(file string) error { return os.WriteFile(file, []byte("metadata: {name: other}"), 0o600) },
@@ -141,5 +145,27 @@ func TestDamagedRecords(t *testing.T) {
 		if _, err := os.Stat(store.dir); !os.IsNotExist(err) {
 			t.Errorf("%s: something is left: %v", name, err)
 		}
+	}
+}
+
+// TestRecordInYAML: a record in YAML is read like one in JSON.
+func TestRecordInYAML(t *testing.T) {
+	store := NewStore(t.TempDir())
+	want := attachment(metav1.Condition{})
+	data, err := yaml.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := store.file(engine.InputOf(want).Owner())
+	if err := errors.Join(store.Save(want), os.WriteFile(file, data, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	fromYAML, damaged := store.Load()
+	if err := store.Save(want); err != nil {
+		t.Fatal(err)
+	}
+	fromJSON, _ := store.Load()
+	if len(damaged) > 0 || !reflect.DeepEqual(fromYAML, fromJSON) {
+		t.Errorf("from YAML %+v (%v), from JSON %+v", fromYAML, damaged, fromJSON)
 	}
 }
