@@ -169,8 +169,7 @@ func (ns *namespace) setAddress(l *rtnl.Link, a netstate.Address, flags int) err
 	return ns.change(unix.RTM_NEWADDR, flags, rtnl.AddressBody(l, a.Prefix), rtnl.AddressAttributes(a)...)
 }
 
-// removeAddress removes an address from a link of ours, or one of ours from
-// another link.
+// removeAddress removes an address from our link, or our address from another link.
 func (s *session) removeAddress(end netstate.End, prefix netip.Prefix) error {
 	ns, l, err := s.link(end)
 	if missing(err) {

@@ -21,7 +21,7 @@ func (s *session) observeRedirect(key netstate.Key) (netstate.Object, error) {
 	return ns.redirectOf(l)
 }
 
-// redirectOf is nil for a link that has no redirect of ours. A process that dies between
+// redirectOf is nil for a link that has no redirect of Patchbay. A process that dies between
 // the two messages leaves a qdisc without any filter.
 func (ns *namespace) redirectOf(l *rtnl.Link) (netstate.Object, error) {
 	filters, err := ns.filtersOn(l, rtnl.IngressFilters)
@@ -93,7 +93,7 @@ func (s *session) redirect(r netstate.Redirect) error {
 	err = ns.change(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
 		&nl.TcMsg{Ifindex: l.Index, Handle: rtnl.IngressQdisc & 0xffff0000, Parent: rtnl.IngressQdisc}, rtnl.Text(nl.TCA_KIND, "clsact"))
 	if errors.Is(err, unix.EEXIST) {
-		// Somebody else's, or of a process that died here, or drift.
+		// It is foreign, or left by a process that died here, or drift.
 		err = ns.removeFilter(l)
 	}
 	if err != nil {
@@ -103,7 +103,7 @@ func (s *session) redirect(r netstate.Redirect) error {
 	return ns.change(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_EXCL, body, rtnl.Text(nl.TCA_KIND, "u32"), rtnl.RedirectOptions(to.Index))
 }
 
-// straighten removes our filter, and the qdisc unless others have filters there.
+// straighten removes our filter, and the qdisc unless it has foreign filters.
 func (s *session) straighten(r netstate.Redirect) error {
 	ns, l, err := s.ourLink(netstate.End{Name: r.Link})
 	if missing(err) {
@@ -123,7 +123,7 @@ func (s *session) straighten(r netstate.Redirect) error {
 	return err
 }
 
-// sharedFilters reports whether others have filters on the link.
+// sharedFilters reports whether the link has foreign filters.
 func (ns *namespace) sharedFilters(l *rtnl.Link) (bool, error) {
 	for _, parent := range []uint32{rtnl.IngressFilters, rtnl.EgressFilters} {
 		filters, err := ns.filters(l.Index, parent)
@@ -197,7 +197,7 @@ func (ns *namespace) mayFilter(l *rtnl.Link) bool {
 	return ns.filtered[l.Index]
 }
 
-// taken names the side on which a filter of others takes all of a link's packets.
+// taken names the side on which a foreign filter takes all of a link's packets.
 func (ns *namespace) taken(l *rtnl.Link) string {
 	if !ns.mayFilter(l) {
 		return ""

@@ -50,7 +50,7 @@ func (s *session) inventory(netns string) ([]Held, error) {
 	return s.held(l)
 }
 
-// heldRules are the host's rules of ours; they bear no owner's name.
+// heldRules are our rules on the host; they bear no owner's name.
 func (s *session) heldRules() ([]Held, error) {
 	ns, err := s.namespace("")
 	if err != nil {
@@ -131,8 +131,8 @@ func (s *session) held(l listing) ([]Held, error) {
 	return slices.Concat(held, l.heldOn(ours), limits), err
 }
 
-// heldLink is a link of ours with its namespace or hairpin mode, or a foreign
-// one as port of a bridge of ours.
+// heldLink is our link with its namespace or hairpin mode, or a foreign link as a port of
+// our bridge.
 func (s *session) heldLink(ns *namespace, l *rtnl.Link) ([]Held, error) {
 	if !s.k.ours(l) {
 		return s.heldPort(ns, l)
@@ -168,7 +168,7 @@ func (s *session) heldPort(ns *namespace, l *rtnl.Link) ([]Held, error) {
 	return []Held{{Owner: master.Owner(), Object: l.Port(master)}}, nil
 }
 
-// heldOn picks the addresses and routes of ours on links of ours.
+// heldOn picks our addresses and routes on our links.
 func (l listing) heldOn(ours map[int32]*rtnl.Link) []Held {
 	var held []Held
 	for _, a := range l.addresses {
@@ -184,7 +184,7 @@ func (l listing) heldOn(ours map[int32]*rtnl.Link) []Held {
 	return held
 }
 
-// heldLimits picks the qdiscs and redirects of ours on links of ours.
+// heldLimits picks our qdiscs and redirects on our links.
 func (l listing) heldLimits(ours map[int32]*rtnl.Link) ([]Held, error) {
 	var held []Held
 	for _, q := range l.qdiscs {

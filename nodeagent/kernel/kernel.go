@@ -69,7 +69,7 @@ type Kernel struct {
 	opts   Options
 	dir    *netnsdir.Dir
 	writes atomic.Uint64
-	// requests counts netlink messages sent, those that only ask included.
+	// requests counts netlink messages sent, requests for information included.
 	requests atomic.Uint64
 
 	sysctls sysctl.Records

@@ -153,8 +153,8 @@ func (s *session) object(ns *namespace, l *rtnl.Link) netstate.Link {
 	return o
 }
 
-// attributes are the attributes of a link, those of a link of ours that other requests tell
-// included. waits is the reason why it does not forward as a port of a foreign bridge.
+// attributes are the attributes of a link. Of our link, they include the attributes that
+// other requests tell. waits is the reason why a port of a foreign bridge does not forward.
 func (s *session) attributes(ns *namespace, l *rtnl.Link) (a netstate.Attributes, waits string) {
 	a = l.Object(ns.netns).Attributes
 	if l.Master != 0 {
@@ -180,7 +180,7 @@ func (s *session) attributes(ns *namespace, l *rtnl.Link) (a netstate.Attributes
 }
 
 // unknown stands for a name that cannot be found out; no interface and no
-// namespace of ours has it, so it differs from every desired one.
+// our namespace has it, so it differs from every desired one.
 const unknown = "?"
 
 // planted lists the permanent neighbours of a link in a namespace, as "address=mac"

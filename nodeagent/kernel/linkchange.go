@@ -201,7 +201,7 @@ func (ns *namespace) setMaster(l *rtnl.Link, name string) error {
 	return nil
 }
 
-// ourLink finds a link and refuses one that is not ours.
+// ourLink finds a link and refuses a foreign link.
 func (s *session) ourLink(end netstate.End) (*namespace, *rtnl.Link, error) {
 	ns, l, err := s.link(end)
 	if err != nil {

@@ -57,7 +57,7 @@ func (m *monitor) bridgePort(netns string, gone bool, l *rtnl.Link) {
 	m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
 }
 
-// object is the link as the message describes it, nil for one that is not ours
+// object is the link as the message describes it, nil for a foreign link,
 // or whose peer cannot be named.
 func (m *monitor) object(netns string, l *rtnl.Link) netstate.Object {
 	if !m.k.ours(l) {
@@ -142,7 +142,7 @@ func (m *monitor) qdisc(netns string, gone bool, q rtnl.Qdisc) {
 		delete(m.shapers, key)
 		m.fn(Event{Key: s.Key(), Gone: true})
 	case known && old == s:
-		// Some kernels announce the answer to a question, such as ours.
+		// Some kernels announce the answer to a request, such as our own.
 	default:
 		m.shapers[key] = s
 		m.fn(Event{Key: s.Key(), Object: s})
@@ -160,7 +160,7 @@ func (m *monitor) redirect(netns string, index int32) {
 	}
 }
 
-// filter says to look at a link whose filters are others than before.
+// filter reports a link whose filters have changed.
 func (m *monitor) filter(netns string, index int32) {
 	if l, known := m.links[netns][index]; known {
 		m.fn(Event{Key: netstate.Link{Netns: netns, Name: l.name}.Key()})

@@ -112,7 +112,7 @@ func (s *session) continueNetns(name string) error {
 	return ErrForeign
 }
 
-// deleteNetns removes a namespace or a half-made file of ours. The namespace
+// deleteNetns removes a namespace or our half-made file. The namespace
 // itself ends when its last process does.
 func (s *session) deleteNetns(name, path string) error {
 	ns, err := s.namespace(name)
@@ -140,7 +140,7 @@ func (s *session) deleteNetns(name, path string) error {
 	return s.k.dir.Remove(path)
 }
 
-// halfMade reports whether the file is left from a creation of ours that ended before its
+// halfMade reports whether the file is left from our creation that ended before its
 // mount.
 func (k *Kernel) halfMade(name string) bool { return k.dir.HalfMade(name, k.netnsMark(name)) }
 

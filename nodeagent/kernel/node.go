@@ -66,7 +66,7 @@ func addNodeLinks(n *netstate.Node, links []*rtnl.Link) {
 	}
 }
 
-// addWays finds the interfaces by which the node reaches others. A dummy leads
+// addWays finds the interfaces by which the node reaches other hosts. A dummy leads
 // nowhere, whatever addresses it has (kube-proxy's kube-ipvs0).
 func addWays(n *netstate.Node, links []*rtnl.Link, defaults []rtnl.Route) {
 	n.Ways = map[netstate.Family][]string{}
@@ -138,7 +138,7 @@ func addNodeRoutes(n *netstate.Node, ns *namespace, links []*rtnl.Link) (map[int
 	return announced, nil
 }
 
-// addDefaultLinks adds the links of others that lead to everything, or to a gateway.
+// addDefaultLinks adds the foreign links that lead to everything, or to a gateway.
 func addDefaultLinks(n *netstate.Node, routes []rtnl.Route, foreign map[int32]*rtnl.Link) {
 	for _, r := range routes {
 		if !r.LeadsOut() {
@@ -232,8 +232,8 @@ func (k *Kernel) forwarding() map[netstate.Family]bool {
 }
 
 // raLinks are the interfaces that lose the routes of router advertisements when
-// IPv6 forwarding is switched on: those that have such routes, those that may
-// yet get them, and those that we keep from losing them already.
+// IPv6 forwarding is switched on: the interfaces that have such routes, that may yet get
+// them, and that we keep from losing them already.
 func (k *Kernel) raLinks(links []*rtnl.Link, announced map[int32]bool) []string {
 	var names []string
 	for _, l := range links {

@@ -235,7 +235,7 @@ func (m *monitor) address(netns string, gone bool, a rtnl.Address) {
 }
 
 // anyRoute reports a route of the main table that leads somewhere as route does. Any
-// other that decides is one of others, and reported without a link: which tables
+// other that decides is foreign, and reported without a link: which tables
 // count depends on rules.
 func (m *monitor) anyRoute(netns string, gone, replaced bool, body []byte) {
 	r, ok := rtnl.ParseRoute(body)
@@ -318,7 +318,7 @@ func (m *monitor) linkName(netns string, index int32) (string, bool) {
 	return l.Name, true
 }
 
-// rule reports a rule of ours as a rule, and a foreign rule as a route without a link.
+// rule reports our rule as a rule, and a foreign rule as a route without a link.
 func (m *monitor) rule(netns string, gone bool, body []byte) {
 	r, ok := rtnl.ParseRule(body)
 	if !ok {

@@ -49,7 +49,7 @@ func (ns *namespace) behind(ours rtnl.Route) (bool, error) {
 	return i >= 0 && (!all[i].Ours() || all[i].Index != ours.Index), nil
 }
 
-// ourRoutes lists the routes of ours through a link.
+// ourRoutes lists our routes through a link.
 func (ns *namespace) ourRoutes(family int, l *rtnl.Link) ([]rtnl.Route, error) {
 	return ns.routes(family, netstate.RouteProtocol, l.Index)
 }
@@ -131,7 +131,7 @@ func (s *session) addRoute(end netstate.End, r netstate.Route) error {
 	}
 	flags := unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	if r.First {
-		// Without EXCL an IPv4 route goes before others of its metric; an IPv6
+		// Without EXCL an IPv4 route goes before other routes of its metric; an IPv6
 		// one has the lowest metric.
 		flags = unix.NLM_F_CREATE
 	}
@@ -142,7 +142,7 @@ func (s *session) addRoute(end netstate.End, r netstate.Route) error {
 	return err
 }
 
-// replaceRoute changes a route of ours; NLM_F_REPLACE alone would also hit a foreign one.
+// replaceRoute changes our route; NLM_F_REPLACE alone would also hit a foreign one.
 func (s *session) replaceRoute(end netstate.End, r netstate.Route) error {
 	ns, l, err := s.link(end)
 	if err != nil {

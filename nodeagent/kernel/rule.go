@@ -82,7 +82,7 @@ func (ns *namespace) routing(links []*rtnl.Link) (out netstate.Routing, all []rt
 	return out, all, nil
 }
 
-// observeRule also returns a rule without a table where several of ours have one mark.
+// observeRule returns a rule without a table where several of our rules have one mark.
 func (s *session) observeRule(key netstate.Key) (netstate.Object, error) {
 	ns, err := s.namespace(key.Netns)
 	if err != nil {
@@ -105,7 +105,7 @@ func (s *session) observeRule(key netstate.Key) (netstate.Object, error) {
 	return found[0], nil
 }
 
-// applyRule removes each rule of ours with the same mark, and adds the rule.
+// applyRule removes each of our rules with the same mark, and adds the rule.
 func (s *session) applyRule(op plan.Op, o netstate.Rule) error {
 	ns, err := s.namespace("")
 	if err != nil {

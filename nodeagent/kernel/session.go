@@ -33,7 +33,7 @@ type namespace struct {
 	byIndex map[int32]*rtnl.Link
 	// holders have an asked-for name as an alternative one.
 	holders map[string]*rtnl.Link
-	// nsidsByID has the nsids that this namespace has for others. nsids maps them to the
+	// nsidsByID has the nsids that this namespace has for other namespaces. nsids maps them to the
 	// host's nsids of the same namespaces, once it is read.
 	nsidsByID map[netnsdir.ID]int32
 	nsids     map[int32]int32

@@ -58,7 +58,7 @@ func (s *session) applyShaper(op plan.Op, o netstate.Shaper) error {
 	return nil
 }
 
-// shape replaces the root qdisc of a link of ours. Our own qdisc is changed in place, and
+// shape replaces the root qdisc of our link. Our own qdisc is changed in place, and
 // keeps the packets that are queued in it.
 func (s *session) shape(end netstate.End, o netstate.Shaper) error {
 	ns, l, err := s.ourLink(end)

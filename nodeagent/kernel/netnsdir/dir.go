@@ -121,7 +121,7 @@ func (d *Dir) Names() ([]string, error) {
 }
 
 // Share prepares the folder of namespaces as `ip netns add` does, so
-// that what is mounted there is seen in other mount namespaces too.
+// that a mount there is seen in other mount namespaces too.
 func (d *Dir) Share() error {
 	dir := d.Path
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -175,7 +175,7 @@ func (d *Dir) CreateMarked(path, mark string) error {
 	return nil
 }
 
-// HalfMade reports whether the file is left from a creation of ours that ended before its
+// HalfMade reports whether the file is left from our creation that ended before its
 // mount.
 func (d *Dir) HalfMade(name, mark string) bool {
 	path, err := d.File(name)

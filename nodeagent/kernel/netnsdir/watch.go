@@ -43,8 +43,8 @@ func (d *Dir) Watch() (*Watcher, error) {
 	return w, nil
 }
 
-// Look returns the name of the namespace that a change is about, and those that
-// are new, and keeps the watch on the right folder.
+// Look returns the name of the namespace that a change is about, and the new
+// namespaces, and keeps the watch on the right folder.
 func (w *Watcher) Look(e fsnotify.Event) (name string, found []string) {
 	switch {
 	case filepath.Dir(e.Name) == w.dir.Path:

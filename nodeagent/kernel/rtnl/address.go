@@ -107,7 +107,7 @@ func AddressAttributes(a netstate.Address) []*nl.RtAttr {
 		flags |= unix.IFA_F_NOPREFIXROUTE
 	}
 	if ip.Is6() {
-		// Duplicate address detection takes seconds, and the address is ours alone.
+		// Duplicate address detection takes seconds, and no other host has the address.
 		flags |= unix.IFA_F_NODAD
 	} else if a.Prefix.Bits() < 31 {
 		attrs = append(attrs, nl.NewRtAttr(unix.IFA_BROADCAST, netipx.PrefixLastIP(a.Prefix).AsSlice()))

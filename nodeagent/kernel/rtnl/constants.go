@@ -40,7 +40,7 @@ const (
 	schedulerTick  = 64         // nanoseconds, 1 << PSCHED_SHIFT
 )
 
-// What marks qdiscs and filters of ours: a qdisc has nothing but its handle, a
+// The marks of our qdiscs and filters: a qdisc has only its handle, a
 // filter the cookie of its action.
 const (
 	ShaperHandle   = 0x50420000

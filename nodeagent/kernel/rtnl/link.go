@@ -234,7 +234,7 @@ func Properties(l netstate.Link) []*nl.RtAttr {
 	return attrs
 }
 
-// Differences are the attributes that make a link of ours as wanted: mark, MAC and MTU.
+// Differences are the attributes that make our link as wanted: mark, MAC and MTU.
 func Differences(have *Link, want netstate.Link) []*nl.RtAttr {
 	var attrs []*nl.RtAttr
 	if have.Alias != want.Mark {
@@ -304,7 +304,7 @@ func (l *Link) flagAttributes() netstate.Attributes {
 	return out
 }
 
-// Port is the link as a port of a bridge of ours.
+// Port is the link as a port of our bridge.
 func (l *Link) Port(master *Link) netstate.Port {
 	attributes, _ := l.Forwards(master, l.Attributes)
 	return netstate.Port{Link: l.Name, Master: master.Name, Up: l.Up(), Attributes: attributes}

@@ -23,7 +23,7 @@ func (c *Conn) NSIDOf(fd int) int32 {
 }
 
 // ParseNSID reads RTM_NEWNSID: an nsid, and the socket's own nsid of the same namespace
-// where the message has both. What is missing is OwnNetns.
+// where the message has both. OwnNetns stands for a missing one.
 func ParseNSID(b []byte) (nsid, current int32) {
 	nsid, current = OwnNetns, OwnNetns
 	if len(b) < len(Rtgenmsg{}) {

@@ -36,7 +36,7 @@ func ParseQdisc(b []byte) (Qdisc, bool) {
 }
 
 // Shaper is the qdisc as netstate describes it. It returns false for one that
-// is not ours: a qdisc has no other mark than its handle.
+// is foreign: a qdisc has no other mark than its handle.
 func (q Qdisc) Shaper(netns, link string) (netstate.Shaper, bool) {
 	s := netstate.Shaper{Netns: netns, Link: link}
 	if q.Parent != RootQdisc || q.Handle != ShaperHandle || q.Kind != "tbf" {

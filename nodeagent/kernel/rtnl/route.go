@@ -117,7 +117,7 @@ func (r Route) Object(netns, link string) netstate.Route {
 	return netstate.Route{Netns: netns, Link: link, Dst: r.Dst, Via: r.Via, Src: r.src}
 }
 
-// RouteMessage is the message that adds a route of ours through a link.
+// RouteMessage is the message that adds our route through a link.
 func RouteMessage(l *Link, r netstate.Route) (*nl.RtMsg, []*nl.RtAttr) {
 	body := nl.NewRtMsg()
 	body.Family = uint8(FamilyOf(r.Dst.Addr()))
@@ -154,7 +154,7 @@ func KernelRoute(l *Link, dst netip.Prefix, src netip.Addr) RouteRequest {
 	return RouteRequest{body, attrs}
 }
 
-// Foreign is the route unless it is ours, or leads through none of the links.
+// Foreign is the route unless it bears our mark, or leads through none of the links.
 func (r Route) Foreign(links map[int32]*Link) (netstate.ForeignRoute, bool) {
 	o := netstate.ForeignRoute{Table: r.Table, Dst: r.Dst, Via: r.Via, Gated: r.gated && !r.Via.IsValid(), Drops: routeDrops[r.Kind], Own: r.Protocol == unix.RTPROT_KERNEL}
 	if o.Drops != "" {

@@ -82,7 +82,7 @@ func rulePrefix(value []byte, bits byte) netip.Prefix {
 	return netip.PrefixFrom(a, int(bits))
 }
 
-// Kernels reports whether it is one of those that the kernel makes.
+// Kernels reports whether the kernel makes the rule.
 func (r Rule) Kernels() bool {
 	return r.Action == unix.FR_ACT_TO_TBL && !r.From.IsValid() && !r.To.IsValid() && r.In == "" && !r.Narrow && r.Longer < 0 &&
 		(r.Table == netstate.TableLocal || r.Table == unix.RT_TABLE_DEFAULT || r.Table == netstate.TableMain && r.Priority == priorityOfMainTable)
@@ -96,19 +96,19 @@ func FamilyNumber(f netstate.Family) int {
 	return unix.AF_INET
 }
 
-// Ours is the rule as one of ours.
+// Ours is the rule as our Rule; it returns false for a foreign rule.
 func (r Rule) Ours() (netstate.Rule, bool) {
 	o := netstate.Rule{Family: r.Family, Way: int(r.mark >> 12), Table: r.Table}
 	return o, r.Protocol == netstate.RouteProtocol && r.Mask == netstate.MarkMask && r.mark == netstate.WayMark(o.Way)
 }
 
-// Sound reports whether a rule of ours has all its conditions and no other.
+// Sound reports whether our rule has all its conditions and no other.
 func (r Rule) Sound() bool {
 	return r.Action == unix.FR_ACT_TO_TBL && r.Priority == netstate.RulePriority && !r.invert && r.conditions == 0 &&
 		!r.From.IsValid() && !r.To.IsValid() && r.In == "" && r.Longer < 0
 }
 
-// RuleAttributes are the attributes that add or delete a rule of ours.
+// RuleAttributes are the attributes that add or delete our rule.
 func RuleAttributes(o netstate.Rule, priority uint32) []*nl.RtAttr {
 	return []*nl.RtAttr{
 		U32(unix.FRA_PRIORITY, priority), U32(unix.FRA_FWMARK, netstate.WayMark(o.Way)), U32(unix.FRA_FWMASK, netstate.MarkMask),

@@ -145,7 +145,7 @@ func (all *Records) Record(name, value string) error {
 	}
 	r, recorded := all.Find(name)
 	if !recorded {
-		r = record{Source: all.Source, Previous: have, Others: others(name, have)}
+		r = record{Source: all.Source, Previous: have, Others: overwritten(name, have)}
 	}
 	if !recorded || r.Ours != value {
 		r.Ours = value
@@ -159,8 +159,8 @@ func (all *Records) Record(name, value string) error {
 	return all.Write(name, value)
 }
 
-// others reads the values that a write to a spreading sysctl would overwrite.
-func others(name, value string) map[string]string {
+// overwritten reads the values that a write to a spreading sysctl would overwrite.
+func overwritten(name, value string) map[string]string {
 	spread, ok := Spreading[name]
 	if !ok {
 		return nil
