@@ -8,11 +8,11 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Who has an address is a claim like any other. What an attachment has, or had
-// last, is unit.given: without a claim no more than a wish to have it again.
+// An address is claimed like any other thing. The addresses that an attachment has, or
+// had last, are lease.given: without a claim no more than a wish to have them again.
 
-// static sets the addresses aside that an attachment names, before any is
-// chosen for others; who gets them is decided with its other claims.
+// static sets the addresses aside that an attachment names, before any address is chosen
+// for another attachment; the claims decide later which attachment gets them.
 func (e *Engine) static(u *unit) []netip.Prefix {
 	given := compile.Prefixes(u.in.Attachment.Spec.Addresses)
 	if network := u.in.Attachment.Spec.Network; network != "" {
@@ -48,8 +48,7 @@ func (e *Engine) setAside(units []*unit) {
 	}
 }
 
-// grantNamed gives attachments those of the addresses they name that they have
-// already.
+// grantNamed gives attachments the addresses that they name and have already.
 func (e *Engine) grantNamed(units []*unit, had func(*unit) []netip.Prefix) {
 	for _, u := range units {
 		if !u.fresh() || !u.static() {

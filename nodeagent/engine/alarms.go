@@ -50,7 +50,7 @@ func (e *Engine) rest(w what, pause time.Duration) {
 	e.alarms.Rest(alarm{what: w}, e.Now().Add(pause))
 }
 
-// due takes out what is to be looked at now, and has the owners among it looked at.
+// due takes out the alarms whose time has come, and has the owners among them looked at.
 func (e *Engine) due() map[what]bool {
 	now := map[what]bool{}
 	for _, a := range e.alarms.Due(e.Now()) {

@@ -5,8 +5,8 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// usedPorts is how many ports of a network's bridge are used, those of others among
-// them.
+// usedPorts is how many ports of a network's bridge are used, ports that other programs
+// joined among them.
 func (e *Engine) usedPorts(u *unit) int {
 	limit, used, ok := e.claims.Room(compile.PortOf(u.network.Bridge), u.owner)
 	if !ok {

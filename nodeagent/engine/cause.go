@@ -20,9 +20,9 @@ type cause struct {
 	reason string
 	// remedy is added to a message that does not say it.
 	remedy string
-	// others says that nothing on this node ends it but its administrator or another
+	// byOthers says that nothing ends it on this node but its administrator or another
 	// program, so that one who runs a command need not wait.
-	others bool
+	byOthers bool
 }
 
 const (
@@ -37,25 +37,25 @@ const (
 
 // causes are looked through in this order.
 var causes = []cause{
-	{err: errWaits, reason: v1alpha1.ReasonPending, others: true},
+	{err: errWaits, reason: v1alpha1.ReasonPending, byOthers: true},
 	{err: errForwardsSoon, reason: v1alpha1.ReasonPending},
-	{err: errObstructed, reason: v1alpha1.ReasonObstructed, others: true},
-	{err: errContested, reason: v1alpha1.ReasonContested, others: true},
-	{err: kernel.ErrMountsApart, reason: v1alpha1.ReasonMountsNotShared, others: true},
-	{err: kernel.ErrSysctlReadOnly, reason: v1alpha1.ReasonSysctlReadOnly, others: true},
+	{err: errObstructed, reason: v1alpha1.ReasonObstructed, byOthers: true},
+	{err: errContested, reason: v1alpha1.ReasonContested, byOthers: true},
+	{err: kernel.ErrMountsApart, reason: v1alpha1.ReasonMountsNotShared, byOthers: true},
+	{err: kernel.ErrSysctlReadOnly, reason: v1alpha1.ReasonSysctlReadOnly, byOthers: true},
 	{err: kernel.ErrNetnsNotFound, reason: v1alpha1.ReasonNetnsNotFound},
 	{err: errMissing, reason: v1alpha1.ReasonNetnsNotFound},
 	{err: kernel.ErrBridgeFull, reason: v1alpha1.ReasonBridgeFull},
 	{err: kernel.ErrForeign, reason: v1alpha1.ReasonInterfaceConflict},
-	{err: errTaken, reason: v1alpha1.ReasonInterfaceConflict, others: true},
+	{err: errTaken, reason: v1alpha1.ReasonInterfaceConflict, byOthers: true},
 	// They were made, or went, between the look and the change: the next look tells.
 	{err: kernel.ErrExists, reason: v1alpha1.ReasonPending},
 	{err: kernel.ErrLinkNotFound, reason: v1alpha1.ReasonPending},
 	{err: unix.ENODEV, reason: v1alpha1.ReasonPending},
 	{err: limit.ErrReached, reason: v1alpha1.ReasonLimitReached},
-	{err: unix.EROFS, reason: v1alpha1.ReasonNotPermitted, remedy: adviceReadOnly, others: true},
-	{err: unix.EPERM, reason: v1alpha1.ReasonNotPermitted, remedy: advicePermitted, others: true},
-	{err: unix.EACCES, reason: v1alpha1.ReasonNotPermitted, remedy: advicePermitted, others: true},
+	{err: unix.EROFS, reason: v1alpha1.ReasonNotPermitted, remedy: adviceReadOnly, byOthers: true},
+	{err: unix.EPERM, reason: v1alpha1.ReasonNotPermitted, remedy: advicePermitted, byOthers: true},
+	{err: unix.EACCES, reason: v1alpha1.ReasonNotPermitted, remedy: advicePermitted, byOthers: true},
 	{err: unix.EBUSY, kind: netstate.KindPort, reason: v1alpha1.ReasonUplinkInUse, remedy: adviceBusy},
 	{err: unix.ELOOP, kind: netstate.KindPort, reason: v1alpha1.ReasonUplinkInUse, remedy: adviceBusy},
 	{err: unix.EINVAL, kind: netstate.KindPort, reason: v1alpha1.ReasonUplinkInUse, remedy: "the kernel takes no such interface as a bridge's port: choose another"},
@@ -64,9 +64,9 @@ var causes = []cause{
 	{err: unix.EEXIST, reason: v1alpha1.ReasonInterfaceConflict, remedy: adviceExists},
 	{err: unix.ENETUNREACH, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnreachable},
 	{err: unix.EHOSTUNREACH, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnreachable},
-	{err: unix.EOPNOTSUPP, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnsupported, others: true},
-	{err: unix.EAFNOSUPPORT, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnsupported, others: true},
-	{err: unix.EPROTONOSUPPORT, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnsupported, others: true},
+	{err: unix.EOPNOTSUPP, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnsupported, byOthers: true},
+	{err: unix.EAFNOSUPPORT, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnsupported, byOthers: true},
+	{err: unix.EPROTONOSUPPORT, reason: v1alpha1.ReasonUnsupported, remedy: adviceUnsupported, byOthers: true},
 	{err: unix.EINVAL, reason: v1alpha1.ReasonUnsupported, remedy: adviceRefused},
 	{err: unix.ERANGE, reason: v1alpha1.ReasonUnsupported, remedy: adviceRefused},
 	{err: unix.EADDRNOTAVAIL, reason: v1alpha1.ReasonUnsupported, remedy: adviceRefused},

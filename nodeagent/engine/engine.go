@@ -54,7 +54,7 @@ type Reporter interface {
 	// Removed is called when nothing of a resource is left in the kernel.
 	Removed(netstate.Owner)
 	// Changed is called for every kernel object that was changed; drift is true
-	// where nobody had asked for a change.
+	// where no resource had asked for a change.
 	Changed(owner netstate.Owner, line plan.Line, drift bool)
 	// Braked is called when a sweep waits because it would remove too much.
 	Braked(gone, total int, until time.Time)
@@ -66,7 +66,7 @@ type Options struct {
 	Kernel   Kernel
 	NAT      firewall.Backend
 	Reporter Reporter
-	// HostPorts is asked before a port is published; nil if nobody is.
+	// HostPorts is asked before a port is published; nil asks nothing.
 	HostPorts hostport.Sockets
 	Log       *slog.Logger
 	// Resync is the mean time between two looks at everything; default 10 min.
@@ -137,11 +137,11 @@ type books struct {
 	stuck map[netstate.Owner]bool
 }
 
-// seen is what was noticed on the node beside its facts.
+// seen is what the engine noticed on the node beside its facts.
 type seen struct {
-	// astray are the namespaces where others changed the routing since it was read.
+	// astray are the namespaces where other programs changed the routing since it was read.
 	astray map[string]bool
-	// early are the links of ours where a program of others sees packets first.
+	// early are our links on which another program sees packets first.
 	early  map[netstate.Key]bool
 	silent silent
 	// bridged are the foreign bridges that the firewall knew at the start: they
@@ -207,8 +207,8 @@ func New(o Options) *Engine {
 // Set adds or replaces a resource.
 func (e *Engine) Set(in Input) { e.Update([]Input{in}, nil) }
 
-// Update sets resources and takes others away because the source no longer
-// lists them, all at once: only so can the sweep brake tell how many went.
+// Update sets resources and takes owners away because the source no longer lists them, all
+// at once: only so can the sweep brake tell how many went.
 func (e *Engine) Update(set []Input, gone []netstate.Owner) {
 	e.mu.Lock()
 	for _, in := range set {
@@ -221,8 +221,7 @@ func (e *Engine) Update(set []Input, gone []netstate.Owner) {
 	e.signal()
 }
 
-// Remove takes a resource away by somebody's explicit word, given as it was
-// last; the sweep brake does not ask about it.
+// Remove takes a resource away by an explicit command, given as it was last; the sweep brake does not ask about it.
 func (e *Engine) Remove(in Input) {
 	in.removed, in.Before = true, append(in.Before, in.Object())
 	e.Set(in)

@@ -63,15 +63,15 @@ func (e *Engine) consider(ev kernel.Event) {
 	}
 }
 
-// isOthersAddress reports whether somebody else may have given a link of ours an
+// isOthersAddress reports whether another program may have given one of our links an
 // address, which is the node's own then. IPv6 link-local ones are the kernel's.
 func (e *Engine) isOthersAddress(k netstate.Key) bool {
 	p, err := netip.ParsePrefix(k.Name)
 	return k.Kind == netstate.KindAddress && err == nil && e.ledger.Wanted(k) == nil && !(p.Addr().Is6() && p.Addr().IsLinkLocalUnicast())
 }
 
-// considerRoute handles a route of ours, and those that the kernel has with an
-// address of ours.
+// considerRoute handles one of our routes, and the routes that the kernel makes with one
+// of our addresses.
 func (e *Engine) considerRoute(ev kernel.Event) {
 	if want := e.ledger.Wanted(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 		e.mark(ev.Key, nil)
@@ -141,7 +141,7 @@ func (e *Engine) considerLink(ev kernel.Event) {
 }
 
 // considerStray has the owner of a link that bears its mark and is none that it
-// wants look again: somebody renamed it.
+// wants look again: another program renamed it.
 func (e *Engine) considerStray(ev kernel.Event) {
 	l, ok := ev.Object.(netstate.Link)
 	if !ok || e.ledger.Wanted(ev.Key) != nil || l.Type == netstate.Loopback {
@@ -155,7 +155,7 @@ func (e *Engine) considerStray(ev kernel.Event) {
 }
 
 // sysctls returns the wanted sysctls that a configuration change may concern:
-// those of its interface and those of the whole node.
+// the sysctls of its interface and of the whole node.
 func (e *Engine) sysctls(k netstate.Key) []netstate.Key {
 	var keys []netstate.Key
 	for _, p := range []netstate.End{ledger.On(k), {}} {
@@ -168,7 +168,7 @@ func (e *Engine) sysctls(k netstate.Key) []netstate.Key {
 	return keys
 }
 
-// recheck reads a few objects and adds the owners of those that differ.
+// recheck reads a few objects and marks the owners of objects that differ.
 func (e *Engine) recheck(keys []netstate.Key) {
 	if len(keys) == 0 {
 		return

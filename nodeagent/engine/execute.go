@@ -13,7 +13,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// execute carries out steps stage by stage and returns those that succeeded. A
+// execute carries out steps stage by stage and returns the steps that succeeded. A
 // failed object stops what stands on it and nothing else; an owner whose
 // filters could not be set gets nothing more, so that no port comes up
 // unfiltered, nor one whose sysctls cannot be set.
@@ -38,8 +38,8 @@ func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, ste
 	}
 	x.e.endConnections(batch)
 	for o := range batch {
-		// What nobody wants and nothing kept from going is gone, by a step of
-		// its own or with its link or namespace.
+		// An object that no owner wants and that nothing kept from going is gone, by a
+		// step of its own or with its link or namespace.
 		u := e.units[o]
 		u.DropIf(func(k netstate.Key) bool { return e.ledger.Owners(k).Len() == 0 && u.errs[k] == nil })
 	}
@@ -76,9 +76,9 @@ func (x *execution) blocked(s plan.Step) bool {
 var (
 	// errWaits marks errors that only repeat another object's.
 	errWaits = errors.New("waits for")
-	// errMissing marks namespaces that somebody else is to make.
+	// errMissing marks namespaces that another program is to make.
 	errMissing = errors.New("missing")
-	// errTaken marks names that somebody else has.
+	// errTaken marks names that another program has.
 	errTaken = errors.New("taken")
 )
 
@@ -145,7 +145,7 @@ func (x *execution) stop(k netstate.Key) {
 	}
 }
 
-// success notes what exists now because of whom.
+// success notes which owners hold the object of a step now.
 func (x *execution) success(s plan.Step) {
 	x.applied = append(x.applied, s)
 	x.e.identifyMade(s)

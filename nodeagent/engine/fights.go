@@ -111,7 +111,7 @@ func under(s plan.Step, objects map[netstate.Key]netstate.Key) netstate.Key {
 	return netstate.Key{}
 }
 
-// holdContested leaves out the repairs whose pause is not over, with those that stand
+// holdContested leaves out the repairs whose pause is not over, with the steps that stand
 // on them, and tells the owners so. A change that is wanted never waits.
 func (e *Engine) holdContested(batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
 	held := map[netstate.Key]netstate.Key{}
@@ -143,7 +143,7 @@ func (e *Engine) holdContested(batch map[netstate.Owner]bool, steps []plan.Step)
 	})
 }
 
-// failIn notes an error with those of the batch that want an object.
+// failIn notes an error with the owners of a batch that want an object.
 func (e *Engine) failIn(batch map[netstate.Owner]bool, k netstate.Key, err error) {
 	for o := range e.ledger.Owners(k).All() {
 		if batch[o] {

@@ -102,7 +102,7 @@ func (f *patientFirewall) Load(ctx context.Context) error {
 		return f.unanswered()
 	}
 	if f.read && f.began != f.changes.Load() {
-		// It may have read what was before a change.
+		// It may have read the state before a change.
 		f.ended()
 	}
 	if !f.read {

@@ -42,7 +42,7 @@ func (e *Engine) grantHeld(units []*unit, results []compile.Result) {
 }
 
 // proves reports whether the kernel holds the proof of a claim as this owner's: links
-// and what is on them bear its mark; a published port leads to its targets.
+// and the objects on them bear its mark; a published port leads to its targets.
 func (e *Engine) proves(u *unit, r compile.Result, c compile.Claim) bool {
 	if !c.Proof.Kind.Firewall() {
 		return u.Holds(c.Proof)

@@ -31,8 +31,8 @@ func publishesIn(objects netstate.Set) (list []netstate.Publish) {
 }
 
 // giveWay leaves out the ports on which a process listens that was there first.
-// What is published already stays, since to give it up would cut off its clients;
-// but it is said.
+// A port that is published already stays, since to give it up would cut off its clients;
+// but Ready says so.
 func (e *Engine) giveWay(u *unit, r *compile.Result) {
 	if u.problem != nil {
 		e.keeper.Forget(u.owner)
@@ -120,8 +120,8 @@ func (e *Engine) lookAgain() {
 	}
 }
 
-// keepPorts holds the ports of a batch as far as they are published, and lets
-// the others go.
+// keepPorts holds the ports of a batch as far as they are published, and lets all
+// other ports of it go.
 func (e *Engine) keepPorts(batch map[netstate.Owner]bool) {
 	wishes := map[netstate.Owner]hostport.Wish{}
 	for o := range batch {

@@ -13,7 +13,7 @@ type Input struct {
 	Network    *v1alpha1.BridgeNetwork
 	Attachment *v1alpha1.NamespaceAttachment
 	Publish    *v1alpha1.PortPublish
-	// Accepted is the Accepted condition. Only what is accepted is built.
+	// Accepted is the Accepted condition. Only accepted resources are built.
 	Accepted metav1.Condition
 	// Before are the resource's versions that earlier processes built, in whole
 	// or in part: what they wanted and this one does not is removed.

@@ -56,7 +56,7 @@ func (e *Engine) awaitNames(u *unit) {
 	}
 }
 
-// netnsEnds are the namespaces among objects, each with a link of ours in it if
+// netnsEnds are the namespaces among objects, each with one of our links in it if
 // there is one.
 func netnsEnds(objects netstate.Set) []netstate.End {
 	var ends []netstate.End

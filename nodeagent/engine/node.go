@@ -24,7 +24,7 @@ func (e *Engine) followNode() {
 	e.facts.Set(fact{kind: nodeFact}, foreign(node))
 }
 
-// readNode reads the node's own state. A forward guard of ours says that forwarding
+// readNode reads the node's own state. One of our forward guards says that forwarding
 // was off before us, also where the record of that is lost.
 func (e *Engine) readNode() (netstate.Node, error) {
 	node, err := e.Kernel.Node()
@@ -35,14 +35,14 @@ func (e *Engine) readNode() (netstate.Node, error) {
 	return node, err
 }
 
-// foreign is what of a node others made.
+// foreign is the part of a node that other programs made.
 func foreign(n netstate.Node) netstate.Node {
 	n.Links = maps.Clone(n.Links)
 	maps.DeleteFunc(n.Links, func(_ string, l netstate.NodeLink) bool { return l.Ours })
 	return n
 }
 
-// followRoutings reads anew how targets route where others changed that.
+// followRoutings reads anew how targets route where other programs changed that.
 func (e *Engine) followRoutings() {
 	e.rest(readRouting, nodePause)
 	for netns := range e.astray {
@@ -59,8 +59,8 @@ func (e *Engine) followRoutings() {
 	clear(e.astray)
 }
 
-// routingOf reads what others made of a target's routing. Nothing is known of that in a
-// namespace which is not there yet, or cannot be read.
+// routingOf reads the routes and rules that other programs made in a target. A namespace
+// that is not there yet, or cannot be read, has none.
 func (e *Engine) routingOf(reader *unit, netns string) netstate.Routing {
 	f := named(routingFact, netns)
 	r, known := e.facts.Get(reader.owner, f).(netstate.Routing)
@@ -84,7 +84,7 @@ func (e *Engine) ipv6Off(reader *unit, netns string) bool {
 	return off
 }
 
-// noteEarly notes the links of an owner where a program of others sees packets first.
+// noteEarly notes the links of an owner where another program sees packets first.
 func (e *Engine) noteEarly(u *unit, observed netstate.Set) {
 	for _, k := range u.Wanted().Keys() {
 		l, ok := observed[k].(netstate.Link)

@@ -11,7 +11,7 @@ import (
 var (
 	// errForwardsSoon marks ports that a spanning tree lets forward in a while.
 	errForwardsSoon = errors.New("lets it forward after its forward delay")
-	// errObstructed marks what others put in the way of packets on a link of ours.
+	// errObstructed marks obstacles that another program put in the way of packets.
 	errObstructed = errors.New("is in the way")
 )
 
@@ -50,7 +50,7 @@ func portError(l netstate.Link) error {
 	return fmt.Errorf("%sit %w the bridge's spanning tree, which has another way or was told so (bridge -d link show dev %s)", text, errWaits, l.Name)
 }
 
-// takenError says of a link that a filter of others takes all of its packets.
+// takenError says of a link that another program's filter takes all of its packets.
 func takenError(l netstate.Link) error {
 	tc := "tc"
 	if l.Netns != "" {

@@ -14,7 +14,7 @@ import (
 )
 
 // losesRoutes reports whether a step may have taken routes along: with an
-// address the kernel removes the IPv4 routes that used it, and tells nobody.
+// address the kernel removes the IPv4 routes that used it, without a notification.
 func losesRoutes(s plan.Step) bool {
 	return s.Key.Kind == netstate.KindAddress && (s.Op == plan.Delete || s.Op == plan.Update)
 }
@@ -44,8 +44,8 @@ func (e *Engine) knowFirewall(ctx context.Context) error {
 	return nil
 }
 
-// prepare returns the steps between what a compiled batch wants and what is
-// there.
+// prepare returns the steps between the objects that a compiled batch wants and the
+// objects that are there.
 func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []plan.Step {
 	desired, release, listed := netstate.Set{}, []netstate.Key{}, map[netstate.Key]bool{}
 	for o := range batch {
@@ -73,12 +73,12 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 		e.noteEarly(e.units[o], observed)
 	}
 	// What could not be observed is neither there nor absent: it is left as it
-	// is until it can be. Nothing new comes up beside filters of which nobody knows;
-	// links that had theirs are repaired: others are up like them.
+	// is until it can be. Nothing new comes up beside filters that are not known;
+	// links that had their filters are repaired: their neighbours are up like them.
 	e.blind, e.unseen = map[netstate.Owner]bool{}, nil
 	for k, err := range unknown {
 		if e.ledger.Owners(k).Len() == 0 && errors.Is(err, kernel.ErrForeign) {
-			// A namespace that is the host's own was refused, so nothing in it is ours.
+			// The host's own namespace was refused as target, so Patchbay made nothing in it.
 			delete(unknown, k)
 			continue
 		}
@@ -123,7 +123,7 @@ func (e *Engine) observe(ctx context.Context, desired netstate.Set, release []ne
 	return observed, errs
 }
 
-// toSee returns the released keys that have to be looked at: not those that die
+// toSee returns the released keys that have to be looked at: not the keys that die
 // with a link which is released too, nor the end of a pair whose end on the
 // host is, nor a loopback, which dies with its namespace.
 func (e *Engine) toSee(release []netstate.Key) []netstate.Key {

@@ -37,8 +37,8 @@ func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView,
 			at.Addresses, p = e.claims.Allocate(u.owner, network.Name, u.given)
 		}
 		if p != nil && at.Target.Netns != "" && len(u.given) > 0 {
-			// What has some stays up with those when a subnet that came later is
-			// too small for all.
+			// An attachment that has some stays up with them when a subnet that came
+			// later is too small for all.
 			at.Addresses, u.short, p = u.given, p, nil
 		}
 	}
@@ -89,8 +89,8 @@ func (e *Engine) netnsOf(u *unit) (string, *compile.Problem) {
 		return problem(v1alpha1.ReasonUnsupported, "spec.target names neither a network namespace nor a pod")
 	}
 	pod, runs := e.facts.Get(u.owner, named(podFact, a.Status.PodUID)).(Pod)
-	// The UID of a static pod comes from an annotation, in which whoever makes a pod
-	// can write that of somebody else's.
+	// The UID of a static pod comes from an annotation, in which the maker of a pod can
+	// write the UID of another tenant's pod.
 	runs = runs && pod.Namespace == a.Namespace && pod.Name == t.Pod.Name
 	switch {
 	case a.Status.PodUID == "":
@@ -109,7 +109,7 @@ func (e *Engine) netnsOf(u *unit) (string, *compile.Problem) {
 const maxInterfaces = 64
 
 // interfaceOf names the interface inside the target: for a pod net1, net2, ... as
-// far as nobody else has it, and the same again each time.
+// far as no other program has it, and the same again each time.
 func (e *Engine) interfaceOf(u *unit, netns string) string {
 	a := u.in.Attachment
 	switch {

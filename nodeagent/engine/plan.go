@@ -34,7 +34,7 @@ type Teller string
 const (
 	// Agent runs: it tries what it says that it could not do until it can.
 	Agent Teller = "agent"
-	// Command has ended, and nobody has looked since.
+	// Command has ended, and no process has looked since.
 	Command Teller = "command"
 )
 
@@ -143,7 +143,7 @@ func sorted(planned map[netstate.Owner]*Planned) []Planned {
 	return out
 }
 
-// planOwner returns under whom of a batch an object is shown: the first who
+// planOwner returns the owner of a batch under which an object is shown: the first that
 // wants it, else the first who holds it.
 func (e *Engine) planOwner(k netstate.Key, batch map[netstate.Owner]bool) netstate.Owner {
 	for _, owners := range []*ledger.Owners{e.ledger.Owners(k), e.ledger.Holders(k)} {

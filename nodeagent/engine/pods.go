@@ -20,7 +20,7 @@ type Pod struct {
 }
 
 // SetPods tells which pods run, all of them. Before the first call nothing is
-// known of them, and what was built for some stays as it is.
+// known of them, and the objects that were built for some stay as they are.
 func (e *Engine) SetPods(list []Pod) {
 	running := map[string]Pod{}
 	for _, p := range list {
@@ -49,8 +49,8 @@ func (e *Engine) followPods(running map[string]Pod) {
 	e.facts.Set(fact{kind: podsFact}, true)
 }
 
-// awaitPods leaves out, while nothing is known of the pods, what is for some, and
-// reports whether there is any. No other owner gets its addresses and ports meanwhile.
+// awaitPods leaves out, while nothing is known of the pods, the owners that need one, and
+// reports whether there is any. No other owner gets their addresses and ports meanwhile.
 func (e *Engine) awaitPods(batch map[netstate.Owner]bool) (waits bool) {
 	if e.pods != nil {
 		return false

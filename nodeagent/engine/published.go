@@ -10,7 +10,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// published is what of a publish is open.
+// published are the open ports of a publish.
 func (u *unit) published() []v1alpha1.PublishedStatus {
 	var out []v1alpha1.PublishedStatus
 	for _, k := range u.Wanted().Keys() {
@@ -37,7 +37,7 @@ const (
 	maxSummary = 128
 )
 
-// summary is what is published in one line: "*:8001/TCP->10.68.0.101:80, +3".
+// summary is the published ports in one line: "*:8001/TCP->10.68.0.101:80, +3".
 func summary(published []v1alpha1.PublishedStatus) string {
 	var out strings.Builder
 	texts := summaries(published)

@@ -65,7 +65,7 @@ func (e *Engine) addAll() {
 	e.facts.Mark(slices.Collect(maps.Keys(e.units))...)
 }
 
-// follow reads again what is due. After a loss of notifications the firewall is read
+// follow reads again what an alarm asks for. After a loss of notifications the firewall is read
 // without a pause.
 func (e *Engine) follow(ctx context.Context, due map[what]bool, lost bool) {
 	// A call that goes on beside the loop tells of its end.
@@ -106,7 +106,7 @@ func (e *Engine) reloadNAT(ctx context.Context) {
 	}
 }
 
-// addUnknown adds the owners of whom nobody can tell whether they are filtered, so
+// addUnknown marks the owners of which it is not known whether they are filtered, so
 // that they say so, unless they do. A single failure is over before that is read.
 func (e *Engine) addUnknown(err error) {
 	if hung := (*program.NoAnswer)(nil); !errors.As(err, &hung) && e.natFailures == 1 {

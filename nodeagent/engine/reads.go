@@ -22,8 +22,8 @@ type fact struct {
 type factKind uint8
 
 const (
-	// viewFact is a network or an attachment as others see it: a view. There is none of
-	// an owner without a resource.
+	// viewFact is a network or an attachment as other owners see it: a view. There is
+	// none of an owner without a resource.
 	viewFact factKind = iota
 	// whyFact is the text that says why an owner is not built.
 	whyFact
@@ -40,16 +40,16 @@ const (
 	siblingsFact
 	// hostAddressFact is how many wanted objects give the node an address.
 	hostAddressFact
-	// nodeFact is what others made of the node, blockersFact what of others drops
-	// packets.
+	// nodeFact is the part of the node that other programs made, blockersFact the chains
+	// of other programs that drop packets.
 	nodeFact
 	blockersFact
 	// podFact is a running Pod by its UID. podsFact is true once the pods are known;
 	// its members are the attachments that name a pod.
 	podFact
 	podsFact
-	// routingFact is what others made of the routing in a namespace, ipv6OffFact
-	// whether IPv6 is off there.
+	// routingFact are the routes and rules of other programs in a namespace, ipv6OffFact
+	// says whether IPv6 is off there.
 	routingFact
 	ipv6OffFact
 	// netnsFact is touched when the kernel tells of a name of a namespace.
@@ -83,7 +83,7 @@ func (e *Engine) viewOf(reader *unit, o netstate.Owner) (view, bool) {
 	return v, ok
 }
 
-// show lets others see what became of an owner.
+// show lets other owners see what became of one.
 func (e *Engine) show(u *unit) {
 	if u.in == nil {
 		e.facts.Set(about(viewFact, u.owner), nil)
@@ -202,8 +202,8 @@ func (e *Engine) siblings(u *unit) (fact, bool) {
 	return fact{siblingsFact, networkOf(u.in.Attachment.Spec.Network), netns}, problem == nil
 }
 
-// enterSiblings makes an attachment a sibling of the others of its target, with the
-// addresses that it has.
+// enterSiblings makes an attachment a sibling of the other attachments of its target,
+// with the addresses that it has.
 func (e *Engine) enterSiblings(u *unit) {
 	f, ok := e.siblings(u)
 	if u.siblings != f || !ok {
@@ -274,7 +274,7 @@ func (e *Engine) ownAddresses(reader *unit) (own []netip.Addr) {
 	return own
 }
 
-// context is what every compilation may know. An attachment behind a gateway of ours
+// context is all that a compilation may know. An attachment behind one of our gateways
 // looks at the node only to refuse the node's addresses, and does not hear of it.
 func (e *Engine) context(reader *unit, node bool) compile.Context {
 	e.facts.Get(reader.owner, fact{kind: blockersFact})

@@ -58,7 +58,7 @@ func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summ
 	e.wakeLosers()
 }
 
-// showFailing lets others see which owners of a batch fail. An owner that fails itself
+// showFailing lets other owners see which owners of a batch fail. An owner that fails itself
 // hears of the end of that: it may be what it waits for.
 func (e *Engine) showFailing(batch map[netstate.Owner]bool) {
 	for o := range batch {
@@ -138,7 +138,7 @@ func (e *Engine) rejoin(applied []plan.Step) {
 	}
 }
 
-// tell logs one line per changed object, except for those that are summed. What changes
+// tell logs one line per changed object, except for objects that are summed. What changes
 // although its owner did not is drift.
 func (e *Engine) tell(applied []plan.Step, summed map[netstate.Key]bool) {
 	for _, l := range plan.Lines(applied) {
@@ -221,7 +221,7 @@ func (e *Engine) status(u *unit) Status {
 	return s
 }
 
-// readyCondition says why, in the order of what has to be mended first; where nothing
+// readyCondition says why, in the order in which a person has to mend it; where nothing
 // has to be, with notes.
 func (u *unit) readyCondition(notes []*compile.Problem, contested string) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
@@ -245,7 +245,7 @@ func (u *unit) readyCondition(notes []*compile.Problem, contested string) metav1
 	return c
 }
 
-// explain names the errors that are not mere consequences of others.
+// explain names the errors that are not mere consequences of other errors.
 func (u *unit) explain(contested string) (reason, message string) {
 	var texts []string
 	reason = v1alpha1.ReasonPending

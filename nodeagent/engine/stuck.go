@@ -10,11 +10,11 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Failures that only others can end are not tried again by the clock: the kernel tells
+// Failures that only other programs can end are not tried again by the clock: the kernel tells
 // when a name, a route or a port becomes free, a namespace appears, or a mount changes.
 // It does not tell when a security module allows more.
 
-// othersEnd are the errors of such failures; mountsEnd are those that a mount ends.
+// othersEnd are the errors of such failures; mountsEnd are errors that a mount ends.
 var (
 	othersEnd = []error{errTaken, errMissing, errWaits, errObstructed, errContested, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
 	mountsEnd = []error{kernel.ErrMountsApart, kernel.ErrSysctlReadOnly, unix.EROFS}
@@ -77,8 +77,8 @@ func (e *Engine) remounted() {
 
 // freed marks the stuck owners of objects for which another one may have been in the
 // way that has changed: a route to the same destination on whatever interface, and in a
-// namespace any link, whose alternative names count as well. Those of the node's links
-// are among its facts (followNode).
+// namespace any link, whose alternative names count as well. Names of the node's
+// links are among its facts (followNode).
 func (e *Engine) freed(changed netstate.Key) {
 	for o := range e.stuck {
 		for k := range e.units[o].errs {

@@ -8,15 +8,15 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// orphans is the owner of what bears our mark and names nobody: namespaces,
-// half-made links, recorded sysctls and what is left in the firewall.
+// orphans is the owner of objects that bear our mark and name no owner: namespaces,
+// half-made links, recorded sysctls and left objects of the firewall.
 var orphans = netstate.Owner{}
 
 // minSwept is from how many owners on a sweep of more than half waits.
 const minSwept = 10
 
-// sweep adds owners whose resource is gone, and what nobody owns. Too much at
-// once waits: an empty source is more often a restored or a wrong one.
+// sweep adds owners whose resource is gone, and orphans. Too much at once waits: an empty
+// source is more often a restored or a wrong one.
 func (e *Engine) sweep(batch map[netstate.Owner]bool) {
 	if !e.sweepDue && e.brake.IsZero() || !e.NAT.Known() {
 		return
@@ -36,12 +36,13 @@ func (e *Engine) sweep(batch map[netstate.Owner]bool) {
 	e.addSwept(batch)
 }
 
-// strays is the owner of what the firewall holds, in our name, about interfaces of
-// others.
+// strays is the owner of the objects that the firewall holds, in our name, about
+// interfaces of other programs.
 var strays = netstate.Owner{Name: "strays"}
 
-// addStrays adds what the firewall holds about interfaces that neither are ours nor
-// have ports of ours: it is of no resource, not even of one whose record was lost.
+// addStrays adds the objects that the firewall holds about interfaces that neither
+// Patchbay made nor have our ports: they are of no resource, not even of one whose record
+// was lost.
 func (e *Engine) addStrays(batch map[netstate.Owner]bool) {
 	if !e.NAT.Known() {
 		return

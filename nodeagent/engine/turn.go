@@ -28,7 +28,7 @@ func (e *Engine) turn(ctx context.Context) (time.Duration, error) {
 	return e.untilNext(), nil
 }
 
-// take has the news make owners dirty, looks again at what is due, and returns the owners
+// take has the news make owners dirty, looks again where an alarm is due, and returns the owners
 // that may be looked at now.
 func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	in := e.news.take()

@@ -67,7 +67,7 @@ type lease struct {
 	// addresses that it got then.
 	adopted bool
 	joined  []netip.Prefix
-	// siblings is what the attachment shares with the others of its target.
+	// siblings is the fact that the attachment shares with other ones of its target.
 	siblings fact
 }
 
@@ -81,7 +81,7 @@ type result struct {
 	errs map[netstate.Key]error
 	// done says that the last pass found or made everything.
 	done bool
-	// complete is what was wanted when it last was all there.
+	// complete are the wanted objects when all of them were there last.
 	complete netstate.Set
 	// attempts counts the failures in a row.
 	attempts int
@@ -116,9 +116,9 @@ func (e *Engine) forget(u *unit) {
 // accepted says whether the owner is there and may be built.
 func (u *unit) accepted() bool { return u.in != nil && u.in.Accepted.Status == "True" }
 
-// going says that the owner's objects would be removed, other than by
-// somebody's word: because it, or what it refers to, is not there. A refusal for
-// any other reason is somebody's word.
+// going reports whether the owner would be swept: it, or the network or attachment that it
+// references, has disappeared. An explicit removal, or a rejection for any other reason, is
+// no sweep and is not braked.
 func (u *unit) going() bool {
 	switch {
 	case u.byCommand || u.accepted():
@@ -147,11 +147,11 @@ func (e *Engine) want(u *unit, objects netstate.Set) {
 	}
 }
 
-// final says that only somebody else can mend what fails: waiting for it here
+// final reports whether only another program can mend the failures: waiting here
 // makes no sense.
 func (u *unit) final() bool {
 	for k, err := range u.errs {
-		if !causeOf(k, err).others {
+		if !causeOf(k, err).byOthers {
 			return false
 		}
 	}

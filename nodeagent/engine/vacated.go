@@ -7,7 +7,7 @@ import (
 )
 
 // endConnections ends the tracked connections of attachments that have gone, or have
-// other addresses now: whoever gets theirs next would inherit them.
+// other addresses now: the next attachment with their addresses would inherit them.
 func (e *Engine) endConnections(batch map[netstate.Owner]bool) {
 	var gone []netip.Addr
 	for o := range batch {
@@ -22,9 +22,9 @@ func (e *Engine) endConnections(batch map[netstate.Owner]bool) {
 }
 
 // vacated are the addresses in a namespace that a pass took from an attachment.
-// Those that the node does not reach mean others there, if anybody; but on a LAN it
-// may have reached them by an address that has gone too. Of an attachment that is
-// known by its marks alone, nobody can say.
+// Addresses that the node does not reach belong to other hosts there, if to any; but on a
+// LAN it may have reached them by an address that has gone too. Of an attachment that is
+// known by its marks alone, that is not known.
 func (e *Engine) vacated(u *unit) []netip.Addr {
 	known := u.view.Target != (netstate.End{})
 	if u.owner.Kind != netstate.OwnerAttachment || known && !u.view.Reachable && !u.view.External {

@@ -53,7 +53,9 @@ type Keeper struct {
 
 	listeners map[netstate.Key][]Listener
 	owners    map[netstate.Owner]*kept
-	said      map[string]bool
+	// waiting are the owners with ports that are not held.
+	waiting map[netstate.Owner]bool
+	said    map[string]bool
 }
 
 // kept is what the Keeper knows of one owner.
@@ -81,7 +83,7 @@ type Occupied struct {
 
 // NewKeeper makes a Keeper that holds nothing.
 func NewKeeper(s Sockets, complain func(error)) *Keeper {
-	return &Keeper{Sockets: s, Complain: complain, owners: map[netstate.Owner]*kept{}, said: map[string]bool{}}
+	return &Keeper{Sockets: s, Complain: complain, owners: map[netstate.Owner]*kept{}, waiting: map[netstate.Owner]bool{}, said: map[string]bool{}}
 }
 
 func (k *Keeper) of(o netstate.Owner) *kept {
@@ -133,6 +135,7 @@ func (k *Keeper) InTheWay(o netstate.Owner, objects netstate.Set) (list []Occupi
 			in := Occupied{objects[key].(netstate.Publish), listeners}
 			k.of(o).occupied[key] = in
 			list = append(list, in)
+			k.waiting[o] = true
 		}
 	}
 	return list
@@ -161,8 +164,12 @@ func (k *Keeper) Keep(wishes map[netstate.Owner]Wish) {
 		k.Release(gone)
 	}
 	for o := range wishes {
-		k.hold(k.owners[o])
-		if own := k.owners[o]; len(own.wish.Publishes)+len(own.occupied)+len(own.reserved) == 0 {
+		own := k.owners[o]
+		k.hold(own)
+		if delete(k.waiting, o); len(own.unheld) > 0 || len(k.open(own)) > 0 {
+			k.waiting[o] = true
+		}
+		if len(own.wish.Publishes)+len(own.occupied)+len(own.reserved) == 0 {
 			delete(k.owners, o)
 		}
 	}
@@ -196,8 +203,8 @@ func (k *Keeper) hold(own *kept) {
 func (k *Keeper) Again() (changed []netstate.Owner) {
 	open := map[netstate.Owner][]netstate.Publish{}
 	var ask []netstate.Publish
-	for o, own := range k.owners {
-		if list := k.open(own); len(list) > 0 {
+	for o := range k.waiting {
+		if list := k.open(k.owners[o]); len(list) > 0 {
 			open[o], ask = list, append(ask, list...)
 		}
 	}
@@ -230,8 +237,8 @@ func (k *Keeper) open(own *kept) (list []netstate.Publish) {
 
 // Pause returns when to call Again; false where no port can change.
 func (k *Keeper) Pause() (pause time.Duration, any bool) {
-	for _, own := range k.owners {
-		switch {
+	for o := range k.waiting {
+		switch own := k.owners[o]; {
 		case len(own.occupied)+len(own.unheld) > 0:
 			return BusyPause, true
 		case len(k.open(own)) > 0:
