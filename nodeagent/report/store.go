@@ -20,6 +20,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/regular"
 )
 
 // Store keeps the resources of a node without a cluster, with their status, as an API
@@ -45,7 +46,7 @@ func (s *Store) By(n Node) { s.node = n }
 // WrittenBy returns the node that the records were written for; zero without records.
 func (s *Store) WrittenBy() Node {
 	var n Node
-	data, err := os.ReadFile(s.nodeFile())
+	data, err := regular.ReadFile(s.nodeFile())
 	if err != nil || yaml.Unmarshal(data, &n) != nil {
 		return Node{}
 	}
@@ -115,7 +116,7 @@ func asideName(file string) string {
 
 // read reads a record, which must be of the resource that its name says.
 func (s *Store) read(file string) (v1alpha1.Object, error) {
-	data, err := os.ReadFile(file)
+	data, err := regular.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +172,7 @@ func (s *Store) Save(o metav1.Object) error {
 		return err
 	}
 	file := s.file(engine.InputOf(o).Owner())
-	if old, err := os.ReadFile(file); err == nil && string(old) == string(data) {
+	if old, err := regular.ReadFile(file); err == nil && string(old) == string(data) {
 		return nil
 	}
 	tmp := file + ".tmp"
@@ -190,7 +191,7 @@ func (s *Store) Save(o metav1.Object) error {
 // killed one knows what to remove.
 func (s *Store) Want(o metav1.Object) error {
 	owner := engine.InputOf(o).Owner()
-	old, err := os.ReadFile(s.file(owner))
+	old, err := regular.ReadFile(s.file(owner))
 	if err == nil {
 		if err := s.keepFormer(owner, old); err != nil {
 			return err
@@ -215,7 +216,7 @@ const separator = "---\n"
 // or in part.
 func (s *Store) Former(o netstate.Owner) []metav1.Object {
 	var out []metav1.Object
-	data, _ := os.ReadFile(s.formerFile(o))
+	data, _ := regular.ReadFile(s.formerFile(o))
 	for _, doc := range bytes.Split(data, []byte(separator)) {
 		// One cut short by a kill was not acted upon yet.
 		if rec, err := parseRecord(o.Kind, doc); err == nil && len(bytes.TrimSpace(doc)) > 0 {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/regular"
 )
 
 // Records are the records of one source. They are safe for concurrent use.
@@ -74,7 +75,7 @@ func (all *Records) File(name string) string {
 
 // Find returns false where there is no record, and for a damaged one.
 func (all *Records) Find(name string) (record, bool) {
-	b, err := os.ReadFile(all.File(name))
+	b, err := regular.ReadFile(all.File(name))
 	if err != nil {
 		return record{}, false
 	}
@@ -88,7 +89,7 @@ func (all *Records) Damaged() map[string]error {
 	bad := map[string]error{}
 	for _, name := range all.names() {
 		file := all.File(name)
-		b, err := os.ReadFile(file)
+		b, err := regular.ReadFile(file)
 		if err == nil {
 			_, err = parseRecord(b)
 		}

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/regular"
 )
 
 // Stdin is the path that stands for standard input.
@@ -123,17 +124,12 @@ func isManifest(name string) bool {
 	return false
 }
 
-// regularFile refuses folders and, because reading one may never end, pipes and
-// devices.
+// regularFile refuses folders, pipes and devices.
 func regularFile(path string) source {
-	info, err := os.Stat(path)
-	if err != nil {
-		return source{path: path, err: unreadable(path, err)}
+	data, err := regular.ReadFile(path)
+	if errors.Is(err, regular.ErrNotRegular) {
+		return source{path: path, err: &Error{File: path, Message: regular.ErrNotRegular.Error()}}
 	}
-	if !info.Mode().IsRegular() {
-		return source{path: path, err: &Error{File: path, Message: "is not a regular file"}}
-	}
-	data, err := os.ReadFile(path)
 	if err != nil {
 		return source{path: path, err: unreadable(path, err)}
 	}
