@@ -15,10 +15,12 @@ var (
 	scriptTag = regexp.MustCompile("`([a-z0-9-]+\\.txtar)`")
 	// pathTag is a folder or file of the repository in code, in ARCHITECTURE.md.
 	pathTag = regexp.MustCompile("`((?:api|config|controllers|docs|hack|nodeagent|test)/[\\w./-]+)`")
+	// placeTag is a function and, in parentheses, its file.
+	placeTag = regexp.MustCompile("`(?:\\w+\\.)?(\\w+)` \\(`([\\w./-]+\\.go)`\\)")
 )
 
-// TestNamesExist: a test, a scenario or a folder that a page for engineers names is in
-// the repository.
+// TestNamesExist: a test, a scenario, a folder or a function that a page for engineers
+// names is in the repository.
 func TestNamesExist(t *testing.T) {
 	functions := testFunctions(t)
 	for name, text := range engineersPages(t) {
@@ -32,6 +34,9 @@ func TestNamesExist(t *testing.T) {
 		}
 		for _, m := range pathTag.FindAllStringSubmatch(text, -1) {
 			exists(t, name, m[1])
+		}
+		for _, m := range placeTag.FindAllStringSubmatch(text, -1) {
+			declares(t, name, m[2], m[1])
 		}
 	}
 }
@@ -93,6 +98,19 @@ func testFunctions(t *testing.T) map[string]bool {
 		t.Fatal(err)
 	}
 	return found
+}
+
+// declares: the file has the function or type that the page places there.
+func declares(t *testing.T, page, file, name string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, file))
+	if err != nil {
+		t.Errorf("%s: %v", page, err)
+		return
+	}
+	if !regexp.MustCompile(`(?m)^(func (\([^)]*\) )?` + name + `\(|type ` + name + ` )`).Match(text) {
+		t.Errorf("%s: %s declares no %s", page, file, name)
+	}
 }
 
 func exists(t *testing.T, page, path string) {
