@@ -55,7 +55,7 @@ func (r selectors) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	return r.reconcile(ctx, parent{
 		subject: attachmentSubject(a), verdict: v, list: &v1alpha1.NamespaceAttachmentList{},
 		wanted:     func(ctx context.Context) ([]child, error) { return r.podChildren(ctx, a) },
-		withStatus: func(s childrenStatus) v1alpha1.Object { return withPodStatus(a, v.accepted, s) },
+		withStatus: func(s sum) v1alpha1.Object { return withPodStatus(a, v.accepted, s) },
 	})
 }
 
@@ -92,14 +92,14 @@ func podChild(a *v1alpha1.NamespaceAttachment, p *corev1.Pod) *v1alpha1.Namespac
 
 // withPodStatus returns an attachment with the status that its pods make. All of
 // that status is the controller's.
-func withPodStatus(a *v1alpha1.NamespaceAttachment, accepted metav1.Condition, s childrenStatus) *v1alpha1.NamespaceAttachment {
-	ready := s.condition(fmt.Sprintf("%d of %d pods attached", len(s.ready), s.all()),
+func withPodStatus(a *v1alpha1.NamespaceAttachment, accepted metav1.Condition, s sum) *v1alpha1.NamespaceAttachment {
+	ready := s.condition(fmt.Sprintf("%d of %d pods attached", len(s.ready), s.count()),
 		"spec.target.podSelector selects no pod; label pods of the namespace, or make the attachment anew with another selector")
 	out := a.DeepCopy()
 	out.Status = v1alpha1.NamespaceAttachmentStatus{
 		ObservedGeneration: a.Generation,
-		Pods:               &v1alpha1.PodCounts{Matched: int32(s.all()), Ready: int32(len(s.ready))},
-		Conditions:         parentConditions(a, accepted, ready),
+		Pods:               &v1alpha1.PodCounts{Matched: int32(s.count()), Ready: int32(len(s.ready))},
+		Conditions:         summedConditions(a, accepted, ready),
 	}
 	return out
 }

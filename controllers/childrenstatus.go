@@ -11,7 +11,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-// member is the state of one pod or node of a parent.
+// member is the state of one pod or node of a parent, or of one node of a network.
 type member struct {
 	name string
 	// ready is the child's Ready condition, or why there can be none. The parent
@@ -19,11 +19,13 @@ type member struct {
 	ready metav1.Condition
 }
 
+// waiting is the Ready condition of a member that has not told its own yet.
+var waiting = metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending}
+
 // memberOf judges a child by its conditions; a missing child has none.
 func memberOf(name string, generation int64, conditions []metav1.Condition) member {
 	accepted := meta.FindStatusCondition(conditions, v1alpha1.ConditionAccepted)
 	ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
-	waiting := metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending}
 	switch {
 	case accepted == nil || ready == nil:
 		return member{name, waiting}
@@ -51,15 +53,15 @@ func (m member) waits() bool {
 	return false
 }
 
-// childrenStatus sums up all members of a parent.
-type childrenStatus struct {
+// sum is the state of all members of a parent or network.
+type sum struct {
 	failing, waiting, ready []member
 	// refused is the API server's error where it does not make or change a child.
 	refused string
 }
 
-func sumUpChildren(members []member, refused error) childrenStatus {
-	var s childrenStatus
+func sumUp(members []member, refused error) sum {
+	var s sum
 	if refused != nil {
 		first, _, _ := strings.Cut(refused.Error(), "\n")
 		s.refused = "; " + truncate(first, 1024)
@@ -78,13 +80,13 @@ func sumUpChildren(members []member, refused error) childrenStatus {
 	return s
 }
 
-func (s childrenStatus) all() int { return len(s.failing) + len(s.waiting) + len(s.ready) }
+func (s sum) count() int { return len(s.failing) + len(s.waiting) + len(s.ready) }
 
 // condition names a failing member before one that the parent waits for. counts says
 // how many are ready, in the parent's words; none is the message without members.
-func (s childrenStatus) condition(counts, none string) metav1.Condition {
+func (s sum) condition(counts, none string) metav1.Condition {
 	switch {
-	case s.all() == 0:
+	case s.count() == 0:
 		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending, Message: none}
 	case len(s.failing) > 0:
 		first := s.failing[0]
@@ -99,8 +101,9 @@ func (s childrenStatus) condition(counts, none string) metav1.Condition {
 	return metav1.Condition{Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed, Message: counts}
 }
 
-// parentConditions returns the conditions of a parent for its present generation.
-func parentConditions(p v1alpha1.Object, accepted, ready metav1.Condition) []metav1.Condition {
+// summedConditions returns the conditions of a parent or network for its present
+// generation.
+func summedConditions(p v1alpha1.Object, accepted, ready metav1.Condition) []metav1.Condition {
 	switch accepted.Status {
 	case metav1.ConditionFalse:
 		ready = metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending, Message: "not accepted: " + accepted.Message}

@@ -10,7 +10,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 )
 
-func TestSumUpChildren(t *testing.T) {
+func TestSumUp(t *testing.T) {
 	accepted := condition("Accepted", "True", "Accepted", "bound", 3)
 	ready := func(name, status, reason string) member {
 		return memberOf(name, 3, []metav1.Condition{accepted, condition("Ready", status, reason, "because", 3)})
@@ -39,8 +39,8 @@ func TestSumUpChildren(t *testing.T) {
 			"a: PortPublish web-1 exists and was not made for it; delete that or give it another name (0 of 1, 1 failing)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			sum := sumUpChildren(c.members, nil)
-			counts := strings.Join([]string{digits(len(sum.ready)), digits(sum.all())}, " of ")
+			sum := sumUp(c.members, nil)
+			counts := strings.Join([]string{digits(len(sum.ready)), digits(sum.count())}, " of ")
 			got := sum.condition(counts, "none")
 			if want := (metav1.Condition{Status: metav1.ConditionStatus(c.status), Reason: c.reason, Message: c.message}); got != want {
 				t.Errorf("\n got %+v\nwant %+v", got, want)
@@ -49,16 +49,16 @@ func TestSumUpChildren(t *testing.T) {
 	}
 }
 
-// TestSumUpChildrenOfRefusals: what the API server refuses to make or change is not taken
+// TestSumUpOfRefusals: what the API server refuses to make or change is not taken
 // for something that ends by itself, nor for done.
-func TestSumUpChildrenOfRefusals(t *testing.T) {
+func TestSumUpOfRefusals(t *testing.T) {
 	err := errors.Join(errors.New("create child b-1: exceeded quota"), errors.New("create child c-1: exceeded quota"))
 	fine := memberOf("a", 3, []metav1.Condition{condition("Accepted", "True", "Accepted", "", 3), condition("Ready", "True", "Programmed", "", 3)})
 	for want, members := range map[string][]member{
 		"n, waiting for 1; the first is b; create child b-1: exceeded quota": {fine, memberOf("b", 0, nil)},
 		"n; create child b-1: exceeded quota":                                {fine},
 	} {
-		if got := sumUpChildren(members, err).condition("n", ""); got.Message != want || got.Status != metav1.ConditionUnknown || got.Reason != v1alpha1.ReasonPending {
+		if got := sumUp(members, err).condition("n", ""); got.Message != want || got.Status != metav1.ConditionUnknown || got.Reason != v1alpha1.ReasonPending {
 			t.Errorf("%+v, want %s", got, want)
 		}
 	}
@@ -66,12 +66,12 @@ func TestSumUpChildrenOfRefusals(t *testing.T) {
 
 func digits(n int) string { return string(rune('0' + n)) }
 
-// TestSumUpChildrenDistrustsAgents: what an agent says cannot make a parent's status
+// TestSumUpDistrustsAgents: what an agent says cannot make a parent's status
 // invalid.
-func TestSumUpChildrenDistrustsAgents(t *testing.T) {
+func TestSumUpDistrustsAgents(t *testing.T) {
 	long := condition("Ready", "False", "KernelError", strings.Repeat("x", 32768), 3)
 	m := memberOf("a", 3, []metav1.Condition{condition("Accepted", "True", "Accepted", "", 3), long})
-	if got := sumUpChildren([]member{m}, nil).condition("0 of 1", ""); len(got.Message) > 2000 {
+	if got := sumUp([]member{m}, nil).condition("0 of 1", ""); len(got.Message) > 2000 {
 		t.Errorf("a message of %d bytes", len(got.Message))
 	}
 }

@@ -33,28 +33,28 @@ func (c *cluster) lookup(ctx context.Context) *lookup {
 		}
 		return err == nil
 	}
+	need := func(name types.NamespacedName, into client.Object) bool {
+		ok := get(name, into)
+		l.missed = !ok || l.missed
+		return ok
+	}
 	l.Network = func(name string) *v1alpha1.BridgeNetwork {
-		n := &v1alpha1.BridgeNetwork{}
-		if !get(types.NamespacedName{Name: name}, n) {
-			l.missed = true
-			return nil
+		if n := (&v1alpha1.BridgeNetwork{}); need(types.NamespacedName{Name: name}, n) {
+			return n
 		}
-		return n
+		return nil
 	}
 	l.Attachment = func(name types.NamespacedName) *v1alpha1.NamespaceAttachment {
-		a := &v1alpha1.NamespaceAttachment{}
-		if !get(name, a) {
-			l.missed = true
-			return nil
+		if a := (&v1alpha1.NamespaceAttachment{}); need(name, a) {
+			return a
 		}
-		return a
+		return nil
 	}
 	l.Pod = func(name types.NamespacedName) *corev1.Pod {
-		p := &corev1.Pod{}
-		if !get(name, p) {
-			return nil
+		if p := (&corev1.Pod{}); get(name, p) {
+			return p
 		}
-		return p
+		return nil
 	}
 	l.NodeLabels = func(name string) (map[string]string, bool) {
 		node := &corev1.Node{}
@@ -68,7 +68,7 @@ func (c *cluster) lookup(ctx context.Context) *lookup {
 	}
 	l.NamespaceLabels = func(name string) map[string]string {
 		namespace := &corev1.Namespace{}
-		l.missed = !get(types.NamespacedName{Name: name}, namespace) || l.missed
+		need(types.NamespacedName{Name: name}, namespace)
 		return namespace.Labels
 	}
 	return l

@@ -58,27 +58,21 @@ func (r networks) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 		patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 		return writeResult(r.Patch(ctx, n, patch, client.FieldOwner(v1alpha1.FieldManagerController)), "write finalizers of BridgeNetwork %s", n.Name)
 	}
-	sum, err := r.rollup(ctx, n)
+	nodes, err := r.rollup(ctx, n)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	return r.applySum(ctx, throttleOf(r.throttles, n.Name), n, withStatus(n, accept.Network(n, accept.World{}), sum, users))
+	return r.applySum(ctx, throttleOf(r.throttles, n.Name), n, withStatus(n, accept.Network(n, accept.World{}), nodes, users))
 }
 
 // withStatus returns a network with the status that its nodes and users make. All
 // of that status is the controller's.
-func withStatus(n *v1alpha1.BridgeNetwork, accepted metav1.Condition, sum rollup, users []string) *v1alpha1.BridgeNetwork {
-	ready := sum.ready
-	if accepted.Status != metav1.ConditionTrue {
-		ready = metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending, Message: "not accepted: " + accepted.Message}
-	}
-	ready.Type, ready.ObservedGeneration = v1alpha1.ConditionReady, n.Generation
+func withStatus(n *v1alpha1.BridgeNetwork, accepted metav1.Condition, nodes rollup, users []string) *v1alpha1.BridgeNetwork {
 	out := n.DeepCopy()
 	out.Status = v1alpha1.BridgeNetworkStatus{
-		ObservedGeneration: n.Generation, Nodes: sum.nodes, FailingNodes: sum.failing, Conditions: out.Status.Conditions,
+		ObservedGeneration: n.Generation, Nodes: nodes.counts, FailingNodes: nodes.failing,
+		Conditions: summedConditions(n, accepted, nodes.ready),
 	}
-	meta.SetStatusCondition(out.Conditions(), accepted)
-	meta.SetStatusCondition(out.Conditions(), ready)
 	if len(users) > 0 {
 		meta.SetStatusCondition(out.Conditions(), inUse(n, users))
 	} else {

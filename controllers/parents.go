@@ -30,7 +30,7 @@ type parent struct {
 	// wanted returns the children that the parent should have.
 	wanted func(context.Context) ([]child, error)
 	// withStatus returns the parent with the status that its children make.
-	withStatus func(childrenStatus) v1alpha1.Object
+	withStatus func(sum) v1alpha1.Object
 	// replaced reports that the status has parts that an agent wrote: only a merge
 	// patch removes them.
 	replaced bool
@@ -50,7 +50,7 @@ func (r parents) reconcile(ctx context.Context, p parent) (reconcile.Result, err
 		return reconcile.Result{}, err
 	}
 	taken, childErr := r.sync(ctx, f)
-	result, err := r.write(ctx, p, p.withStatus(sumUpChildren(f.members(taken), childErr)))
+	result, err := r.write(ctx, p, p.withStatus(sumUp(f.members(taken), childErr)))
 	if len(taken) > 0 { // any object may hold the name: no event tells when it is free
 		result = sooner(result, reconcile.Result{RequeueAfter: r.options.RollupInterval})
 	}

@@ -26,7 +26,7 @@ func (r publishes) spread(ctx context.Context, p *v1alpha1.PortPublish, v verdic
 	return r.reconcile(ctx, parent{
 		subject: publishSubject(p), verdict: v, list: &v1alpha1.PortPublishList{},
 		wanted:     func(ctx context.Context) ([]child, error) { return r.nodeChildren(ctx, p) },
-		withStatus: func(s childrenStatus) v1alpha1.Object { return withNodeStatus(p, v.accepted, s) },
+		withStatus: func(s sum) v1alpha1.Object { return withNodeStatus(p, v.accepted, s) },
 		replaced:   p.Status.NodeName != "" || len(p.Status.Published) > 0,
 	})
 }
@@ -68,17 +68,17 @@ func nodeChild(p *v1alpha1.PortPublish, node string) *v1alpha1.PortPublish {
 }
 
 // withNodeStatus returns a publish with the status that its nodes make.
-func withNodeStatus(p *v1alpha1.PortPublish, accepted metav1.Condition, s childrenStatus) *v1alpha1.PortPublish {
-	counts := fmt.Sprintf("on %d of %d nodes", len(s.ready), s.all())
-	if len(s.ready) == s.all() {
-		counts = "on " + nodeCount(s.all())
+func withNodeStatus(p *v1alpha1.PortPublish, accepted metav1.Condition, s sum) *v1alpha1.PortPublish {
+	counts := fmt.Sprintf("on %d of %d nodes", len(s.ready), s.count())
+	if len(s.ready) == s.count() {
+		counts = "on " + nodeCount(s.count())
 	}
 	ready := s.condition(counts, fmt.Sprintf("no pod of NamespaceAttachment %s/%s is on a node; its spec.target.podSelector says which are meant", p.Namespace, p.Spec.Attachment))
 	out := p.DeepCopy()
 	out.Status = v1alpha1.PortPublishStatus{
 		ObservedGeneration: p.Generation,
 		Summary:            spreadSummary(p.Spec, len(s.ready)),
-		Conditions:         parentConditions(p, accepted, ready),
+		Conditions:         summedConditions(p, accepted, ready),
 	}
 	return out
 }

@@ -13,7 +13,7 @@ import (
 
 // rollup sums up a network's NodeBridges.
 type rollup struct {
-	nodes   v1alpha1.NodeCounts
+	counts  v1alpha1.NodeCounts
 	failing []v1alpha1.FailingNode
 	// ready lacks type and generation.
 	ready metav1.Condition
@@ -30,22 +30,32 @@ func rollUp(generation int64, selected []string, bridges []v1alpha1.NodeBridge) 
 			states[b.Spec.NodeName] = *ready
 		}
 	}
-	slices.Sort(selected)
-	var failing []v1alpha1.FailingNode
-	var waiting []string
+	var members []member
 	for _, node := range selected {
-		switch c, ok := states[node]; {
-		case !ok, c.Reason == v1alpha1.ReasonPending:
-			waiting = append(waiting, node)
-		case c.Status != metav1.ConditionTrue:
-			failing = append(failing, v1alpha1.FailingNode{Node: node, Reason: shortReason(c.Reason), Message: truncate(c.Message, 1024)})
+		ready, ok := states[node]
+		if !ok {
+			ready = waiting
 		}
+		members = append(members, member{node, ready})
 	}
-	all := len(selected)
-	r := rollup{nodes: v1alpha1.NodeCounts{Selected: int32(all), Ready: int32(all - len(failing) - len(waiting))}}
-	r.failing = failing[:min(len(failing), named)]
-	r.ready = sumUp(r.nodes, failing, waiting)
-	if r.ready.Status == metav1.ConditionTrue {
+	all := sumUp(members, nil)
+	counts := fmt.Sprintf("on %d of %d nodes", len(all.ready), all.count())
+	if len(all.ready) == all.count() {
+		counts = fmt.Sprintf("on all %d nodes", all.count())
+	}
+	r := rollup{
+		counts: v1alpha1.NodeCounts{Selected: int32(all.count()), Ready: int32(len(all.ready))},
+		ready:  all.condition(counts, "the network selects no node; label a node or change spec.nodeSelector"),
+	}
+	for _, m := range all.failing[:min(len(all.failing), named)] {
+		r.failing = append(r.failing, v1alpha1.FailingNode{Node: m.name, Reason: shortReason(m.ready.Reason), Message: truncate(m.ready.Message, 1024)})
+	}
+	switch {
+	case len(r.failing) > 0:
+		first := r.failing[0]
+		r.ready.Reason = first.Reason
+		r.ready.Message = fmt.Sprintf("%s, failing on %d; %s: %s", counts, len(all.failing), first.Node, first.Message)
+	case r.ready.Status == metav1.ConditionTrue:
 		r.ready.Message += crowded(selected, bridges)
 	}
 	return r
@@ -75,25 +85,6 @@ func crowded(selected []string, bridges []v1alpha1.NodeBridge) string {
 		others = fmt.Sprintf(", and many on %d more", more)
 	}
 	return fmt.Sprintf("; on %s %d or more of the 1,023 ports that a bridge takes are used%s: plan a second network", node, most/portSteps*portSteps, others)
-}
-
-// sumUp returns the Ready condition of a network. It names a failing node before one
-// that the network waits for.
-func sumUp(nodes v1alpha1.NodeCounts, failing []v1alpha1.FailingNode, waiting []string) metav1.Condition {
-	counts := fmt.Sprintf("on %d of %d nodes", nodes.Ready, nodes.Selected)
-	switch {
-	case nodes.Selected == 0:
-		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonPending,
-			Message: "the network selects no node; label a node or change spec.nodeSelector"}
-	case len(failing) > 0:
-		return metav1.Condition{Status: metav1.ConditionFalse, Reason: failing[0].Reason,
-			Message: fmt.Sprintf("%s, failing on %d; %s: %s", counts, len(failing), failing[0].Node, failing[0].Message)}
-	case len(waiting) > 0:
-		return metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonPending,
-			Message: fmt.Sprintf("%s, waiting for %d; the first is %s", counts, len(waiting), waiting[0])}
-	}
-	return metav1.Condition{Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed,
-		Message: fmt.Sprintf("on all %d nodes", nodes.Selected)}
 }
 
 // shortReason cuts a reason to the length that FailingNode takes, so that a status

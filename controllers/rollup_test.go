@@ -58,7 +58,7 @@ func TestRollUp(t *testing.T) {
 			ready("False", "KernelError", "on 0 of 1 nodes, failing on 1; w1: "+strings.Repeat("é", 510)+"...")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			want := rollup{nodes: v1alpha1.NodeCounts{Selected: int32(len(c.selected)), Ready: c.ready}, failing: c.failing, ready: c.want}
+			want := rollup{counts: v1alpha1.NodeCounts{Selected: int32(len(c.selected)), Ready: c.ready}, failing: c.failing, ready: c.want}
 			got := rollUp(3, c.selected, c.bridges)
 			if diff := cmp.Diff(want, got, cmp.AllowUnexported(rollup{})); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
