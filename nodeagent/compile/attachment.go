@@ -273,13 +273,13 @@ func nodeIsBeside(node netstate.Node, link string, a netip.Addr) bool {
 	return slices.ContainsFunc(node.Addresses, func(n netstate.NodeAddress) bool { return n.Link == link && n.Prefix.Contains(a) })
 }
 
-// Twins adds the objects that an attachment needs where its target has further
+// Siblings adds the objects that an attachment needs where its target has further
 // attachments to the same network, as several interfaces in one LAN. The target has
 // one routing table, by which it answers for the address of one interface through
 // another. So the port lets the addresses of these interfaces through, each interface
 // answers ARP for its own address alone, and takes packets whose way back leads by
 // another interface (Documentation/networking/ip-sysctl: arp_ignore, rp_filter).
-func (r *Result) Twins(v AttachmentView, theirs []netip.Prefix, antiSpoof bool) {
+func (r *Result) Siblings(v AttachmentView, theirs []netip.Prefix, antiSpoof bool) {
 	r.add(linkSysctl(v.Target.Netns, v.Target.Name, "ipv4", "arp_ignore", "1"), linkSysctl(v.Target.Netns, v.Target.Name, "ipv4", "rp_filter", "2"))
 	for _, p := range theirs {
 		if antiSpoof {

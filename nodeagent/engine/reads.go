@@ -230,7 +230,7 @@ func (e *Engine) addSiblings(u *unit, antiSpoof bool, r *compile.Result) {
 		}
 	}
 	if _, self := members[u.owner]; len(members) > 1 || !self && len(members) > 0 {
-		r.Twins(u.view, theirs, antiSpoof)
+		r.Siblings(u.view, theirs, antiSpoof)
 	}
 }
 

@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// retire has what a former firewall holds removed, once that of this node holds
+// retire removes the objects of a former firewall once the firewall of this node holds
 // everything: before, it may be all that isolates or publishes something.
 func (e *Engine) retire(ctx context.Context) {
 	if e.Retire == nil || e.retired || e.alarms.Has(alarm{what: retryRetire}) || !e.complete() {
