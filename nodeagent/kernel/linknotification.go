@@ -1,8 +1,6 @@
 package kernel
 
 import (
-	"maps"
-
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"golang.org/x/sys/unix"
@@ -30,14 +28,9 @@ func (m *monitor) link(netns string, gone bool, l *rtnl.Link) {
 
 // linkGone forgets a link that is gone or has another name now.
 func (m *monitor) linkGone(netns string, l *rtnl.Link) {
-	if old := m.links[netns][l.Index]; old.name != "" {
-		end := netstate.End{Netns: netns, Name: old.name}
-		maps.DeleteFunc(m.peers, func(k peerKey, e netstate.End) bool {
-			return e == end || k.netns == netns && k.index == l.Index
-		})
-	}
+	delete(m.peers[netns], l.Index)
 	delete(m.links[netns], l.Index)
-	delete(m.shapers, shaperKey{netns, l.Index})
+	delete(m.shapers[netns], l.Index)
 	m.k.filtered.set(shaperKey{netns, l.Index}, false)
 }
 
@@ -82,12 +75,11 @@ func (m *monitor) object(netns string, l *rtnl.Link) netstate.Object {
 	return o
 }
 
-// peer names the other end of a veth, from memory where it can: a pair stays a
-// pair as long as both ends live.
+// peer names the other end of a veth, from the cache if it can: a pair stays a pair as long
+// as both ends live.
 func (m *monitor) peer(netns string, l *rtnl.Link) (netstate.End, bool) {
-	key := peerKey{netns: netns, index: l.Index, peerNetns: l.PeerNetns, peer: l.Peer}
-	if end, known := m.peers[key]; known {
-		return end, true
+	if p, known := m.peers[netns][l.Index]; known && p.nsid == l.PeerNetns && p.index == l.Peer && m.counts(p) {
+		return p.end, true
 	}
 	s := m.k.session()
 	defer s.close()
@@ -99,8 +91,16 @@ func (m *monitor) peer(netns string, l *rtnl.Link) (netstate.End, bool) {
 	if end.Name == unknown {
 		return netstate.End{}, false
 	}
-	m.peers[key] = end
+	// The link is learnt with its peer, so that a further name of it is noticed.
+	if _, ok := m.linkName(end.Netns, l.Peer); ok {
+		put(m.peers, netns, l.Index, peer{nsid: l.PeerNetns, index: l.Peer, end: end, renewals: m.renewals[end.Netns]})
+	}
 	return end, true
+}
+
+// counts reports whether a peer still has its name.
+func (m *monitor) counts(p peer) bool {
+	return p.renewals == m.renewals[p.end.Netns] && m.links[p.end.Netns][p.index].name == p.end.Name
 }
 
 // neighbour says to look at the link of an entry: at a bridge that has lost one, maybe
@@ -132,19 +132,18 @@ func (m *monitor) qdisc(netns string, gone bool, q rtnl.Qdisc) {
 	if !ok || q.Parent != rtnl.RootQdisc {
 		return
 	}
-	key := shaperKey{netns, q.Index}
 	s, ours := q.Shaper(netns, name)
-	old, known := m.shapers[key]
+	old, known := m.shapers[netns][q.Index]
 	switch {
 	case gone && !ours:
 		// What takes the place of another's is announced as well.
 	case gone || !ours:
-		delete(m.shapers, key)
+		delete(m.shapers[netns], q.Index)
 		m.fn(Event{Key: s.Key(), Gone: true})
 	case known && old == s:
 		// Some kernels announce the answer to a request, such as our own.
 	default:
-		m.shapers[key] = s
+		put(m.shapers, netns, q.Index, s)
 		m.fn(Event{Key: s.Key(), Object: s})
 	}
 }

@@ -3,7 +3,6 @@ package kernel
 import (
 	"encoding/binary"
 	"errors"
-	"maps"
 	"net/netip"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel/netnsdir"
@@ -16,17 +15,21 @@ import (
 type monitor struct {
 	k  *Kernel
 	fn func(Event)
-	// spaces are the named namespaces by the host's nsids of them; unnamed ones are
-	// there with an empty name.
-	spaces map[int32]space
+	// spaces are the named namespaces by the host's nsids of them, and unnamed are the
+	// nsids of namespaces without a name.
+	spaces  map[int32]space
+	unnamed map[int32]bool
+	// renewals counts for each name how often it was forgotten.
+	renewals map[string]int
 	// links are the interfaces of each namespace by index.
 	links map[string]map[int32]seen
-	// peers are the other ends of veths.
-	peers map[peerKey]netstate.End
-	// routes are the links of our routes: a replaced route is not announced.
-	routes map[routeKey]string
-	// shapers has the last notified shaper of each link.
-	shapers map[shaperKey]netstate.Shaper
+	// peers are the other ends of each namespace's veths, by the index of the end there.
+	peers map[string]map[int32]peer
+	// routes are the links of our routes in each namespace: a replaced route is not
+	// announced.
+	routes map[string]map[netip.Prefix]string
+	// shapers has the last notified shaper of each namespace's links.
+	shapers map[string]map[int32]netstate.Shaper
 }
 
 type space struct {
@@ -47,15 +50,20 @@ type seen struct {
 	running, fresh bool
 }
 
-type peerKey struct {
-	netns           string
-	index           int32
-	peerNetns, peer int32
+// peer is the other end of a veth: an index in the namespace of an nsid. It counts as long
+// as the name of its namespace is not renewed, and the link there has its name.
+type peer struct {
+	nsid, index int32
+	end         netstate.End
+	renewals    int
 }
 
-type routeKey struct {
-	netns string
-	dst   netip.Prefix
+// put sets a value in a map of maps.
+func put[K, L comparable, V any](m map[K]map[L]V, k K, l L, v V) {
+	if m[k] == nil {
+		m[k] = map[L]V{}
+	}
+	m[k][l] = v
 }
 
 func newMonitor(k *Kernel, fn func(Event)) *monitor {
@@ -65,11 +73,11 @@ func newMonitor(k *Kernel, fn func(Event)) *monitor {
 }
 
 func (m *monitor) reset() {
-	m.spaces = map[int32]space{}
+	m.forgetNames()
+	m.renewals = map[string]int{}
 	m.links = map[string]map[int32]seen{}
-	m.peers = map[peerKey]netstate.End{}
-	m.routes = map[routeKey]string{}
-	m.shapers = map[shaperKey]netstate.Shaper{}
+	m.routes = map[string]map[netip.Prefix]string{}
+	m.shapers = map[string]map[int32]netstate.Shaper{}
 	m.k.filtered.reset()
 }
 
@@ -101,7 +109,7 @@ func (m *monitor) prime() (unmounted []string) {
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			routes, _ := ns.routes(family, netstate.RouteProtocol, 0)
 			for _, r := range routes {
-				m.routes[routeKey{name, r.Dst}] = m.links[name][r.Index].name
+				put(m.routes, name, r.Dst, m.links[name][r.Index].name)
 			}
 		}
 		s.leave(name)
@@ -110,27 +118,26 @@ func (m *monitor) prime() (unmounted []string) {
 }
 
 func (m *monitor) learn(netns string, l *rtnl.Link, fresh bool) {
-	if m.links[netns] == nil {
-		m.links[netns] = map[int32]seen{}
-	}
 	// Before the kernel lets a port forward it says that the link is up.
 	stuck := m.links[netns][l.Index].stuck
-	m.links[netns][l.Index] = seen{name: l.Name, bridge: l.Typ() == netstate.Bridge, isolated: l.Isolated, hairpin: l.Hairpin, attributes: l.Attributes, stuck: stuck, running: l.Running(), fresh: fresh}
+	put(m.links, netns, l.Index, seen{name: l.Name, bridge: l.Typ() == netstate.Bridge, isolated: l.Isolated, hairpin: l.Hairpin, attributes: l.Attributes, stuck: stuck, running: l.Running(), fresh: fresh})
 }
 
-// forgetNetns drops the caches of a name that may mean another namespace now.
+// forgetNetns drops the caches of a name that may mean another namespace now. It costs as
+// much as that namespace, however many namespaces there are.
 func (m *monitor) forgetNetns(name string) {
 	delete(m.links, name)
-	maps.DeleteFunc(m.peers, func(k peerKey, e netstate.End) bool { return k.netns == name || e.Netns == name })
-	maps.DeleteFunc(m.routes, func(k routeKey, _ string) bool { return k.netns == name })
-	maps.DeleteFunc(m.shapers, func(k shaperKey, _ netstate.Shaper) bool { return k.netns == name })
+	delete(m.peers, name)
+	delete(m.routes, name)
+	delete(m.shapers, name)
+	m.renewals[name]++
 	// Unnamed namespaces may have got this name.
-	maps.DeleteFunc(m.spaces, func(_ int32, s space) bool { return s.name == name || s.name == "" })
+	clear(m.unnamed)
 }
 
 func (m *monitor) forgetNames() {
-	m.spaces = map[int32]space{}
-	m.peers = map[peerKey]netstate.End{}
+	m.spaces, m.unnamed = map[int32]space{}, map[int32]bool{}
+	m.peers = map[string]map[int32]peer{}
 }
 
 // handle turns one datagram into events.
@@ -189,9 +196,13 @@ func (m *monitor) message(netns string, kind, flags uint16, body []byte) {
 // nameOf names the namespace of one of the host's nsids. It returns false for one
 // without a name.
 func (m *monitor) nameOf(nsid int32) (string, bool) {
-	if s, known := m.spaces[nsid]; known && (s.name == "" || m.k.dir.Has(s.name, s.id)) {
-		return s.name, s.name != ""
+	if m.unnamed[nsid] {
+		return "", false
 	}
+	if s, known := m.spaces[nsid]; known && m.k.dir.Has(s.name, s.id) {
+		return s.name, true
+	}
+	delete(m.spaces, nsid)
 	s := m.k.session()
 	defer s.close()
 	host, err := s.namespace("")
@@ -200,7 +211,7 @@ func (m *monitor) nameOf(nsid int32) (string, bool) {
 	}
 	ns := s.byNSID(host, nsid)
 	if ns == nil || ns == host {
-		m.spaces[nsid] = space{}
+		m.unnamed[nsid] = true
 		return "", ns == host
 	}
 	m.spaces[nsid] = space{name: ns.netns, id: ns.id}
@@ -212,6 +223,7 @@ func (m *monitor) nsidChanged(body []byte) {
 	nsid, _ := rtnl.ParseNSID(body)
 	s := m.spaces[nsid]
 	delete(m.spaces, nsid)
+	delete(m.unnamed, nsid)
 	if s.name != "" {
 		m.forgetNetns(s.name)
 		m.fn(Event{Key: netstate.Netns{Name: s.name}.Key()})
@@ -260,21 +272,21 @@ func (m *monitor) route(netns string, gone, replaced bool, r rtnl.Route) {
 	if !ok {
 		return
 	}
-	o, key := r.Object(netns, name), routeKey{netns, r.Dst}
+	o := r.Object(netns, name)
 	switch {
 	case name == loopbackName && netns != "" && gone && r.Kernels():
 		m.fn(Event{Key: netstate.Link{Netns: netns, Name: name}.Key()})
 	case !r.Ours():
 		before := !gone && r.Dst.Bits() == 0
-		if link, known := m.routes[key]; known && link != name && (replaced || before) {
+		if link, known := m.routes[netns][r.Dst]; known && link != name && (replaced || before) {
 			m.fn(Event{Key: netstate.Route{Netns: netns, Link: link, Dst: r.Dst}.Key()})
 		}
 		m.fn(Event{Key: o.Key(), Gone: gone})
 	case gone:
-		delete(m.routes, key)
+		delete(m.routes[netns], r.Dst)
 		m.fn(Event{Key: o.Key(), Gone: true})
 	default:
-		m.routes[key] = name
+		put(m.routes, netns, r.Dst, name)
 		m.fn(Event{Key: o.Key(), Object: o})
 	}
 }

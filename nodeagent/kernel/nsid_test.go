@@ -65,3 +65,34 @@ func TestPeersAreFoundInLinearTime(t *testing.T) {
 		})
 	}
 }
+
+// TestPeerEndsWithItsName: a peer counts until its link or its namespace's name is another
+// one, be its index and name the same; the peers in other namespaces stay.
+func TestPeerEndsWithItsName(t *testing.T) {
+	m := newMonitor(&Kernel{}, func(Event) {})
+	known := func(netns string) peer {
+		put(m.links, netns, 2, seen{name: "eth0"})
+		return peer{index: 2, end: netstate.End{Netns: netns, Name: "eth0"}, renewals: m.renewals[netns]}
+	}
+	one, other := known("one"), known("other")
+	check := func(when string, want bool) {
+		t.Helper()
+		if got := m.counts(one); got != want {
+			t.Errorf("%s: counts is %v", when, got)
+		}
+		if !m.counts(other) {
+			t.Errorf("%s: the other one does not count", when)
+		}
+	}
+	check("known", true)
+	put(m.links, "one", 2, seen{name: "eth1"})
+	check("with another name", false)
+	put(m.links, "one", 2, seen{name: "eth0"})
+	m.forgetNetns("one")
+	check("without its namespace", false)
+	fresh := known("one")
+	check("in another namespace of the same name", false)
+	if !m.counts(fresh) {
+		t.Error("a peer in a renewed namespace does not count")
+	}
+}
