@@ -169,10 +169,9 @@ type phase struct {
 type work struct {
 	// leaving says who held what the pass removes.
 	leaving map[netstate.Key]netstate.Owner
-	// unseen are wanted objects that could not be observed, and blind the owners of
-	// which it is not known what the firewall holds.
-	unseen []netstate.Key
-	blind  map[netstate.Owner]bool
+	// unseen are wanted objects that could not be observed, but for objects that were
+	// complete in the firewall.
+	unseen map[netstate.Key]bool
 }
 
 // New makes an engine. Nothing happens before Run, RunOnce or Plan.

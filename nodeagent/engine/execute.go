@@ -13,12 +13,11 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// execute carries out steps stage by stage and returns the steps that succeeded. A
-// failed object stops what stands on it and nothing else; an owner whose
-// filters could not be set gets nothing more, so that no port comes up
-// unfiltered, nor one whose sysctls cannot be set.
+// execute carries out steps stage by stage and returns those that succeeded. A step
+// whose dependencies failed, or could not be observed, is skipped, and so are further
+// steps of an owner whose sysctls are read-only.
 func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
-	x := execution{e: e, batch: batch, failed: slices.Clone(e.unseen), stopped: maps.Clone(e.blind)}
+	x := execution{e: e, batch: batch, failed: maps.Clone(e.unseen), stopped: map[netstate.Owner]bool{}}
 	mended := e.NAT.Intact()
 	for stage := plan.StageClosePublish; stage <= plan.StagePublish; stage++ {
 		e.progressed()
@@ -49,7 +48,7 @@ func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, ste
 type execution struct {
 	e       *Engine
 	batch   map[netstate.Owner]bool
-	failed  []netstate.Key
+	failed  map[netstate.Key]bool
 	stopped map[netstate.Owner]bool
 	applied []plan.Step
 }
@@ -57,10 +56,11 @@ type execution struct {
 // blocked reports whether a step depends on something that failed, and tells
 // its owners so.
 func (x *execution) blocked(s plan.Step) bool {
-	if i := slices.IndexFunc(x.failed, func(k netstate.Key) bool { return plan.DependsOn(s, k) }); i >= 0 {
-		if x.failed[i] != s.Key {
-			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, plan.Describe(x.failed[i])))
-			x.failed = append(x.failed, s.Key)
+	dependencies := plan.Dependencies(s)
+	if i := slices.IndexFunc(dependencies, func(k netstate.Key) bool { return x.failed[k] }); i >= 0 {
+		if k := dependencies[i]; k != s.Key {
+			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, plan.Describe(k)))
+			x.failed[s.Key] = true
 		}
 		return true
 	}
@@ -101,10 +101,12 @@ func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
 func (x *execution) kernel(part []plan.Step) {
 	for i, err := range x.e.Kernel.Apply(part) {
 		if err != nil {
-			x.failed = append(x.failed, part[i].Key)
+			x.failed[part[i].Key] = true
 			x.e.fail(x.batch, part[i].Key, advised(part[i].Key, err))
 			if errors.Is(err, kernel.ErrSysctlReadOnly) {
-				x.stop(part[i].Key)
+				for o := range x.e.ledger.Owners(part[i].Key).All() {
+					x.stopped[o] = true
+				}
 			}
 			continue
 		}
@@ -134,14 +136,7 @@ func (x *execution) firewall(ctx context.Context, part []plan.Step) {
 	x.e.natFailed()
 	for _, s := range part {
 		x.e.fail(x.batch, s.Key, err)
-		x.stop(s.Key)
-	}
-}
-
-// stop keeps the owners of an object from getting anything more.
-func (x *execution) stop(k netstate.Key) {
-	for o := range x.e.ledger.Owners(k).All() {
-		x.stopped[o] = true
+		x.failed[s.Key] = true
 	}
 }
 

@@ -62,9 +62,16 @@ func (f *fake) step(s plan.Step) {
 		}
 		return
 	}
+	was, _ := f.set[s.Key].(netstate.Link)
 	f.set[s.Key] = s.New
-	if s.Peer != nil {
-		f.set[s.Peer.Key()] = s.Peer
+	if l, ok := s.New.(netstate.Link); ok && s.Op != plan.Activate && l.Type != netstate.Loopback {
+		l.Up, l.Master, l.Isolated = was.Up, was.Master, was.Isolated
+		f.set[s.Key] = l
+	}
+	if p, ok := s.Peer.(netstate.Link); ok {
+		// A veth brings its peer along, down.
+		p.Up = false
+		f.set[p.Key()] = p
 	}
 }
 

@@ -73,9 +73,9 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 		e.noteEarly(e.units[o], observed)
 	}
 	// What could not be observed is neither there nor absent: it is left as it
-	// is until it can be. Nothing new comes up beside filters that are not known;
-	// links that had their filters are repaired: their neighbours are up like them.
-	e.blind, e.unseen = map[netstate.Owner]bool{}, nil
+	// is until it can be, and nothing new is opened beside it. Links that had their
+	// filters are repaired: others are up like them.
+	e.unseen = map[netstate.Key]bool{}
 	for k, err := range unknown {
 		if e.ledger.Owners(k).Len() == 0 && errors.Is(err, kernel.ErrForeign) {
 			// The host's own namespace was refused as target, so Patchbay made nothing in it.
@@ -83,12 +83,9 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 			continue
 		}
 		e.fail(batch, k, err)
-		e.unseen = append(e.unseen, k)
 		delete(desired, k)
-		for o := range e.ledger.Owners(k).All() {
-			if u := e.units[o]; k.Kind.Firewall() && u.complete[k] != u.Wanted()[k] {
-				e.blind[o] = true
-			}
+		if !e.wasComplete(k) {
+			e.unseen[k] = true
 		}
 	}
 	release = slices.DeleteFunc(release, func(k netstate.Key) bool { return unknown[k] != nil })
@@ -99,6 +96,18 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 	}
 	e.failObstructed(batch, observed)
 	return steps
+}
+
+// wasComplete reports whether a firewall object was there as all owners want it, when the
+// firewall was known last.
+func (e *Engine) wasComplete(k netstate.Key) bool {
+	owners := e.ledger.Owners(k)
+	for o := range owners.All() {
+		if u := e.units[o]; u.complete[k] == nil || u.complete[k] != u.Wanted()[k] {
+			return false
+		}
+	}
+	return k.Kind.Firewall() && owners.Len() > 0
 }
 
 func (e *Engine) observe(ctx context.Context, desired netstate.Set, release []netstate.Key) (netstate.Set, map[netstate.Key]error) {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,11 +28,11 @@ func TestUnlimitedIsNotActivated(t *testing.T) {
 		}
 	}
 	for _, failed := range []netstate.Key{redirected, netstate.Shaper{Link: "veth1"}.Key(), netstate.Shaper{Link: "ifb1"}.Key(), linkKey(netstate.End{Name: "ifb1"})} {
-		if !DependsOn(up, failed) {
+		if !slices.Contains(Dependencies(up), failed) {
 			t.Errorf("%s does not wait for %s", up.Key, failed)
 		}
 	}
-	if DependsOn(up, netstate.Shaper{Link: "br-red"}.Key()) {
+	if slices.Contains(Dependencies(up), netstate.Shaper{Link: "br-red"}.Key()) {
 		t.Errorf("%s waits for another link's", up.Key)
 	}
 }

@@ -32,6 +32,7 @@ func Diff(desired, observed netstate.Set, release []netstate.Key) ([]Step, []Con
 		d.build(k)
 	}
 	d.replacePublishes()
+	d.addNeeds()
 	slices.SortStableFunc(d.steps, compareSteps)
 	return d.steps, d.conflicts
 }
@@ -378,19 +379,6 @@ func linkRank(s Step) int {
 		return 0
 	}
 	return 1
-}
-
-// DependsOn reports whether a step cannot succeed when the object of a failed
-// key is not as desired: an object in a namespace needs the namespace, an object on a
-// link the link, a port its bridge, and everything its Needs.
-func DependsOn(s Step, failed netstate.Key) bool {
-	if slices.Contains(s.Needs, failed) {
-		return true
-	}
-	if s.Op == Delete || failed.Kind != netstate.KindNetns && failed.Kind != netstate.KindLink {
-		return s.Key == failed
-	}
-	return s.Key == failed || slices.Contains(Below(s), failed)
 }
 
 // Below returns the namespaces and links that the object of a step stands on.

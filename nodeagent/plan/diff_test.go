@@ -313,7 +313,7 @@ func TestAnotherOwnersLinkIsReplaced(t *testing.T) {
 	}
 }
 
-func TestDependsOn(t *testing.T) {
+func TestDependencies(t *testing.T) {
 	steps := diff(t, world(), netstate.Set{}, nil)
 	for failed, want := range map[netstate.Key]int{
 		{Kind: netstate.KindNetns, Netns: "net1"}:                         8,
@@ -322,7 +322,7 @@ func TestDependsOn(t *testing.T) {
 	} {
 		n := 0
 		for _, s := range steps {
-			if DependsOn(s, failed) {
+			if slices.Contains(Dependencies(s), failed) {
 				n++
 			}
 		}

@@ -76,6 +76,6 @@ type Step struct {
 	// Peer is the other end that Create of a primary veth brings along.
 	Peer netstate.Object
 	// Needs are further objects without which the step must not be taken: what
-	// limits a link, before it is up.
+	// limits and filters a link, before it is up; of a deletion, further deletions.
 	Needs []netstate.Key
 }
