@@ -139,6 +139,8 @@ type books struct {
 
 // seen is what the engine noticed on the node beside its facts.
 type seen struct {
+	// flushed are owners that miss objects in the firewall and nothing else.
+	flushed map[netstate.Owner]bool
 	// astray are the namespaces where other programs changed the routing since it was read.
 	astray map[string]bool
 	// early are our links on which another program sees packets first.
@@ -194,7 +196,7 @@ func New(o Options) *Engine {
 		units:   map[netstate.Owner]*unit{},
 		books: books{ledger: ledger.New(), claims: claims.New(), facts: facts.New[netstate.Owner, fact](), fights: fights.New(),
 			stuck: map[netstate.Owner]bool{}},
-		seen: seen{astray: map[string]bool{}, early: map[netstate.Key]bool{}, silent: silent{}},
+		seen: seen{flushed: map[netstate.Owner]bool{}, astray: map[string]bool{}, early: map[netstate.Key]bool{}, silent: silent{}},
 	}
 	_ = e.news.take()
 	e.keeper = hostport.NewKeeper(o.HostPorts, func(err error) { e.Log.Warn("ports of the node's processes", "err", err) })

@@ -17,7 +17,8 @@ import (
 // whose dependencies failed, or could not be observed, is skipped, and so are further
 // steps of an owner whose sysctls are read-only.
 func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
-	x := execution{e: e, batch: batch, failed: maps.Clone(e.unseen), stopped: map[netstate.Owner]bool{}}
+	x := execution{e: e, batch: batch, failed: map[netstate.Key]bool{}, stopped: map[netstate.Owner]bool{}}
+	maps.Copy(x.failed, e.unseen)
 	mended := e.NAT.Intact()
 	for stage := plan.StageClosePublish; stage <= plan.StagePublish; stage++ {
 		e.progressed()

@@ -2,11 +2,14 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -185,5 +188,65 @@ func TestStraysInTheFirewall(t *testing.T) {
 	}
 	if w.n.set[stray.Key()] != nil || w.n.set[lost.Key()] == nil || w.n.set[netstate.Realm{Link: "br0"}.Key()] == nil {
 		t.Errorf("held at the end: %v", w.n.set)
+	}
+}
+
+// TestFlushTouchesNoLink: what is gone from the firewall comes back without a look at
+// anything else, for the owners who miss it; and where something else of theirs is to be
+// done, that is done as well.
+func TestFlushTouchesNoLink(t *testing.T) {
+	w := newWorld(t)
+	red, a, b := bnet("red", "10.0.0.0/24"), nsa("a", "red"), nsa("b", "red")
+	filtered := true
+	red.Spec.Isolation.AntiSpoof = &filtered
+	for _, o := range []metav1.Object{red, a, b} {
+		w.set(o)
+	}
+	w.turns(20)
+	whole := maps.Clone(w.n.set)
+	filters := netstate.Key{}
+	for k := range whole {
+		if k.Kind == netstate.KindPortFilter {
+			filters = k
+		}
+	}
+	if filters == (netstate.Key{}) {
+		t.Fatal("no filter to lose")
+	}
+	for name, damage := range map[string]func(){
+		"flush":        func() { w.n.set = netstate.Set{} },
+		"one object":   func() { delete(w.n.set, filters) },
+		"rules around": func() { w.n.mangled = true },
+	} {
+		looks, repairs := w.k.passes, map[netstate.Owner]int64{}
+		for o, u := range w.e.units {
+			repairs[o] = u.repairs
+		}
+		damage()
+		w.e.firewallChanged()
+		w.turns(5)
+		if w.k.passes != looks {
+			t.Errorf("%s: the kernel is looked at %d times", name, w.k.passes-looks)
+		}
+		if !maps.Equal(w.n.set, whole) || w.n.mangled {
+			t.Errorf("%s: the firewall has %d of %d objects again", name, len(w.n.set), len(whole))
+		}
+		counted := 0
+		for o, u := range w.e.units {
+			counted += int(u.repairs - repairs[o])
+		}
+		if want := map[string]int{"flush": 3, "one object": 1, "rules around": 3}[name]; counted != want {
+			t.Errorf("%s: %d repairs are counted, want %d", name, counted, want)
+		}
+	}
+	w.n.set = netstate.Set{}
+	for _, k := range w.linksOf("a") {
+		w.k.remove(k)
+		w.e.event(kernel.Event{Key: k, Gone: true})
+	}
+	w.e.firewallChanged()
+	w.turns(20)
+	if len(w.linksOf("a")) == 0 || !maps.Equal(w.n.set, whole) {
+		t.Errorf("with links gone as well: links %v, %d of %d objects", w.linksOf("a"), len(w.n.set), len(whole))
 	}
 }

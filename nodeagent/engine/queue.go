@@ -86,8 +86,8 @@ func (e *Engine) follow(ctx context.Context, due map[what]bool, lost bool) {
 	}
 }
 
-// reloadNAT reads the firewall anew and has the owners looked at who miss something
-// there.
+// reloadNAT reads the firewall anew. Owners who miss something there, and nothing else,
+// get it back without another look at the kernel; others are looked at.
 func (e *Engine) reloadNAT(ctx context.Context) {
 	e.alarms.Clear(alarm{what: readFirewall})
 	if err := e.NAT.Load(ctx); err != nil {
@@ -100,8 +100,11 @@ func (e *Engine) reloadNAT(ctx context.Context) {
 	e.facts.Set(fact{kind: blockersFact}, e.NAT.Blockers())
 	intact := e.NAT.Intact()
 	for o, u := range e.units {
-		if !intact || e.misses(u) || u.unfiltered() {
+		switch missing := !intact && u.filtered() || e.misses(u); {
+		case u.unfiltered() || missing && !(u.done && !u.changed):
 			e.facts.Mark(o)
+		case missing:
+			e.flushed[o] = true
 		}
 	}
 }

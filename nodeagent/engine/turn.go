@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -21,7 +22,9 @@ func (e *Engine) turn(ctx context.Context) (time.Duration, error) {
 	if err := e.start(ctx); err != nil {
 		return 0, err
 	}
-	if batch := e.take(ctx); len(batch) > 0 {
+	batch := e.take(ctx)
+	e.restore(ctx, batch)
+	if len(batch) > 0 {
 		e.pass(ctx, batch)
 	}
 	e.retire(ctx)
@@ -73,6 +76,36 @@ func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
 		applied = append(applied, e.converge(ctx, batch)...)
 	}
 	e.Kernel.Announce(applied)
+	e.finish(batch, applied, intact)
+}
+
+// restore brings back the firewall objects that flushed owners miss. They want what they
+// wanted before, so that they are neither compiled nor observed in the kernel. Owners of
+// the next batch get their objects there.
+func (e *Engine) restore(ctx context.Context, next map[netstate.Owner]bool) {
+	batch, desired := e.flushed, netstate.Set{}
+	e.flushed = map[netstate.Owner]bool{}
+	maps.DeleteFunc(batch, func(o netstate.Owner, _ bool) bool { return next[o] || e.units[o] == nil })
+	if len(batch) == 0 {
+		return
+	}
+	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
+	for o := range batch {
+		u := e.units[o]
+		u.errs = map[netstate.Key]error{}
+		for k, object := range u.Wanted() {
+			if k.Kind.Firewall() {
+				desired[k] = object
+			}
+		}
+	}
+	intact := e.NAT.Intact()
+	steps, _ := plan.Diff(desired, e.NAT.Observe(desired.Keys()), nil)
+	e.finish(batch, e.execute(ctx, batch, e.holdContested(batch, steps)), intact)
+}
+
+// finish counts and reports the steps that were applied for a batch.
+func (e *Engine) finish(batch map[netstate.Owner]bool, applied []plan.Step, intact bool) {
 	mended := !intact && e.NAT.Intact()
 	e.countRepairs(batch, applied, mended)
 	e.keepPorts(batch)

@@ -349,6 +349,7 @@ func TestWatchInterleaved(t *testing.T) {
 // backend is the Driver as tests of both dialects see a firewall.
 type backend struct {
 	*Driver
+	known bool
 	count uint64
 }
 
@@ -376,10 +377,16 @@ func newLoaded(t testing.TB, source netstate.Source) *backend {
 }
 
 func (b *backend) Load(ctx context.Context) error {
+	b.known = true
 	return errors.Join(b.Read(ctx), b.ReadBlockers(ctx))
 }
 
 func (b *backend) Apply(ctx context.Context, steps []plan.Step) error {
+	if !b.known {
+		if err := b.Load(ctx); err != nil {
+			return err
+		}
+	}
 	_, err := b.Write(ctx, steps)
 	return err
 }
