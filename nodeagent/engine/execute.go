@@ -13,7 +13,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// execute carries out steps stage by stage and returns those that succeeded. A step
+// execute carries out steps stage by stage and returns the steps that succeeded. A step
 // whose dependencies failed, or could not be observed, is skipped, and so are further
 // steps of an owner whose sysctls are read-only.
 func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {

@@ -3,7 +3,7 @@
 //
 //   - what it holds is exactly the netstate objects that were applied, whatever
 //     order they came in, and that applying what is held writes nothing;
-//   - every object is marked with its source, and those of another source are
+//   - every object is marked with its source, and objects of another source are
 //     neither reported nor changed;
 //   - a change is one transaction: no packet sees half of it (where it exceeds a
 //     transaction, closing rules and filters come first);
@@ -38,15 +38,15 @@ type Backend interface {
 	// it cannot, Apply refuses them.
 	AntiSpoof() bool
 	// Load reads what the kernel holds of ours: at start, after an error and
-	// after somebody else changed our part of the firewall. Everything else
+	// after another program changed our part of the firewall. Everything else
 	// works from memory.
 	Load(ctx context.Context) error
-	// Known reports whether what the other methods tell is what the kernel holds.
-	// It is not at the start, and after an error of Apply or of reading what is ours,
-	// until that was read: then nothing may be built on what they tell.
+	// Known reports whether the answers of the other methods are what the kernel holds.
+	// They are not at the start, and after an error of Apply or Load, until a Load
+	// succeeds: then nothing may be built on them.
 	Known() bool
-	// Observe returns those of the objects with the given keys that the kernel
-	// holds complete and exactly, as of the last Load and Apply.
+	// Observe returns the objects of the given keys that the kernel holds complete and
+	// exactly, as of the last Load and Apply.
 	Observe(keys []netstate.Key) netstate.Set
 	// Held returns all objects of our source that the kernel holds, complete or
 	// not, as of the last Load and Apply.
@@ -58,7 +58,7 @@ type Backend interface {
 	// changes, and may be repeated. An error fails all steps; call Load then.
 	Apply(ctx context.Context, steps []plan.Step) error
 	// Forget deletes the conntrack entries from and to addresses whose attachments
-	// have gone, so that nobody inherits them. An error is retried by the next
+	// have gone, so that no other attachment inherits them. An error is retried by the next
 	// Apply or Forget.
 	Forget(gone []netip.Addr) error
 	// Blockers are the chains of others that, as of the last Load, drop forwarded
@@ -70,8 +70,8 @@ type Backend interface {
 	Intact() bool
 	// Clean removes everything of ours from the firewall, whatever its source.
 	Clean(ctx context.Context) error
-	// Watch calls fn whenever somebody else changed our part of the firewall, or
-	// what may be a Blocker, never for a transaction of this Backend, until ctx
+	// Watch calls fn whenever another program changed our part of the firewall, or
+	// a chain that may be a Blocker, never for a transaction of this Backend, until ctx
 	// ends. It returns once it is subscribed. fn must not block.
 	Watch(ctx context.Context, fn func()) error
 	// Transactions is the number of transactions committed so far.
@@ -108,7 +108,7 @@ type dialect interface {
 	ReadBlockers(context.Context) error
 	// Object returns the object of a key, and whether it is held complete and exactly.
 	Object(netstate.Key) (o netstate.Object, whole bool)
-	// Objects are those of the source, complete or not.
+	// Objects are the objects of the source, complete or not.
 	Objects() []netstate.Object
 	// Standing finds publishes among them.
 	Standing() conntrack.Standing
@@ -204,14 +204,14 @@ func (f *Firewall) read(ctx context.Context) error {
 	return f.ReadBlockers(ctx)
 }
 
-// Known reports whether what the other methods tell is what the kernel holds.
+// Known reports whether the answers of the other methods are what the kernel holds.
 func (f *Firewall) Known() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return !f.stale
 }
 
-// Observe returns those of the objects that the kernel holds complete and exactly.
+// Observe returns the objects that the kernel holds complete and exactly.
 func (f *Firewall) Observe(keys []netstate.Key) netstate.Set {
 	f.mu.Lock()
 	defer f.mu.Unlock()

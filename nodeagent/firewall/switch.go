@@ -31,9 +31,9 @@ func choose(opts Options) (*Firewall, error) {
 	return ipt, nil
 }
 
-// InUse returns the backend that holds most of the source's objects, whoever chose
-// it; where none holds any, the one of the kind that was used last, else of auto. It is
-// loaded, if it could be.
+// InUse returns the backend that holds most of the source's objects, however it was
+// chosen; where none holds any, the backend of the kind that was used last, else of auto.
+// The backend is loaded, if it could be.
 func InUse(ctx context.Context, last string, opts Options) (Backend, error) {
 	best, err := New(last, opts)
 	if err != nil {
@@ -58,9 +58,9 @@ func holds(ctx context.Context, b Backend) int {
 	return len(b.Held())
 }
 
-// Retire removes what the node's other firewalls hold of the source, after
-// somebody had chosen them: once the backend in use holds all that is wanted.
-// Connections stay. It writes nothing where there is nothing.
+// Retire removes the source's objects from the node's other firewalls, which were in use
+// before: once the backend in use holds all that is wanted. Connections stay. Retire
+// writes nothing where there is nothing.
 func Retire(ctx context.Context, inUse Backend, opts Options) error {
 	var errs []error
 	for _, o := range others(inUse, opts) {
@@ -79,9 +79,8 @@ func CleanAll(ctx context.Context, inUse Backend, opts Options) error {
 	return errors.Join(errs...)
 }
 
-// others are the node's firewalls beside the one in use that may hold something,
-// as far as that saw when it was loaded: programs are only run where they have
-// to be.
+// others are the node's firewalls beside the one in use that may hold something, as far as
+// the one in use saw when it was loaded: programs run only where they have to.
 func others(inUse Backend, opts Options) []*Firewall {
 	f, ok := inUse.(*Firewall)
 	if !ok {

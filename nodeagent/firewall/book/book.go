@@ -144,7 +144,7 @@ func (b *Book[I]) Object(k netstate.Key) (o netstate.Object, whole bool) {
 	return nil, false
 }
 
-// Objects are those of the source, complete or not.
+// Objects are the objects of the source, complete or not.
 func (b *Book[I]) Objects() iter.Seq[netstate.Object] {
 	return func(yield func(netstate.Object) bool) {
 		for _, o := range b.objects {
@@ -176,8 +176,8 @@ func (b *Book[I]) Standing() conntrack.Standing {
 	return conntrack.Among(func(k netstate.Key) netstate.Object { o, _ := b.Object(k); return o }, b.Objects())
 }
 
-// Apply changes the book as the steps say. It returns what that changes in the kernel, in
-// the order of writing, and the connections that then contradict it. Loose entries go.
+// Apply changes the book as the steps say. It returns the changes of the kernel in the
+// order of writing, and the connections that then contradict the publishes. Loose entries go.
 func (b *Book[I]) Apply(steps []plan.Step) ([]Change[I], conntrack.Flows, error) {
 	want, touched := map[I]Entry[I]{}, b.Loose
 	b.Loose = map[I]bool{}
@@ -217,8 +217,8 @@ func (b *Book[I]) release(k netstate.Key, touched map[I]bool) netstate.Object {
 	return o.Object
 }
 
-// change changes what is held of the touched entries: what goes comes first, then what is
-// replaced, then what comes.
+// change brings the touched entries to what is wanted of them: entries that go come first,
+// then entries that are replaced, then new ones.
 func (b *Book[I]) change(touched map[I]bool, want map[I]Entry[I]) ([]Change[I], error) {
 	var goes, replaced, comes []Change[I]
 	for _, i := range slices.SortedFunc(maps.Keys(touched), b.Compare) {

@@ -1,5 +1,5 @@
-// Package book holds what is the same in every dialect of the firewall: which objects and
-// steps are valid.
+// Package book is the same for every dialect of the firewall: which entries the kernel
+// holds, which objects they are, and which objects and steps are valid.
 package book
 
 import (
@@ -16,7 +16,7 @@ import (
 
 // Options are what a driver hands to a dialect.
 type Options struct {
-	// Source marks what is written and selects what is reported.
+	// Source marks the objects that are written, and selects the objects that are reported.
 	Source netstate.Source
 	// Committed is called after every transaction, and Step after what else changed the
 	// kernel.
@@ -196,7 +196,7 @@ func checkSources(p netstate.Publish) error {
 }
 
 // Fields are the parts of a key or value. Its methods return zero values for
-// what is missing or not of that type; validate refuses the objects made of
+// a part that is missing or not of that type; Check refuses the objects made of
 // them.
 type Fields []string
 

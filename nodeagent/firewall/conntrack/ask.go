@@ -10,8 +10,8 @@ import (
 )
 
 // Ask says which entries of conntrack a dump is to be of, so that the kernel does
-// not tell of all that a busy node has (since Linux 5.8; before, it does). What is
-// zero is not compared.
+// not tell of all that a busy node has (since Linux 5.8; before, it does). A zero field
+// is not compared.
 type Ask struct {
 	// src, dst and port are of the first packet, where port is its destination's of
 	// proto; from is where replies come from. The addresses are of IPv4: of IPv6 the
@@ -83,7 +83,7 @@ func (a Ask) addTo(req *nl.NetlinkRequest) {
 	req.AddData(filter)
 }
 
-// tupleAttribute is a tuple with those of two addresses that are there.
+// tupleAttribute is a tuple with the addresses that are valid.
 func tupleAttribute(which int, src, dst netip.Addr) (tuple *nl.RtAttr, flags uint32) {
 	tuple = nl.NewRtAttr(which|unix.NLA_F_NESTED, nil)
 	if !src.IsValid() && !dst.IsValid() {

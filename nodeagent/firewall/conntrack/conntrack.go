@@ -41,8 +41,7 @@ func localAddresses(family int) (map[netip.Addr]bool, error) {
 	return addrs, err
 }
 
-// deleteConnections deletes those of a family's connections that are asked for and
-// match. It reads the entries itself: vishvananda's parser leaves out SCTP's ports.
+// deleteConnections deletes the connections of a family that are asked for and match. It reads the entries itself: vishvananda's parser leaves out SCTP's ports.
 func deleteConnections(family netlink.InetFamily, asks []Ask, match func(Connection) bool) error {
 	var errs []error
 	for _, a := range asks {

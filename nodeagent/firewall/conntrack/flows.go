@@ -17,18 +17,18 @@ import (
 
 // Flow says which tracked connections contradict a changed publish.
 type Flow struct {
-	// Old is what no longer holds: connections to those of its targets that it
-	// Lost go, and those of whom the sources that it has now leave out, unless
-	// another publish leads them there. Those to targets that it has in another way
-	// now go in any case.
+	// Old is the publish before the change. Connections to targets in Lost are deleted, as
+	// are connections of clients that sources leaves out, unless another publish leads to
+	// the same target. Connections to targets in turned, which the publish reaches in
+	// another way now, are deleted in any case.
 	Old          netstate.Publish
 	Lost, turned netstate.Targets
 	sources      netstate.Sources
-	// fresh is a new publish. The flows of UDP that it leads away from the node
-	// itself, or from a publish for every address, go, since senders would keep them
-	// alive for ever; and so do all connections by that of whom it keeps out.
+	// fresh is a new publish. UDP flows that it leads away from the node itself, or from a
+	// publish for every address, are deleted, since senders would keep them alive for ever.
+	// So are all connections by that publish of clients that the fresh one keeps out.
 	fresh netstate.Publish
-	// gone is an address of nobody any more: all connections from and to it go.
+	// gone is an address without an attachment: all connections from and to it are deleted.
 	gone netip.Addr
 }
 
@@ -76,7 +76,7 @@ func (publishes Standing) leads(host netip.Addr, c Connection) bool {
 }
 
 // decides returns the host address of the publish that a connection falls to: one of
-// the address itself comes before one for every address, whoever may use it.
+// the address itself comes before one for every address, whatever its sources.
 func (publishes Standing) decides(c Connection) netip.Addr {
 	host := c.Orig.Dst.Addr()
 	if _, own := publishes(host, c); own {
@@ -95,7 +95,7 @@ func (publishes Standing) admit(c Connection) bool {
 }
 
 // Among judges by the object of a key and by all of them. Few publishes
-// are ranges, and nobody looks for them before a connection needs it.
+// are ranges, which are looked for when a connection needs it.
 func Among(find func(netstate.Key) netstate.Object, all iter.Seq[netstate.Object]) Standing {
 	ranges := sync.OnceValue(func() []netstate.Publish {
 		var out []netstate.Publish

@@ -34,9 +34,9 @@ type Accepts struct {
 	source netstate.Source
 	// write carries out a restore of iptables-nft.
 	write func(context.Context, iptsave.Restore) error
-	// Rules are those of each opening of our source, as iptables lists them.
+	// rules are the rules of each opening of our source, as iptables lists them.
 	rules map[netstate.Key][]string
-	// others counts the rules of other sources, and strays are those of none.
+	// others counts the rules of other sources; strays are rules of no source.
 	others map[netstate.Family]int
 	strays map[netstate.Family][]string
 	// chains says in which families the chain is there, and jumps in which packets
@@ -166,7 +166,7 @@ func ApartAccepts(steps []plan.Step) (opened, rest []plan.Step) {
 	return opened, rest
 }
 
-// Open carries out steps of openings, those of a family in one transaction.
+// Open carries out steps of openings, for each family in one transaction.
 func (o *Accepts) Open(ctx context.Context, steps []plan.Step) error {
 	var errs []error
 	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
@@ -229,7 +229,7 @@ func (o *Accepts) after(steps []plan.Step) map[netstate.Key][]string {
 }
 
 // commands carry out the steps of a family, and have packets come to our chain
-// before any rule that drops them; jumps are those that lead there now, too late.
+// before any rule that drops them; jumps are the rules that lead there now, too late.
 func (o *Accepts) commands(f netstate.Family, steps []plan.Step, jumps []iptsave.Rule) []string {
 	var out []string
 	if !o.chains[f] {

@@ -22,13 +22,13 @@ var ForwardFamilies = map[string][]netstate.Family{
 	string(knftables.InetFamily): {netstate.IPv4, netstate.IPv6},
 }
 
-// forwards reports whether forwarded packets pass a chain of somebody else's.
+// forwards reports whether the chain is another program's, and forwarded packets pass it.
 func forwards(c nfnl.Chain) bool {
 	return c.Hook == "forward" && c.Table != nfnl.OwnTable && ForwardFamilies[c.Family] != nil
 }
 
-// elsewhere reports whether packets pass a chain of somebody else's at another hook.
-// What translates drops nothing as a rule, and may have thousands of rules.
+// elsewhere reports whether the chain is another program's, and packets pass it at another
+// hook. A chain that translates drops nothing as a rule, and may have thousands of rules.
 func elsewhere(c nfnl.Chain) bool {
 	return c.Hook != "" && !forwards(c) && c.Table != nfnl.OwnTable && c.Family != "" && c.Kind != "nat"
 }
@@ -47,7 +47,7 @@ type forwarding struct {
 	Entered map[netstate.Family]map[string]bool
 }
 
-// Forwarders tell of who drops forwarded packets.
+// Forwarders find the chains that drop forwarded packets.
 type Forwarders struct {
 	mu   sync.Mutex
 	nft  string
@@ -59,7 +59,7 @@ type Forwarders struct {
 // watchedChain is a chain, or a table where it has no name.
 type watchedChain struct{ family, table, chain string }
 
-// List reads who drops forwarded packets, of all chains that nft tells of;
+// List finds the chains that drop forwarded packets, among all chains that nft lists;
 // openable says in which of them openings can be made.
 func (w *Forwarders) List(ctx context.Context, nft string, openable func(nfnl.Chain) bool) (forwarding, []nfnl.Chain, error) {
 	is, chains, watched, err := readForwarding(ctx, nft)
@@ -114,7 +114,7 @@ func readForwarding(ctx context.Context, nft string) (is forwarding, chains []nf
 	return is, nil, nil, err
 }
 
-// Matters reports whether an event may change who drops forwarded packets: a base
+// Matters reports whether an event may change which chains drop forwarded packets: a base
 // chain at that hook, or one that is watched.
 func (w *Forwarders) Matters(kind uint16, body []byte) bool {
 	family, table, attrs := nfnl.TableOf(kind, body)

@@ -25,7 +25,7 @@ type forwardReader struct {
 	chains map[watchedChain]int
 	// flagged tables are read chain by chain: see listTables.
 	flagged map[watchedChain]bool
-	// unread are chains of which nobody can tell what they do.
+	// unread are chains that nft could not list.
 	unread  map[watchedChain]bool
 	rules   map[watchedChain][]forwardRule
 	watched map[watchedChain]bool
@@ -83,8 +83,8 @@ func (r *forwardReader) all(chains []nfnl.Chain) forwarding {
 	return is
 }
 
-// elsewhere follows packets through a chain at another hook. What cannot be read there
-// is left out: it is no more than a firewall of which nobody knows.
+// elsewhere follows packets through a chain at another hook. A chain that cannot be read
+// there is left out.
 func (r *forwardReader) elsewhere(c nfnl.Chain, is *forwarding) {
 	r.watched[watchedChain{family: c.Family, table: c.Table}] = true
 	if c.Of.Dormant() {

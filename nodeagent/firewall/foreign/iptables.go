@@ -44,7 +44,7 @@ func blockersElsewhere(s iptsave.Saved) []netstate.Blocker {
 	return out
 }
 
-// priorities are those of iptables' tables.
+// priorities are the priorities of iptables' tables.
 var priorities = map[string]int32{"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 
 // chainAt is a built-in chain as one of nftables.

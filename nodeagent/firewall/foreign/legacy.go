@@ -16,7 +16,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Legacy iptables has tables of its own beside those of nftables, in the same
+// Legacy iptables has tables of its own beside the tables of nftables, in the same
 // hooks: a FORWARD that drops there drops what another firewall lets pass.
 
 // LegacyTables reports whether legacy iptables has a table here. To ask it would

@@ -14,9 +14,9 @@ import (
 )
 
 // iptables-nft makes the base chains that it needs, with their table, and never
-// removes them. So that nothing stays that was not there, those that are missing are
-// made here before, with a comment as our mark, and go with the last rule of ours
-// where no other program uses them. Legacy iptables has its tables for good.
+// removes them. So that nothing stays that was not there, missing base chains are made
+// here before, with a comment as our mark, and go with the last rule of ours where no
+// other program uses them. Legacy iptables has its tables for good.
 
 // baseChains are the hook number and priority of the base chains that hooks name.
 var baseChains = map[string]map[string][2]int32{
@@ -41,8 +41,8 @@ const (
 var baseMark = append([]byte{0, byte(len(iptsave.Mark) + 1)}, iptsave.Mark+"\x00"...)
 
 // makeBases makes the tables and base chains of areas as far as they are missing.
-// What cannot be made here iptables makes, and that stays. What is there is looked up
-// before: the kernel takes some 10 ms to refuse it.
+// Chains that cannot be made here iptables makes, and these stay. Existing chains are
+// looked up before: the kernel takes some 10 ms to refuse another.
 func (b *Driver) makeBases(used map[iptsave.TableID]int) {
 	if b.legacy {
 		return
@@ -84,7 +84,7 @@ func (b *Driver) makeBase(a iptsave.TableID, chain string, at [2]int32) error {
 }
 
 // dropBases removes tables and base chains that bear our mark from areas without a
-// rule of ours. The kernel keeps those that another program uses.
+// rule of ours. The kernel keeps chains that another program uses.
 func (b *Driver) dropBases(used map[iptsave.TableID]int) error {
 	if b.legacy {
 		return nil
@@ -127,8 +127,8 @@ type base struct {
 	ours, accepts bool
 }
 
-// listBases lists the tables or chains of a family, in tables of which the names are
-// those of iptables'.
+// listBases lists the tables or chains of a family, in tables that are named like the
+// tables of iptables.
 func (b *Driver) listBases(kind int, six bool) []base {
 	body := []byte{protoFamily(six), nl.NFNETLINK_V0, 0, 0}
 	answers, err := nfnl.Socket.Exchange(nfnl.Request(unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_DUMP, 1, body))
@@ -167,8 +167,8 @@ func parseBase(kind int, attrs []byte) base {
 	return one
 }
 
-// base makes or removes one table or chain of an area. What is there already is not
-// made, and what holds anything is not removed.
+// base makes or removes one table or chain of an area. An existing table or chain
+// is not made again, and one that holds anything is not removed.
 func (b *Driver) base(kind int, a iptsave.TableID, attrs ...[]byte) error {
 	flags := unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	if kind == unix.NFT_MSG_DELTABLE || kind == unix.NFT_MSG_DELCHAIN {

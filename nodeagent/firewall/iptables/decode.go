@@ -104,7 +104,7 @@ func publishNamed(name string, lines []iptsave.Rule) netstate.Object {
 		if t, ok := translated(l.Spec, p); ok {
 			targets = append(targets, t)
 		}
-		// Where nobody may connect, nothing is translated.
+		// Without a source that may connect, nothing is translated.
 		if l.Chain == ipInto {
 			targets = append(targets, matched(l.Spec))
 		}
@@ -146,7 +146,7 @@ func matched(spec string) netip.AddrPort {
 	return netip.AddrPortFrom(dst.Addr(), uint16(n))
 }
 
-// sourceOf is who a rule lets connect; one that names nobody means everybody.
+// sourceOf is the source that a rule lets connect; a rule without a source lets all.
 func sourceOf(spec string, p netstate.Publish) netip.Prefix {
 	if s := iptsave.Option(spec, "-s"); s != "" {
 		return book.Fields{s}.Prefix(0)

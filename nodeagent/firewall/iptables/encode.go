@@ -27,9 +27,9 @@ const (
 	ipLoopback = iptsave.Prefix + "LOOPBACK" // publishes of loopback
 	ipHairpin  = iptsave.Prefix + "HAIRPIN"  // subnets on their interface
 	ipBack     = iptsave.Prefix + "BACK"     // targets whose default route is elsewhere
-	ipEgress   = iptsave.Prefix + "EGRESS"   // what is not masqueraded
+	ipEgress   = iptsave.Prefix + "EGRESS"   // packets that are not masqueraded
 	ipMasq     = iptsave.Prefix + "MASQ"     // subnets that are
-	ipArrival  = iptsave.Prefix + "ARRIVAL"  // what is answered by the way that it came in by
+	ipArrival  = iptsave.Prefix + "ARRIVAL"  // connections answered by the way they came in by
 	ipAnswer   = iptsave.Prefix + "ANSWER"   // its answers
 )
 
@@ -44,7 +44,7 @@ const (
 
 // A publish of its own chains has them named by a hash.
 const (
-	ipSources = iptsave.Prefix + "S-" // who may connect
+	ipSources = iptsave.Prefix + "S-" // sources that may connect
 	ipTargets = iptsave.Prefix + "T-" // several targets
 )
 
@@ -63,8 +63,8 @@ type hook struct {
 	first bool
 }
 
-// front reports whether a hook is put before what is there. That of POSTROUTING
-// is, so that a sourceAddress counts, but holds its place against nobody.
+// front reports whether a hook is put before the rules that are there. The hook of
+// POSTROUTING is, so that a sourceAddress counts, but it does not hold its place.
 func (h hook) front() bool { return h.first || h.chain == "POSTROUTING" }
 
 // ipFrames are the chains of each table. Packets that may pass RETURN: with ACCEPT
@@ -153,8 +153,8 @@ func (b *builder) both(table, chain, match, target string) {
 	b.add(true, table, chain, match, target)
 }
 
-// rulesOf are the rules of an object, each of them bearing its name; those of a
-// chain of its own are in their order.
+// rulesOf are the rules of an object, each bearing its name; the rules of a chain of its
+// own are in their order.
 func rulesOf(s netstate.Source, o netstate.Object) []iptsave.Rule {
 	b := &builder{comment: iptsave.Comment(s, o.Key())}
 	switch o := o.(type) {

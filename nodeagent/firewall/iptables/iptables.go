@@ -27,7 +27,7 @@ type Driver struct {
 	iptsave.Variant
 	// legacy says that rules are not nftables', which has events.
 	legacy bool
-	// families are those that the node has; true is IPv6.
+	// families are the IP families of the node; true is IPv6.
 	families []bool
 	gens     nfnl.Generations
 
@@ -35,7 +35,7 @@ type Driver struct {
 	// blockers as of the last Read; beside says that nftables has tables of ours,
 	// and besideIP that it may have such chains of iptables.
 	blockers []netstate.Blocker
-	// told are those of iptables' own chains.
+	// told are the blockers among iptables' own chains.
 	told             []netstate.Blocker
 	beside, besideIP bool
 	forwards         foreign.Forwarders
@@ -131,7 +131,7 @@ func (b *Driver) Intact() bool { return b.memory.intact() }
 // Object returns the object of a key, and whether iptables holds it complete and exactly.
 func (b *Driver) Object(k netstate.Key) (netstate.Object, bool) { return b.memory.Object(k) }
 
-// Objects are those of the source, complete or not.
+// Objects are the objects of the source, complete or not.
 func (b *Driver) Objects() []netstate.Object { return slices.Collect(b.memory.Objects()) }
 
 // Standing finds publishes as conntrack asks for them.

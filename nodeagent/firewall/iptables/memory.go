@@ -50,7 +50,7 @@ func (t texts) add(r iptsave.Rule) {
 	t[e].specs = append(t[e].specs, r.Spec)
 }
 
-// rules are those of an entry.
+// rules are the rules of an entry.
 func (t texts) rules(e entry) []iptsave.Rule {
 	if t[e] == nil {
 		return nil
@@ -287,8 +287,8 @@ type ipChanges struct {
 	drop   []iptsave.ChainID
 }
 
-// apply changes memory as the steps say. It returns what that changes in the
-// kernel, and the connections that then contradict it.
+// apply changes memory as the steps say. It returns the changes of the kernel, and
+// the connections that then contradict the publishes.
 func (m *memory) apply(steps []plan.Step) (c ipChanges, contradicted conntrack.Flows, err error) {
 	fresh, others := texts{}, m.othersPublishes()
 	for _, s := range steps {
@@ -338,7 +338,7 @@ func (c *ipChanges) take(change book.Change[entry], have, want []iptsave.Rule) {
 	}
 }
 
-// othersPublishes are the ports that other sources publish, by the text of their keys.
+// othersPublishes are the ports published by other sources, by the text of their keys.
 func (m *memory) othersPublishes() map[string]netstate.Source {
 	others := map[string]netstate.Source{}
 	for _, h := range m.Holds {
@@ -386,7 +386,7 @@ func (m *memory) committed() {
 	}
 }
 
-// linesAt are those of the rules that are in a chain.
+// linesAt are the rules in a chain.
 func linesAt(s iptsave.ChainID, lines []iptsave.Rule) []iptsave.Rule {
 	return slices.DeleteFunc(slices.Clone(lines), func(l iptsave.Rule) bool { return l.ChainID != s })
 }

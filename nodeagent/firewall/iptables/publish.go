@@ -19,7 +19,7 @@ func (b *builder) publish(s netstate.Source, p netstate.Publish) {
 			// What leads elsewhere in the range by another address is not meant.
 			match += " --ctorigdst " + p.Host.String()
 		}
-		// DNAT alone would let somebody else's pass.
+		// DNAT alone would let the DNAT of other programs pass.
 		b.add(six, "filter", ipInto, match, "-j RETURN")
 		if p.Back.Has(t) {
 			b.add(six, "nat", ipBack, match, "-j MASQUERADE")
@@ -71,7 +71,7 @@ func probability(n int) string {
 	return fmt.Sprintf("%.11f", math.Round(whole/float64(n))/whole)
 }
 
-// gate leads on who is among the sources. To all others the port is the node's
+// gate leads on clients that are among the sources. To all others the port is the node's
 // own: they do not fall to a publish of every address.
 func (b *builder) gate(id string, p netstate.Publish, lead string) string {
 	for _, s := range p.Sources.All() {

@@ -111,7 +111,7 @@ func (m *memory) rebuild(a iptsave.TableID, limit int) [][]string {
 
 // frames makes the frames anew with the given rules of objects, and takes away
 // what else is there of ours but for others. Rules are appended in their order: iptables-nft
-// 1.8.9 counts those of a chain that the same input flushed when it inserts.
+// 1.8.9, when it inserts, counts the rules that the same input flushed from the chain.
 func (st *tableState) frames(a iptsave.TableID, lines []iptsave.Rule, others []iptsave.ChainID) []string {
 	var out, rules []string
 	known := map[string]bool{}

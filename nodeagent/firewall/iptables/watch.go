@@ -113,7 +113,7 @@ func concerns(table, l string) bool {
 	return first || strings.HasPrefix(l, "*") || strings.Contains(l, iptsave.Prefix) || strings.HasPrefix(l, ":FORWARD DROP")
 }
 
-// allBlockers are those that iptables tells of, and chains of nftables beside them
+// allBlockers are the blockers that iptables lists, and chains of nftables beside them
 // where the node has nft.
 func (b *Driver) allBlockers(ctx context.Context, told []netstate.Blocker) []netstate.Blocker {
 	b.beside, b.besideIP = false, true

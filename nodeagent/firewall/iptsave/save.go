@@ -15,7 +15,7 @@ import (
 // Saved is what iptables-save tells of ours, for one family.
 type Saved struct {
 	Tables map[TableID]*SavedTable
-	// Policies are those of each table's FORWARD.
+	// Policies are the policies of each table's FORWARD.
 	Policies map[TableID]string
 	// Elsewhere are the other built-in chains with their policies.
 	Elsewhere map[ChainID]string
@@ -197,7 +197,7 @@ type Rule struct {
 // Prefix begins the name of every chain of ours.
 const Prefix = "PATCHBAY-"
 
-// Mark is the comment of what is in every frame.
+// Mark is the comment of the rules in every frame.
 const Mark = "patchbay"
 
 const Marked = "-m comment --comment " + Mark + " "

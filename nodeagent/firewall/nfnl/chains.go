@@ -32,7 +32,7 @@ const nftTableDormant = 1
 // chain.
 type Chain struct {
 	Family, Table, Name, Hook, Policy string
-	// Kind is its type, such as filter; devices those of the hooks that have some.
+	// Kind is its type, such as filter; Devices the interfaces of hooks that have some.
 	Kind     string
 	Devices  []string
 	Priority int32

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Generation is the number of the last transaction, anybody's, that changed the
+// Generation is the number of the last transaction, of any program, that changed the
 // nftables ruleset of this network namespace.
 func Generation() (uint32, error) {
 	body := []byte{unix.AF_UNSPEC, nl.NFNETLINK_V0, 0, 0}
@@ -70,8 +70,8 @@ type Generations struct {
 	order []uint32
 }
 
-// Own runs a transaction of ours. While it runs, nobody is told what is whose.
-// A generation that came about in between makes both somebody else's.
+// Own runs a transaction of ours. While it runs, Foreign waits. A transaction of another
+// program in between makes both foreign.
 func (g *Generations) Own(run func() error) error { return g.OwnAll(1, run) }
 
 // OwnAll runs transactions of ours, of which there are n.
@@ -109,7 +109,7 @@ func (g *Generations) remember(id uint32) {
 	}
 }
 
-// foreign reports whether any of the generations is somebody else's.
+// foreign reports whether any of the generations is another program's.
 func (g *Generations) foreign(ids []uint32) bool {
 	g.Mu.Lock()
 	defer g.Mu.Unlock()
@@ -122,7 +122,7 @@ func (g *Generations) foreign(ids []uint32) bool {
 }
 
 // foreignSince reports whether any generation after the given one, up to the
-// present, is somebody else's.
+// present, is another program's.
 func (g *Generations) foreignSince(seen uint32) bool {
 	g.Mu.Lock()
 	defer g.Mu.Unlock()

@@ -14,7 +14,7 @@ import (
 )
 
 // Socket leads to the firewall of the process's network namespace. It stays
-// open: whoever closes such a socket waits for a grace period of RCU, some 10 ms,
+// open: closing such a socket waits for a grace period of RCU, some 10 ms,
 // if elements were deleted just before (nft_rcv_nl_event, nf_tables_api.c).
 var Socket channel
 

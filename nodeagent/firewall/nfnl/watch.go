@@ -21,7 +21,7 @@ type Watched struct {
 	Changed func(context.Context) bool
 }
 
-// Watch calls fn for every transaction of somebody else's with an event
+// Watch calls fn for every transaction of another program with an event
 // that is about something of ours, or that changes what becomes of forwarded packets.
 func Watch(ctx context.Context, gens *Generations, what Watched, fn func()) error {
 	seen, err := Generation()
@@ -159,8 +159,8 @@ type Events struct {
 type Look func(kind uint16, body []byte) (touched, forward bool)
 
 // Parse reads messages. It returns the last generation that ended in them, zero
-// if none, those of them that touched a table of ours, and those that touched what
-// matters of others.
+// if none, the generations that touched a table of ours, and the generations that touched
+// what others do to forwarded packets.
 func (e *Events) Parse(b []byte) (ended uint32, touched, forward []uint32) {
 	for len(b) >= unix.NLMSG_HDRLEN {
 		size := int(binary.NativeEndian.Uint32(b))

@@ -15,7 +15,7 @@ import (
 // table is what the kernel holds of one table.
 type table struct {
 	exists bool
-	// unread says that nobody can tell what is in it.
+	// unread says that nft could not list the table.
 	unread bool
 	// sets are as they must be; without that the table is made anew.
 	sets bool
@@ -62,7 +62,7 @@ type (
 	}
 )
 
-// parseTable reads the JSON listing of one table, or those of its family's sets and
+// parseTable reads the JSON listing of one table, or the listings of its family's sets and
 // maps.
 func parseTable(f knftables.Family, texts ...[]byte) (table, error) {
 	var l listing

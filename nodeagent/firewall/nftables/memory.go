@@ -79,8 +79,8 @@ func (m *memory) linkLocal(k netstate.Key) netstate.Object {
 	return own
 }
 
-// apply changes memory as the steps say. It returns what that changes in the kernel, in
-// the order of writing, and the connections that then contradict it.
+// apply changes memory as the steps say. It returns the changes of the kernel in the order of
+// writing, and the connections that then contradict the publishes.
 func (m *memory) apply(steps []plan.Step) ([]change, conntrack.Flows, error) {
 	changes, contradicted, err := m.Apply(m.withExclusions(append(m.displaced(steps), steps...)))
 	for _, c := range changes {
@@ -96,8 +96,8 @@ func (m *memory) apply(steps []plan.Step) ([]change, conntrack.Flows, error) {
 }
 
 // displaced deletes publishes whose ports the steps lead elsewhere under other keys. The
-// steps delete those that the planner knew of; what another program put there must go
-// too, since intervals that overlap are an error (EEXIST).
+// steps delete the publishes that the planner knew of; a publish that another program put
+// there must go too, since intervals that overlap are an error (EEXIST).
 func (m *memory) displaced(steps []plan.Step) (gone []plan.Step) {
 	var ranges []netstate.Publish
 	for o := range m.Objects() {

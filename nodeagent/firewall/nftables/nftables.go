@@ -153,7 +153,7 @@ func (b *Driver) Object(k netstate.Key) (netstate.Object, bool) {
 	return b.memory.object(k)
 }
 
-// Objects are those of the source, complete or not.
+// Objects are the objects of the source, complete or not.
 func (b *Driver) Objects() []netstate.Object {
 	return append(slices.Collect(b.memory.Objects()), b.openings.Objects()...)
 }
@@ -206,7 +206,7 @@ func (b *Driver) Clean(ctx context.Context) ([]netstate.Object, error) {
 }
 
 // maxLines bounds a transaction: in a user namespace about 2,200 element lines
-// are EMSGSIZE, since SO_SNDBUFFORCE is not for everybody there. By netlink an
+// are EMSGSIZE, since SO_SNDBUFFORCE is refused there. By netlink an
 // element takes up to 140 bytes of net.core.wmem_default, usually 208 KiB.
 const maxLines = 1000
 

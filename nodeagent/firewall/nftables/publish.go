@@ -56,7 +56,7 @@ func targetElements(p netstate.Publish, t netip.AddrPort, set, ranges string) []
 	return []element{at(of(ranges, t.Addr()), whole(t.Addr()), p.Proto, portsText(p), whole(p.Host))}
 }
 
-// gateElements let nobody but the sources in.
+// gateElements let only the sources in.
 func gateElements(p netstate.Publish) []element {
 	if p.Sources == "" {
 		return nil
@@ -126,8 +126,7 @@ func portsText(p netstate.Publish) string {
 	return fmt.Sprintf("%d-%d", p.HostPort, p.HostPortEnd)
 }
 
-// publishOf is the publish of one of its elements, without what it leads to and
-// who may use it.
+// publishOf is the publish of one of its elements, without targets and sources.
 func publishOf(i id, h book.Held) netstate.Publish {
 	d, p, host := setByName[i.set], fieldsOf(i.key), netip.IPv6Unspecified()
 	if strings.Contains(i.set, "4") {

@@ -48,8 +48,7 @@ type baseChain struct {
 	priority int
 }
 
-// chainDefs are the chains of each table, those jumped to before those that
-// jump.
+// chainDefs are the chains of each table: a chain stands before the chains that jump to it.
 var chainDefs = map[knftables.Family][]chainDef{
 	knftables.InetFamily:   inetChains,
 	knftables.BridgeFamily: bridgeChains,
@@ -59,14 +58,14 @@ const ports = "meta l4proto { tcp, udp, sctp } "
 
 var inetChains = []chainDef{
 	{name: chainPublish, rules: []string{
-		// Who may not use a port of an address never falls into what is for every
-		// address.
+		// A client that may not use a port of one address never falls into the publish of
+		// every address.
 		ports + "IP daddr . meta l4proto . th dport @" + setPubGate + " IP daddr . meta l4proto . th dport . IP saddr != @" + setPubFrom + " return",
 		ports + "dnat IP to IP daddr . meta l4proto . th dport map @" + mapPub,
 		ports + "dnat IP to IP daddr . meta l4proto . th dport map @" + mapPubRange,
 		ports + "dnat IP to IP daddr . meta l4proto . th dport . " + draw + " map @" + mapPubSlots,
 		ports + "dnat IP to IP daddr . meta l4proto . th dport . " + draw + " map @" + mapPubRangeSlots,
-		// What is for every address is not for these.
+		// Publishes of every address leave these addresses out.
 		"ip daddr { 127.0.0.0/8, 169.254.0.0/16 } return",
 		"ip6 daddr { ::1, fe80::/10 } return",
 		ports + "meta l4proto . th dport @" + setAnyGate + " meta l4proto . th dport . IP saddr != @" + setAnyFrom + " return",
@@ -77,9 +76,9 @@ var inetChains = []chainDef{
 	}},
 	// Before conntrack sees it. A bridge gives what it takes to the node as its own
 	// (also what br_netfilter shows of it), but for frames to link-local groups, which
-	// come from the port itself: ours are no way into the node. What is published on
-	// a loopback address, and what the node itself listens on there, is for the node
-	// alone.
+	// come from the port itself: ours are no way into the node. Ports
+	// that are published on a loopback address, or on which the node itself listens there,
+	// are for the node alone.
 	{name: chainArriving, base: &baseChain{knftables.FilterType, knftables.PreroutingHook, -310}, rules: []string{
 		fmt.Sprintf("iifgroup 0x%x iifname != @%s counter drop", netstate.LinkGroup, setOurs),
 		"iifname @" + setLoopback + " ip daddr 127.0.0.0/8 counter drop",
@@ -94,7 +93,7 @@ var inetChains = []chainDef{
 	{name: chainOutput, base: &baseChain{knftables.NATType, knftables.OutputHook, -95}, rules: []string{
 		"fib daddr type local goto " + chainPublish,
 	}},
-	// `ct status dnat` alone would let somebody else's DNAT pass.
+	// `ct status dnat` alone would let the DNAT of other programs pass.
 	{name: chainPublished, rules: []string{
 		"ct status dnat IP daddr . meta l4proto . th dport @" + setTarget + " accept",
 		"ct status dnat IP daddr . meta l4proto . th dport @" + setTargetRange + " accept",

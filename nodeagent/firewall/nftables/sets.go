@@ -46,7 +46,7 @@ const (
 	setBackHost    = "back#h"
 	mapPubRange    = "pub#r"
 	mapAnyRange    = "any#r"
-	// Gates, of ports that not everyone may use: what is gated, and who passes.
+	// Gates, of ports that only some sources may use: the gated ports, and the sources that pass.
 	setPubGate = "pubgate#" // host address . protocol . ports
 	setAnyGate = "anygate#" // protocol . ports
 	setPubFrom = "pubfrom#" // host address . protocol . ports . source
@@ -64,7 +64,7 @@ const (
 	setMasq    = "snet#"   // subnets hidden behind whatever routing chooses
 )
 
-// waySets are those of the ways back, in their order: interface . realm.
+// waySets are the sets of the ways back, in their order: interface . realm.
 var waySets = [netstate.WaysBack]string{"way1", "way2", "way3"}
 
 // of is a name, or a text with names, of sets of the family of an address.
@@ -204,7 +204,7 @@ func ipWords(text string, a netip.Addr) string {
 }
 
 // setDefs are in the order in which elements are added where they do not fit
-// into one transaction: what closes comes before what opens.
+// into one transaction: sets that close come before sets that open.
 var setDefs = slices.Concat(
 	[]setDef{
 		inet(setOurs, fieldLink), inet(setGuarded, fieldLink), inet(setIsolated, fieldLink, fieldLink),
@@ -233,7 +233,7 @@ var setDefs = slices.Concat(
 		inet(setTargetHost, fieldIP, fieldProto, fieldPort, fieldIP).ranges().is(targeting),
 		inet(setBackRange, fieldIP, fieldProto, fieldPort).ranges().is(targeting),
 		inet(setBackHost, fieldIP, fieldProto, fieldPort, fieldIP).ranges().is(targeting),
-		// Who passes a gate comes before the gate, which comes before the port.
+		// The sources that pass a gate come before the gate, the gate before the port.
 		inet(setPubFrom, fieldIP, fieldProto, fieldPort, fieldIP).ranges().is(admitting),
 		inet(setAnyFrom, fieldProto, fieldPort, fieldIP).ranges().is(admitting),
 		inet(setPubGate, fieldIP, fieldProto, fieldPort).ranges().is(gating),

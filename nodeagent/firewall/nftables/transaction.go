@@ -45,7 +45,7 @@ func (m *memory) script(changes []change) []unit {
 		t, mine := m.tables[f], changesOf(f, changes)
 		switch {
 		case m.counts[f] == 0:
-			// What is not known is replaced once something is wanted there.
+			// A table that could not be read is replaced once something is wanted there.
 			if t.exists && !t.unread {
 				tables = append(tables, deleteTable(f))
 			}

@@ -1,5 +1,4 @@
-// Package program runs the programs of the firewall, nft and those of iptables, each for
-// a bounded time.
+// Package program runs nft and the programs of iptables, each for a bounded time.
 package program
 
 import (
