@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -151,25 +150,15 @@ func (c *cluster) deleteChild(ctx context.Context, have client.Object) error {
 
 // changeChild patches the child's spec where it differs from the parent's wish.
 func (c *cluster) changeChild(ctx context.Context, have, want v1alpha1.Object) error {
-	before := have.DeepCopyObject().(client.Object)
-	if !copySpec(have, want) {
+	if equality.Semantic.DeepEqual(have.SpecPointer(), want.SpecPointer()) {
 		return nil
 	}
+	before := have.DeepCopyObject().(client.Object)
+	v1alpha1.CopySpec(have, want)
 	log.FromContext(ctx).Info("change child", "child", have.GetName())
 	err := c.Patch(ctx, have, client.MergeFrom(before), client.FieldOwner(v1alpha1.FieldManagerController))
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("change child %s: %w", have.GetName(), err)
 	}
 	return nil
-}
-
-// copySpec gives an object the spec of another of its kind and reports whether
-// they differed.
-func copySpec(to, from v1alpha1.Object) bool {
-	a, b := to.SpecPointer(), from.SpecPointer()
-	if equality.Semantic.DeepEqual(a, b) {
-		return false
-	}
-	reflect.ValueOf(a).Elem().Set(reflect.ValueOf(b).Elem())
-	return true
 }

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"reflect"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -21,6 +23,14 @@ type Object interface {
 	// Conditions returns the conditions of the status, to read and to set.
 	Conditions() *[]metav1.Condition
 }
+
+// CopySpec gives an object the spec of another of its kind.
+func CopySpec(to, from Object) { assign(to.SpecPointer(), from.SpecPointer()) }
+
+// CopyStatus gives an object the status of another of its kind.
+func CopyStatus(to, from Object) { assign(to.StatusPointer(), from.StatusPointer()) }
+
+func assign(to, from any) { reflect.ValueOf(to).Elem().Set(reflect.ValueOf(from).Elem()) }
 
 // KindName implements Object.
 func (*BridgeNetwork) KindName() string { return "BridgeNetwork" }

@@ -185,7 +185,7 @@ func merge(records []v1alpha1.Object, docs []dir.Document, v *dir.Validator) ([]
 		if err := v.ValidateUpdate(d.Object, merged[i]); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", d.File, err))
 		}
-		engine.CopyStatus(d.Object, merged[i])
+		v1alpha1.CopyStatus(d.Object, merged[i])
 		merged[i] = d.Object
 	}
 	return merged, errors.Join(errs...)

@@ -103,7 +103,7 @@ func (l *rivals) edit() netstate.Owner {
 	o := pick(l, l.network, l.attachment, l.attachment, l.publish, l.publish)()
 	owner := own(o)
 	if old := l.objects[owner]; old != nil {
-		CopyStatus(o, old)
+		v1alpha1.CopyStatus(o.(v1alpha1.Object), old.(v1alpha1.Object))
 	}
 	l.objects[owner] = o
 	l.versions[owner]++

@@ -66,22 +66,3 @@ func (in Input) Object() metav1.Object {
 
 // Conditions returns the conditions of the resource's status.
 func (in Input) Conditions() []metav1.Condition { return v1alpha1.ConditionsOf(in.Object()) }
-
-// CopyStatus gives a resource the status of another version of it; nil has
-// none.
-func CopyStatus(to, from metav1.Object) {
-	switch to := to.(type) {
-	case *v1alpha1.BridgeNetwork:
-		if f, ok := from.(*v1alpha1.BridgeNetwork); ok {
-			to.Status = f.Status
-		}
-	case *v1alpha1.NamespaceAttachment:
-		if f, ok := from.(*v1alpha1.NamespaceAttachment); ok {
-			to.Status = f.Status
-		}
-	case *v1alpha1.PortPublish:
-		if f, ok := from.(*v1alpha1.PortPublish); ok {
-			to.Status = f.Status
-		}
-	}
-}

@@ -127,7 +127,7 @@ func (f *Feed) withMissing(objects []v1alpha1.Object, complete bool) []v1alpha1.
 		owner := engine.InputOf(o).Owner()
 		// The object that the engine has already is not to be written to.
 		if old, ok := before[owner]; ok && old != o {
-			engine.CopyStatus(o, old)
+			v1alpha1.CopyStatus(o, old)
 		}
 		delete(before, owner)
 	}
