@@ -88,6 +88,13 @@ func (f *figures) add(path string) error {
 }
 
 func (c *comments) add(file *ast.File) {
+	named := map[string]bool{}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if i, ok := n.(*ast.Ident); ok {
+			named[i.Name] = true
+		}
+		return true
+	})
 	for _, group := range file.Comments {
 		for _, comment := range group.List {
 			for line := range strings.Lines(comment.Text) {
@@ -95,6 +102,11 @@ func (c *comments) add(file *ast.File) {
 					continue
 				}
 				c.lines++
+				// A comment that begins with a name of the code speaks of that.
+				words := strings.Fields(line)
+				if len(words) > 1 && named[words[1]] {
+					line = strings.Join(words[2:], " ")
+				}
 				if hasPronoun(line) {
 					c.pronouns++
 				}
