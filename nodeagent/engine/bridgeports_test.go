@@ -14,14 +14,14 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// crowd joins ports of others to a bridge.
+// crowd joins foreign ports to a bridge.
 func (w *world) crowd(bridge string, from, to int) {
 	for i := from; i < to; i++ {
 		w.k.node.Links[fmt.Sprint("tap", i)] = netstate.NodeLink{Type: netstate.OtherLink, Master: bridge}
 	}
 }
 
-// external is a network on a bridge of others that has this many ports left.
+// external is a network on a foreign bridge that has this many ports left.
 func (w *world) external(room int) *v1alpha1.BridgeNetwork {
 	w.k.node.Links["br0"] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500}
 	w.crowd("br0", 0, compile.MaxPorts-room)
@@ -46,9 +46,9 @@ func (w *world) expectReasons(what string, want map[metav1.Object]string) {
 	}
 }
 
-// TestBridgeFull: a bridge has 1,023 ports, those of others among them. Who comes then
-// waits without a timer and without work, and gets the first port that is free, of ours
-// or of others; who has a port keeps it.
+// TestBridgeFull: a bridge has 1,023 ports, foreign ones among them. A further attachment
+// waits without a timer and without work, and gets the first port that is free, of an
+// attachment or foreign; an attachment with a port keeps it.
 func TestBridgeFull(t *testing.T) {
 	const full, have = "False BridgeFull", "True Programmed"
 	w := newWorld(t)
@@ -72,7 +72,7 @@ func TestBridgeFull(t *testing.T) {
 	if d := w.turn(); d != idle {
 		t.Errorf("it looks again in %s", d)
 	}
-	// Nothing is compiled of who waits while others come and go.
+	// A waiting attachment is not compiled while other resources come and go.
 	w.set(bnet("blue", "10.1.0.0/24"))
 	w.set(nsa("x", "blue"))
 	w.turns(20)
@@ -93,7 +93,8 @@ func TestBridgeFull(t *testing.T) {
 	}
 	w.turns(20)
 	w.expectReasons("after a restart", map[metav1.Object]string{b: have, c: have, d: full})
-	// Others join: who has a port keeps it. They leave: who waits gets it.
+	// Foreign ports join: an attachment with a port keeps it. They leave: a waiting
+	// attachment gets a port.
 	w.crowd("br0", 2000, 2001)
 	w.nodeChanged()
 	w.expectReasons("others joined", map[metav1.Object]string{b: have, c: have, d: full})
@@ -138,7 +139,7 @@ func TestUplinkIsAPort(t *testing.T) {
 	w.expectReasons("joined", map[metav1.Object]string{a: "True Programmed", b: "False BridgeFull"})
 }
 
-// TestKernelSaysBridgeFull: others were quicker than the news of their ports.
+// TestKernelSaysBridgeFull: foreign ports joined before the news of them arrived.
 func TestKernelSaysBridgeFull(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))

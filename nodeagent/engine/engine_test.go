@@ -251,7 +251,7 @@ func expect(t *testing.T, got map[string]metav1.Condition, owner, reason, messag
 
 // TestConflicts shows that of two that want one thing the first keeps it, that
 // the second says who has it and takes over when the first goes, and that
-// nobody else notices.
+// no other resource changes.
 func TestConflicts(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -343,7 +343,7 @@ func TestSweep(t *testing.T) {
 }
 
 // eventually asks until the answer is yes or the time is over, and fails
-// unless that is what is wanted.
+// unless the answer is as wanted.
 func eventually(t *testing.T, what string, limit time.Duration, want bool, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -89,7 +89,7 @@ func (f *fake) remove(k netstate.Key) {
 	})
 }
 
-// inventory is what bears a mark: links, and what is on them.
+// inventory returns the objects that bear a mark: links, and the objects on them.
 func (f *fake) inventory() []kernel.Held {
 	var held []kernel.Held
 	for k, o := range f.set {

@@ -157,7 +157,7 @@ func TestDriftOfManyIsNoFight(t *testing.T) {
 	}
 }
 
-// TestRestartsOfNamespaceAreNoFight shows that a namespace of others which comes and goes
+// TestRestartsOfNamespaceAreNoFight shows that an External namespace which comes and goes
 // is wired at once each time.
 func TestRestartsOfNamespaceAreNoFight(t *testing.T) {
 	r := newRing(t)
@@ -247,8 +247,8 @@ func TestReloadOfFirewallIsNoFight(t *testing.T) {
 	}
 }
 
-// TestFightOverIsolationNeverWaits shows that a port which others let reach its
-// neighbours, or put into another bridge, is closed at once each time.
+// TestFightOverIsolationNeverWaits shows that a port which another program lets reach its
+// neighbours, or puts into another bridge, is closed at once each time.
 func TestFightOverIsolationNeverWaits(t *testing.T) {
 	for name, open := range map[string]func(*netstate.Link){
 		"isolated": func(l *netstate.Link) { l.Isolated = !l.Isolated },

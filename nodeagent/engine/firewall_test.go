@@ -75,7 +75,7 @@ func (w *world) linksOf(name string) (links []netstate.Key) {
 }
 
 // TestHangingFirewall: while a program of the firewall hangs, Ready says so, links of
-// what was built are repaired, nothing new comes up, and the program is run no second
+// built attachments are repaired, nothing new comes up, and the program is run no second
 // time. When it ends, everything goes on.
 func TestHangingFirewall(t *testing.T) {
 	w, h := hangingWorld(t)
@@ -153,9 +153,9 @@ func TestAlive(t *testing.T) {
 	}
 }
 
-// TestStraysInTheFirewall: what the firewall holds in our name about an interface of
-// others is planned and removed by a command, which sweeps nothing else; a bridge of
-// others that a network uses keeps its own.
+// TestStraysInTheFirewall: a command plans and removes the rules that the firewall holds in
+// Patchbay's name about a foreign interface, and sweeps nothing else; a foreign bridge that
+// a network uses keeps its rules.
 func TestStraysInTheFirewall(t *testing.T) {
 	w := newWorld(t)
 	external := bnet("lan", "10.9.0.0/24")
@@ -191,9 +191,9 @@ func TestStraysInTheFirewall(t *testing.T) {
 	}
 }
 
-// TestFlushTouchesNoLink: what is gone from the firewall comes back without a look at
-// anything else, for the owners who miss it; and where something else of theirs is to be
-// done, that is done as well.
+// TestFlushTouchesNoLink: rules that are gone from the firewall come back without a look at
+// any other object, for the owners who miss them; and where another step of these owners is
+// due, it is done as well.
 func TestFlushTouchesNoLink(t *testing.T) {
 	w := newWorld(t)
 	red, a, b := bnet("red", "10.0.0.0/24"), nsa("a", "red"), nsa("b", "red")

@@ -31,7 +31,7 @@ type history struct {
 	text     strings.Builder
 }
 
-// historyLog is a log handler that counts what is compiled.
+// historyLog is a log handler that counts compiled owners.
 type historyLog struct {
 	slog.Handler
 	h *history

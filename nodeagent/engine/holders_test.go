@@ -275,9 +275,9 @@ func (n idleNAT) Apply(_ context.Context, steps []plan.Step) error {
 	return nil
 }
 
-// TestHoldersKeep drives random histories of resources that want the same things: who
-// has something keeps it while others are edited, through a restart, another apply
-// and a kill before the records were written; a plan shows nothing where nothing is
+// TestHoldersKeep drives random histories of resources that want the same things: a
+// holder keeps its thing while other resources are edited, through a restart, another
+// apply and a kill before the records were written; a plan shows nothing where nothing is
 // to be done.
 func TestHoldersKeep(t *testing.T) {
 	for seed := range uint64(40) {

@@ -13,7 +13,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// fakePorts are the node's processes by port, and what is held.
+// fakePorts are the node's processes by port, and the ports that are held.
 type fakePorts struct {
 	listen map[uint16]hostport.Listener
 	inUse  map[uint16]bool
@@ -157,9 +157,9 @@ func TestListenerLater(t *testing.T) {
 	w.expectReady("afterwards", p, "True", v1alpha1.ReasonProgrammed, "")
 }
 
-// TestHoldWhatIsPublished follows what is held: a port that an outgoing
-// connection has is published all the same and held later; one that changes
-// hands stays held; one that is not published or not to be held is let go.
+// TestHoldWhatIsPublished follows the held ports: a port that an outgoing connection has
+// is published all the same and held later; one that changes hands stays held; one that is
+// not published or not to be held is let go.
 func TestHoldWhatIsPublished(t *testing.T) {
 	w, f := portsWorld(t)
 	f.inUse[80] = true
@@ -215,7 +215,7 @@ func TestApplyHoldsNothing(t *testing.T) {
 	}
 }
 
-// TestUnknownListeners publishes where nobody can be asked, and says so once.
+// TestUnknownListeners publishes where the kernel cannot be asked, and says so once.
 func TestUnknownListeners(t *testing.T) {
 	w, f := portsWorld(t)
 	f.err = errors.New("no sock_diag")

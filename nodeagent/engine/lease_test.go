@@ -256,7 +256,7 @@ func (l *lab) settle() {
 
 func (l *lab) rep() *rep { return l.world.r }
 
-// check holds the promises against what is there.
+// check holds the promises against the kernel's objects.
 func (l *lab) check() {
 	holders := map[v1alpha1.Subnet]string{}
 	for name, a := range l.objects {

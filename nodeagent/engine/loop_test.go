@@ -229,8 +229,7 @@ func TestPublishFollowsItsAttachment(t *testing.T) {
 	}
 }
 
-// TestExternalBridgeGone shows that a network is not Ready without the bridge that
-// somebody else made.
+// TestExternalBridgeGone shows that a network is not Ready without its External bridge.
 func TestExternalBridgeGone(t *testing.T) {
 	w := newWorld(t)
 	w.k.node.Links["br-ext"] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500}
@@ -248,7 +247,7 @@ func TestExternalBridgeGone(t *testing.T) {
 	}
 }
 
-// TestForwardingOff shows that forwarding is switched on by us when whoever had it
+// TestForwardingOff shows that Patchbay switches forwarding on when the program that had it
 // on switches it off.
 func TestForwardingOff(t *testing.T) {
 	w := newWorld(t)
@@ -309,8 +308,8 @@ func TestAddressesSwapInPlace(t *testing.T) {
 	}
 }
 
-// TestRefusalsAndTheBrake: attachments whose network vanished count as gone; what
-// somebody refuses for another reason goes at once.
+// TestRefusalsAndTheBrake: attachments whose network vanished count as gone; an attachment
+// that is refused for another reason goes at once.
 func TestRefusalsAndTheBrake(t *testing.T) {
 	for reason, stays := range map[string]bool{v1alpha1.ReasonNetworkNotFound: true, v1alpha1.ReasonNamespaceNotAllowed: false} {
 		t.Run(reason, func(t *testing.T) {
@@ -398,7 +397,7 @@ func TestFirewallIsReadAgain(t *testing.T) {
 	w.set(bnet("red", "10.0.0.0/24"))
 	w.turns(20)
 	l.fail = true
-	l.set = netstate.Set{} // flushed by somebody
+	l.set = netstate.Set{} // flushed by another program
 	w.e.firewallChanged()
 	d := w.turn()
 	l.fail = false
@@ -408,8 +407,8 @@ func TestFirewallIsReadAgain(t *testing.T) {
 	}
 }
 
-// TestStaticComesBeforeAllocated shows that an address which somebody names is
-// not given to another in the same pass.
+// TestStaticComesBeforeAllocated shows that an address which an attachment names is not
+// given to another in the same pass.
 func TestStaticComesBeforeAllocated(t *testing.T) {
 	w := newWorld(t)
 	w.e.Update([]Input{yes(InputOf(bnet("red", "10.0.0.0/24"))), yes(InputOf(nsa("a", "red"))), yes(InputOf(nsa("z", "red", "10.0.0.2/24")))}, nil)
@@ -421,9 +420,9 @@ func TestStaticComesBeforeAllocated(t *testing.T) {
 	}
 }
 
-// TestRepairsAreCounted shows that what somebody else takes away is counted with
-// the network once per repair, goes on counting from the record, and that nobody's
-// wish is taken for one.
+// TestRepairsAreCounted shows that objects which another program takes away are counted
+// with the network once per repair, that the count goes on from the record, and that no
+// edit of a resource is taken for a repair.
 func TestRepairsAreCounted(t *testing.T) {
 	w := newWorld(t)
 	in := yes(InputOf(bnet("red", "10.0.0.0/24")))

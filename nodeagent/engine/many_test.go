@@ -12,8 +12,8 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// manyPods sets attachments for so many pods, children of lab/all or nobody's, and
-// a publish of lab/all.
+// manyPods sets attachments for so many pods, with or without lab/all as parent, and a
+// publish of lab/all.
 func (w *world) manyPods(n int, children bool) {
 	w.e.Synced(true)
 	w.set(bnet("red", "10.0.0.0/8"))

@@ -11,7 +11,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// applyFails is a firewall that somebody else changes at the same time.
+// applyFails is a firewall that another program changes at the same time.
 type applyFails struct {
 	*fakeNAT
 	fail bool
@@ -24,8 +24,8 @@ func (a *applyFails) Apply(ctx context.Context, steps []plan.Step) error {
 	return a.fakeNAT.Apply(ctx, steps)
 }
 
-// TestFailedFirewallIsNotBelieved shows that what a change that failed was to bring
-// counts neither as there nor as gone, also while nobody can read what is.
+// TestFailedFirewallIsNotBelieved shows that the objects of a failed change count neither
+// as there nor as gone, also while the firewall cannot be read.
 func TestFailedFirewallIsNotBelieved(t *testing.T) {
 	w := newWorld(t)
 	red := bnet("red", "10.0.0.0/24")

@@ -116,7 +116,7 @@ func TestSecondNameGetsItsOwnNamespace(t *testing.T) {
 	}
 }
 
-// TestPodByNamespaceName: the namespace of a pod, named by a bind mount of somebody.
+// TestPodByNamespaceName: the namespace of a pod, named by a bind mount.
 func TestPodByNamespaceName(t *testing.T) {
 	w, _, two := twoNames(t)
 	p := nsa("p", "red", "10.0.0.13/24")

@@ -58,7 +58,7 @@ func readyFor(reason string) metav1.Condition {
 }
 
 // TestObservedOfAnUnseenFirewall has status repeat the agent, which hears of changes,
-// and nobody else.
+// and no other process.
 func TestObservedOfAnUnseenFirewall(t *testing.T) {
 	n := &v1alpha1.BridgeNetwork{}
 	n.Status.Conditions = []metav1.Condition{readyFor("Programmed")}

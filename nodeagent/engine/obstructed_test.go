@@ -68,7 +68,7 @@ func TestObstructed(t *testing.T) {
 	}
 }
 
-// TestLinkRunsAgain: what is on a link that has a carrier again is looked at.
+// TestLinkRunsAgain: the objects on a link that has a carrier again are looked at.
 func TestLinkRunsAgain(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))

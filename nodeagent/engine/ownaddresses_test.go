@@ -42,8 +42,8 @@ func TestOwnAddressNamed(t *testing.T) {
 	}
 }
 
-// TestWayByOthersAddress has a publish follow an address that somebody gives the
-// bridge of ours, or one that is not.
+// TestWayByOthersAddress has a publish follow an address that another program gives a
+// bridge of Patchbay, or a foreign one.
 func TestWayByOthersAddress(t *testing.T) {
 	for _, bridge := range []string{"br-lan", "br0"} {
 		w := newWorld(t)

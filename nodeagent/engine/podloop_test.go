@@ -57,7 +57,7 @@ func TestNamesOutliveTheSandbox(t *testing.T) {
 }
 
 // TestAddressOutlivesItsSubnetsLength shows that a network which grows or
-// shrinks renumbers nobody whose address is in it still.
+// shrinks renumbers no attachment whose address is in it still.
 func TestAddressOutlivesItsSubnetsLength(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.1.0.0/24", "fd00::/64"))

@@ -82,8 +82,8 @@ func TestPods(t *testing.T) {
 	}
 }
 
-// TestForgedPod shows that the UID of somebody else's pod, which whoever makes a pod
-// can write into the annotation of a mirror pod, wires nothing to that one.
+// TestForgedPod shows that the UID of a foreign pod, which the author of any pod can write
+// into the annotation of a mirror pod, wires nothing to the foreign pod.
 func TestForgedPod(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -103,8 +103,8 @@ func TestForgedPod(t *testing.T) {
 	}
 }
 
-// TestPodDefaultRoute shows that a pod's own default route stands back behind ours
-// while somebody asks for that, and no longer.
+// TestPodDefaultRoute shows that a pod's own default route stands back behind Patchbay's
+// while spec.defaultRoute asks for that, and no longer.
 func TestPodDefaultRoute(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -141,7 +141,7 @@ func TestPodDefaultRoute(t *testing.T) {
 }
 
 // TestPodDefaultRouteStaysFirst shows that our default route of a pod goes before
-// others again when somebody has put one before it, replaced it or removed it.
+// other routes again when another program has put one before it, replaced or removed it.
 func TestPodDefaultRouteStaysFirst(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -173,7 +173,7 @@ func TestPodDefaultRouteStaysFirst(t *testing.T) {
 }
 
 // TestPodsNotKnownYet shows that an agent which cannot ask the container runtime
-// yet leaves alone what was built for pods, and gives nobody their addresses.
+// yet leaves alone what was built for pods, and gives their addresses to no other.
 func TestPodsNotKnownYet(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -207,7 +207,7 @@ func dumpOf(t *testing.T, netns string) string {
 }
 
 // TestChurnLeavesNothing builds and removes the attachments of a hundred pods
-// twenty times, with a publish each, and counts what is there before and after.
+// twenty times, with a publish each, and counts the objects before and after.
 func TestChurnLeavesNothing(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

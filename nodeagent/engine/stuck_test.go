@@ -14,8 +14,9 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// TestFailuresOfOthersHaveNoTimer: what only others can end is not tried again by the
-// clock, and at once when the kernel tells of its end. The kernel's own failures are.
+// TestFailuresOfOthersHaveNoTimer: a failure that only another program can end is not tried
+// again by the clock, but at once when the kernel tells of its end. The kernel's own
+// failures are.
 func TestFailuresOfOthersHaveNoTimer(t *testing.T) {
 	a := nsa("a", "red", "10.0.0.11/24")
 	a.Spec.Target.Netns.Lifecycle = v1alpha1.External

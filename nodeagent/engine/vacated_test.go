@@ -10,8 +10,8 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// TestVacated follows whose connections end: those of addresses that nobody has
-// any more where the node reached them, and no others.
+// TestVacated follows whose connections end: only connections of addresses that no
+// attachment has any more where the node reached them.
 func TestVacated(t *testing.T) {
 	w := newWorld(t)
 	layer2 := bnet("layer2", "10.9.0.0/24")
