@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 )
 
 // retire removes the objects of a former firewall once the firewall of this node holds
@@ -31,7 +32,7 @@ func (e *Engine) complete() bool {
 	for _, u := range e.units {
 		there := e.NAT.Observe(u.Wanted().Keys())
 		for k, o := range u.Wanted() {
-			if k.Kind.Firewall() && there[k] != o && !errors.Is(u.errs[k], errWaits) {
+			if k.Kind.Firewall() && there[k] != o && !errors.Is(u.errs[k], failure.ErrWaits) {
 				return false
 			}
 		}

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -60,7 +60,7 @@ func (x *execution) blocked(s plan.Step) bool {
 	dependencies := plan.Dependencies(s)
 	if i := slices.IndexFunc(dependencies, func(k netstate.Key) bool { return x.failed[k] }); i >= 0 {
 		if k := dependencies[i]; k != s.Key {
-			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, plan.Describe(k)))
+			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", failure.ErrWaits, plan.Describe(k)))
 			x.failed[s.Key] = true
 		}
 		return true
@@ -74,15 +74,6 @@ func (x *execution) blocked(s plan.Step) bool {
 	return owners.Len() > 0
 }
 
-var (
-	// errWaits marks errors that only repeat another object's.
-	errWaits = errors.New("waits for")
-	// errMissing marks namespaces that another program is to make.
-	errMissing = errors.New("missing")
-	// errTaken marks names that another program has.
-	errTaken = errors.New("taken")
-)
-
 // waitsForAttachment keeps a publish closed whose target is not built.
 func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
 	if s.Stage != plan.StagePublish {
@@ -92,7 +83,7 @@ func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
 		if t := x.e.units[a]; t != nil && len(t.errs) > 0 {
 			// It is looked at again when the attachment is whole.
 			x.e.facts.Get(o, about(failingFact, a))
-			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", errWaits, Title(a)))
+			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", failure.ErrWaits, Title(a)))
 			return true
 		}
 	}
@@ -103,7 +94,7 @@ func (x *execution) kernel(part []plan.Step) {
 	for i, err := range x.e.Kernel.Apply(part) {
 		if err != nil {
 			x.failed[part[i].Key] = true
-			x.e.fail(x.batch, part[i].Key, advised(part[i].Key, err))
+			x.e.fail(x.batch, part[i].Key, failure.Advised(part[i].Key, err))
 			if errors.Is(err, kernel.ErrSysctlReadOnly) {
 				for o := range x.e.ledger.Owners(part[i].Key).All() {
 					x.stopped[o] = true
@@ -113,15 +104,6 @@ func (x *execution) kernel(part []plan.Step) {
 		}
 		x.success(part[i])
 	}
-}
-
-// advised adds what only the owner of a default route that stands behind a
-// foreign one can say.
-func advised(k netstate.Key, err error) error {
-	if k.Kind == netstate.KindRoute && strings.HasSuffix(k.Name, "/0") && errors.Is(err, kernel.ErrForeign) {
-		return fmt.Errorf("%w; or set spec.defaultRoute to true to go before it, to false to leave it", err)
-	}
-	return err
 }
 
 func (x *execution) firewall(ctx context.Context, part []plan.Step) {
@@ -169,21 +151,4 @@ func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) 
 			e.units[o].errs[k] = err
 		}
 	}
-}
-
-func conflictError(c plan.Conflict) error {
-	ns, _ := c.Found.(netstate.Netns)
-	switch {
-	case ns.Apart:
-		return fmt.Errorf("network namespace %s: %s: %w", c.Key.Netns, ns.Instead, kernel.ErrMountsApart)
-	case ns.Instead != "" && c.Want == netstate.Netns{Name: ns.Name}:
-		return fmt.Errorf("network namespace %s is %w: %s", c.Key.Netns, errMissing, ns.Instead)
-	case ns.Instead != "":
-		return fmt.Errorf("the name of network namespace %s is %w: %s", c.Key.Netns, errTaken, ns.Instead)
-	case c.Found == nil:
-		return fmt.Errorf("network namespace %s is %w: create it (ip netns add %s), or use lifecycle Managed", c.Key.Netns, errMissing, c.Key.Netns)
-	case c.Key.Kind == netstate.KindNetns:
-		return fmt.Errorf("network namespace %s is %w by somebody else: use lifecycle External, another name, or delete it", c.Key.Netns, errTaken)
-	}
-	return fmt.Errorf("interface %s is %w by somebody else (%s): choose another name, or delete it", plan.Describe(c.Key), errTaken, c.Found)
 }

@@ -7,14 +7,12 @@ import (
 	"slices"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/fights"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
-
-// errContested marks objects that another program undoes again and again.
-var errContested = errors.New("is changed again and again")
 
 // noteFights counts what a pass put back, logs one line per owner whose objects begin a
 // new pause, and returns the objects that these lines stand for. What came back with the
@@ -131,12 +129,12 @@ func (e *Engine) holdContested(batch map[netstate.Owner]bool, steps []plan.Step)
 	}
 	return slices.DeleteFunc(steps, func(s plan.Step) bool {
 		if _, is := held[s.Key]; is {
-			e.failIn(batch, s.Key, errContested)
+			e.failIn(batch, s.Key, failure.ErrContested)
 			return true
 		}
 		on := under(s, held)
 		if on != (netstate.Key{}) && e.ledger.Owners(s.Key).Len() > 0 {
-			e.failIn(batch, s.Key, fmt.Errorf("%w %s", errWaits, plan.Describe(on)))
+			e.failIn(batch, s.Key, fmt.Errorf("%w %s", failure.ErrWaits, plan.Describe(on)))
 			return true
 		}
 		return false
@@ -178,9 +176,9 @@ func mayWait(s plan.Step) bool {
 // all objects in it did: that is no fight.
 func (e *Engine) endFights(u *unit) time.Time {
 	for _, err := range u.errs {
-		if errors.Is(err, errMissing) || errors.Is(err, kernel.ErrNetnsNotFound) {
+		if errors.Is(err, failure.ErrMissing) || errors.Is(err, kernel.ErrNetnsNotFound) {
 			e.fights.Forget(u.owner)
 		}
 	}
-	return e.fights.End(u.owner, e.Now(), func(k netstate.Key) bool { return errors.Is(u.errs[k], errContested) })
+	return e.fights.End(u.owner, e.Now(), func(k netstate.Key) bool { return errors.Is(u.errs[k], failure.ErrContested) })
 }

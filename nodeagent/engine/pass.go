@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -92,7 +93,7 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 	e.holdSeen(batch, observed, release)
 	steps, conflicts := plan.Diff(desired, observed, release)
 	for _, c := range conflicts {
-		e.fail(batch, c.Key, conflictError(c))
+		e.fail(batch, c.Key, failure.Conflict(c))
 	}
 	e.failObstructed(batch, observed)
 	return steps

@@ -8,6 +8,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -131,7 +132,7 @@ func (e *Engine) interfaceOf(u *unit, netns string) string {
 	}
 	for _, name := range names {
 		end := netstate.End{Netns: netns, Name: name}
-		foreign := errors.Is(u.errs[netstate.Link{Netns: netns, Name: name}.Key()], errTaken)
+		foreign := errors.Is(u.errs[netstate.Link{Netns: netns, Name: name}.Key()], failure.ErrTaken)
 		if !foreign && e.claims.Reserve(u.owner, compile.InterfaceClaim(end, "spec.interface")) {
 			return name
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -170,7 +171,7 @@ func (e *Engine) Left() error {
 		if u.in != nil {
 			continue
 		}
-		for _, k := range u.sortedErrs() {
+		for _, k := range slices.SortedFunc(maps.Keys(u.errs), netstate.Key.Compare) {
 			errs = append(errs, fmt.Errorf("%s: %w", planTitle(o), u.errs[k]))
 		}
 	}

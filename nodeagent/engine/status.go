@@ -1,16 +1,15 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -234,7 +233,7 @@ func (u *unit) readyCondition(notes []*compile.Problem, contested string) metav1
 		all := compile.Joined(u.partial)
 		c.Reason, c.Message = all.Reason, all.Message
 	case len(u.errs) > 0 || contested != "":
-		c.Reason, c.Message = u.explain(contested)
+		c.Reason, c.Message = failure.Explain(u.errs, contested)
 	case len(notes) > 0:
 		all := compile.Joined(notes)
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, all.Reason, all.Message
@@ -243,37 +242,6 @@ func (u *unit) readyCondition(notes []*compile.Problem, contested string) metav1
 		c.Message = fmt.Sprintf("the kernel holds all of it: %d objects", len(u.Wanted()))
 	}
 	return c
-}
-
-// explain names the errors that are not mere consequences of other errors.
-func (u *unit) explain(contested string) (reason, message string) {
-	var texts []string
-	reason = v1alpha1.ReasonPending
-	if contested != "" {
-		reason, texts = v1alpha1.ReasonContested, []string{contested}
-	}
-	for _, k := range u.sortedErrs() {
-		err := explained(k, u.errs[k])
-		if errors.Is(err, errContested) || errors.Is(err, errWaits) && reason != v1alpha1.ReasonPending {
-			continue
-		}
-		if r := reasonOf(k, err); r != v1alpha1.ReasonPending && reason == v1alpha1.ReasonPending {
-			reason, texts = r, nil
-		}
-		if !slices.Contains(texts, err.Error()) {
-			texts = append(texts, err.Error())
-		}
-	}
-	return reason, strings.Join(texts, "; ")
-}
-
-func (u *unit) sortedErrs() []netstate.Key {
-	var keys []netstate.Key
-	for k := range u.errs {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, netstate.Key.Compare)
-	return keys
 }
 
 func (u *unit) addressesOn(link string) []v1alpha1.Subnet {

@@ -1,28 +1,13 @@
 package engine
 
 import (
-	"errors"
-	"slices"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
 // Failures that only other programs can end are not tried again by the clock: the kernel tells
 // when a name, a route or a port becomes free, a namespace appears, or a mount changes.
 // It does not tell when a security module allows more.
-
-// othersEnd are the errors of such failures; mountsEnd are errors that a mount ends.
-var (
-	othersEnd = []error{errTaken, errMissing, errWaits, errObstructed, errContested, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
-	mountsEnd = []error{kernel.ErrMountsApart, kernel.ErrSysctlReadOnly, unix.EROFS}
-)
-
-func isOneOf(err error, kinds []error) bool {
-	return slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
-}
 
 // pause sets when an owner is looked at again after a pass.
 func (e *Engine) pause(u *unit) {
@@ -46,18 +31,18 @@ func (e *Engine) pause(u *unit) {
 // namespace that was not listened to before is looked at once more.
 func (e *Engine) isStuck(u *unit) bool {
 	for k, err := range u.errs {
-		if u.in != nil && isOneOf(err, mountsEnd) {
+		if u.in != nil && failure.EndsByMount(err) {
 			e.Kernel.ListenMounts()
 			continue
 		}
-		if u.in == nil || !isOneOf(err, othersEnd) {
+		if u.in == nil || !failure.EndIsTold(err) {
 			return false
 		}
 		if k.Netns == "" || k.Kind == netstate.KindNetns {
 			continue
 		}
-		news, failure := e.Kernel.Listen(k.Netns)
-		if news || failure != nil && !isOneOf(failure, othersEnd) {
+		news, refused := e.Kernel.Listen(k.Netns)
+		if news || refused != nil && !failure.EndIsTold(refused) {
 			return false
 		}
 	}
@@ -68,7 +53,7 @@ func (e *Engine) isStuck(u *unit) bool {
 func (e *Engine) remounted() {
 	for o := range e.stuck {
 		for _, err := range e.units[o].errs {
-			if isOneOf(err, mountsEnd) {
+			if failure.EndsByMount(err) {
 				e.facts.Mark(o)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -151,7 +152,7 @@ func (e *Engine) want(u *unit, objects netstate.Set) {
 // makes no sense.
 func (u *unit) final() bool {
 	for k, err := range u.errs {
-		if !causeOf(k, err).byOthers {
+		if !failure.OnlyByOthers(k, err) {
 			return false
 		}
 	}

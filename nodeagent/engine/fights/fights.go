@@ -20,9 +20,10 @@ const (
 	// faster than twice a second no person and no start-up script breaks one.
 	FewRepairs = 20
 	// FirewallBout is the time in which several repairs of the firewall count as one:
-	// a reload flushes it table by table. Of these bouts FewBouts are no fight.
+	// a reload flushes it table by table.
 	FirewallBout = time.Second
-	FewBouts     = 5
+	// FewBouts is how many bouts are no fight.
+	FewBouts = 5
 	// firstPause doubles with every repair, up to lastPause.
 	firstPause = time.Second
 	lastPause  = time.Minute

@@ -1,4 +1,4 @@
-package engine
+package failure
 
 import (
 	"fmt"
@@ -51,8 +51,7 @@ func TestErrorsHaveReasons(t *testing.T) {
 		{filter, unix.EINVAL, v1alpha1.ReasonKernelError, "invalid argument"},
 		{link, unix.EIO, v1alpha1.ReasonKernelError, "input/output error"},
 	} {
-		u := &unit{result: result{errs: map[netstate.Key]error{test.key: fmt.Errorf("create it: %w", test.errno)}}}
-		reason, message := u.explain("")
+		reason, message := Explain(map[netstate.Key]error{test.key: fmt.Errorf("create it: %w", test.errno)}, "")
 		if reason != test.reason || !strings.Contains(message, test.says) || !strings.Contains(message, test.errno.Error()) {
 			t.Errorf("%s of %s: got %s: %s; want %s, with %q", test.errno, test.key, reason, message, test.reason, test.says)
 		}

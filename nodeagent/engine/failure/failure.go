@@ -1,8 +1,11 @@
-package engine
+// Package failure says why a kernel object could not be made: to a person, with a reason
+// and what to do, and to the loop, whether trying again helps.
+package failure
 
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -10,6 +13,22 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/limit"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+)
+
+// The failures that the engine finds itself.
+var (
+	// ErrWaits marks errors that only repeat another object's.
+	ErrWaits = errors.New("waits for")
+	// ErrMissing marks namespaces that another program is to make.
+	ErrMissing = errors.New("missing")
+	// ErrTaken marks names that another program has.
+	ErrTaken = errors.New("taken")
+	// ErrForwardsSoon marks ports that a spanning tree lets forward in a while.
+	ErrForwardsSoon = errors.New("lets it forward after its forward delay")
+	// ErrObstructed marks obstacles that another program put in the way of packets.
+	ErrObstructed = errors.New("is in the way")
+	// ErrContested marks objects that another program undoes again and again.
+	ErrContested = errors.New("is changed again and again")
 )
 
 // cause is a failure that a person can end.
@@ -37,17 +56,17 @@ const (
 
 // causes are looked through in this order.
 var causes = []cause{
-	{err: errWaits, reason: v1alpha1.ReasonPending, byOthers: true},
-	{err: errForwardsSoon, reason: v1alpha1.ReasonPending},
-	{err: errObstructed, reason: v1alpha1.ReasonObstructed, byOthers: true},
-	{err: errContested, reason: v1alpha1.ReasonContested, byOthers: true},
+	{err: ErrWaits, reason: v1alpha1.ReasonPending, byOthers: true},
+	{err: ErrForwardsSoon, reason: v1alpha1.ReasonPending},
+	{err: ErrObstructed, reason: v1alpha1.ReasonObstructed, byOthers: true},
+	{err: ErrContested, reason: v1alpha1.ReasonContested, byOthers: true},
 	{err: kernel.ErrMountsApart, reason: v1alpha1.ReasonMountsNotShared, byOthers: true},
 	{err: kernel.ErrSysctlReadOnly, reason: v1alpha1.ReasonSysctlReadOnly, byOthers: true},
 	{err: kernel.ErrNetnsNotFound, reason: v1alpha1.ReasonNetnsNotFound},
-	{err: errMissing, reason: v1alpha1.ReasonNetnsNotFound},
+	{err: ErrMissing, reason: v1alpha1.ReasonNetnsNotFound},
 	{err: kernel.ErrBridgeFull, reason: v1alpha1.ReasonBridgeFull},
 	{err: kernel.ErrForeign, reason: v1alpha1.ReasonInterfaceConflict},
-	{err: errTaken, reason: v1alpha1.ReasonInterfaceConflict, byOthers: true},
+	{err: ErrTaken, reason: v1alpha1.ReasonInterfaceConflict, byOthers: true},
 	// They were made, or went, between the look and the change: the next look tells.
 	{err: kernel.ErrExists, reason: v1alpha1.ReasonPending},
 	{err: kernel.ErrLinkNotFound, reason: v1alpha1.ReasonPending},
@@ -85,13 +104,36 @@ func causeOf(k netstate.Key, err error) cause {
 	return cause{reason: v1alpha1.ReasonKernelError}
 }
 
-func reasonOf(k netstate.Key, err error) string { return causeOf(k, limit.Explain(err)).reason }
+// OnlyByOthers reports whether only another program, or the node's administrator, can end
+// the failure of an object.
+func OnlyByOthers(k netstate.Key, err error) bool { return causeOf(k, err).byOthers }
 
-// explained adds to an error what to do about it.
-func explained(k netstate.Key, err error) error {
+// ReasonOf returns the reason of the Ready condition for an error of an object.
+func ReasonOf(k netstate.Key, err error) string { return causeOf(k, limit.Explain(err)).reason }
+
+// Explained adds to an error what to do about it.
+func Explained(k netstate.Key, err error) error {
 	err = limit.Explain(err)
 	if c := causeOf(k, err); c.remedy != "" {
 		return fmt.Errorf("%w: %s", err, c.remedy)
 	}
 	return err
+}
+
+// Failures that only other programs can end are not tried again by the clock: the kernel tells
+// when a name, a route or a port becomes free, a namespace appears, or a mount changes.
+// It does not tell when a security module allows more.
+var (
+	othersEnd = []error{ErrTaken, ErrMissing, ErrWaits, ErrObstructed, ErrContested, kernel.ErrForeign, kernel.ErrNetnsNotFound, kernel.ErrBridgeFull}
+	mountsEnd = []error{kernel.ErrMountsApart, kernel.ErrSysctlReadOnly, unix.EROFS}
+)
+
+// EndIsTold reports whether the kernel will tell of the end of a failure.
+func EndIsTold(err error) bool { return isOneOf(err, othersEnd) }
+
+// EndsByMount reports whether a mount may end a failure.
+func EndsByMount(err error) bool { return isOneOf(err, mountsEnd) }
+
+func isOneOf(err error, kinds []error) bool {
+	return slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
 }
