@@ -62,7 +62,7 @@ func buildAndDie(t *testing.T, at int) {
 	removeHeld(t, k)
 }
 
-// removeHeld deletes what a process without memory finds of ours.
+// removeHeld deletes the objects of Patchbay that a process without memory finds.
 func removeHeld(t *testing.T, k *Kernel) {
 	t.Helper()
 	var links, netns []plan.Step

@@ -25,7 +25,7 @@ func repaired(t *testing.T, k *Kernel, want netstate.Object, byHand string, seen
 }
 
 // TestAddressHasItsRoutes: the kernel's own routes of an address are missed and come
-// back, on a link with and without carrier, and what others have there stays.
+// back, on a link with and without carrier, and foreign routes stay.
 func TestAddressHasItsRoutes(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -92,8 +92,8 @@ func TestLinkRunsAgain(t *testing.T) {
 	seen.want(t, "the link runs again", runs)
 }
 
-// TestTakenPackets: filters of others that take all packets are told of and seen, by
-// a process with a monitor and by one without.
+// TestTakenPackets: foreign filters that take all packets are told of and seen, by a
+// process with a monitor and by one without.
 func TestTakenPackets(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

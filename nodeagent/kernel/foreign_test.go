@@ -262,7 +262,7 @@ func TestNode(t *testing.T) {
 	}
 }
 
-// TestWaysOut has interfaces of others lead out of the node, or to guests.
+// TestWaysOut has foreign interfaces lead out of the node, or to guests.
 func TestWaysOut(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

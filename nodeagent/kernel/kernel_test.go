@@ -103,7 +103,7 @@ func wantObserved(t testing.TB, k *Kernel, keys []netstate.Key, objects ...netst
 	}
 }
 
-// equalObjects compares what is instead of a namespace by how it begins: advice
+// equalObjects compares the text about a namespace's obstacle by its beginning: advice
 // follows.
 var equalObjects = cmp.Comparer(func(a, b netstate.Object) bool {
 	one, ok := a.(netstate.Netns)
@@ -261,7 +261,7 @@ func TestAppliedIsObserved(t *testing.T) {
 	if held := inventory(t, k); len(held) > 0 {
 		t.Errorf("left behind: %v", held)
 	}
-	// What is gone is deleted again without an error.
+	// Objects that are gone are deleted again without an error.
 	for _, o := range []netstate.Object{routes[0], own, host, managed("net1")} {
 		apply(t, k, remove(o))
 	}

@@ -83,8 +83,8 @@ func TestLimitsAreChangedInPlaceAndRemoved(t *testing.T) {
 	apply(t, k, append(remove(through), remove(limits...)...))
 }
 
-// TestLimitsReplaceWhatIsThere puts others' qdiscs and filters where ours
-// belong; they are not taken for ours, and give way.
+// TestLimitsReplaceWhatIsThere puts foreign qdiscs and filters where Patchbay's belong; they
+// are not taken for Patchbay's, and give way.
 func TestLimitsReplaceWhatIsThere(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -106,7 +106,7 @@ func TestLimitsReplaceWhatIsThere(t *testing.T) {
 	apply(t, k, create(limits...))
 	wantObserved(t, k, keysOf(limits...), limits...)
 
-	// Another's filter beside ours outlives it.
+	// A foreign filter beside Patchbay's outlives it.
 	sh(t, "tc filter add dev veth1 egress pref 9 protocol ip u32 match u32 0 0 action mirred egress redirect dev ifb1")
 	apply(t, k, remove(limits[2]))
 	wantObserved(t, k, keysOf(limits...), limits[:2]...)
@@ -170,8 +170,8 @@ func TestHalfMadeRedirect(t *testing.T) {
 	}
 }
 
-// TestForeignLinksAreNotLimited: nothing is put on a link that is not ours, and
-// nothing taken from it.
+// TestForeignLinksAreNotLimited: nothing is put on a foreign link, and nothing taken from
+// it.
 func TestForeignLinksAreNotLimited(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -75,8 +75,7 @@ func TestAttachmentTakesFewMessages(t *testing.T) {
 }
 
 // TestForeignNamespaceIsKnown: when a veth has made the kernel speak of a
-// namespace that somebody else made, the monitor knows its name and need not
-// open all there are.
+// foreign namespace, the monitor knows its name and need not open all namespaces.
 func TestForeignNamespaceIsKnown(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -144,7 +143,7 @@ func TestLinkUpdate(t *testing.T) {
 }
 
 // TestBridgeAttributes: each attribute is as wanted from the creating message on,
-// the kernel's notification tells when somebody changes it, and an update puts it
+// the kernel's notification tells when another program changes it, and an update puts it
 // back, and it alone.
 func TestBridgeAttributes(t *testing.T) {
 	if !sandbox.Enter(t) {

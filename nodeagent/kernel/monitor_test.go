@@ -152,7 +152,7 @@ func TestWatchSeesDrift(t *testing.T) {
 	}
 }
 
-// TestWatchSeesReplacedRoute shows that a route of ours is looked at when one
+// TestWatchSeesReplacedRoute shows that a route of Patchbay is looked at when a route
 // through another link has taken its place.
 func TestWatchSeesReplacedRoute(t *testing.T) {
 	if !sandbox.Enter(t) {
@@ -171,8 +171,8 @@ func TestWatchSeesReplacedRoute(t *testing.T) {
 	events.want(t, "the replaced IPv6 route", isLook(def6))
 }
 
-// TestWatchSeesRouteBefore shows that a default route of ours is looked at when
-// one through another link may go before it.
+// TestWatchSeesRouteBefore shows that a default route of Patchbay is looked at when one
+// through another link may go before it.
 func TestWatchSeesRouteBefore(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -230,7 +230,7 @@ func TestWatchSeesForeignNetns(t *testing.T) {
 	events.want(t, "address in another one of that name", isObject(a))
 }
 
-// TestListen hears a namespace in which there is nothing of ours yet, that routes end
+// TestListen hears a namespace in which Patchbay has no object yet, that routes end
 // there, those through two interfaces too, and knows it by either of two names.
 func TestListen(t *testing.T) {
 	if !sandbox.Enter(t) {
@@ -256,7 +256,7 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// TestBridgeFull fills a bridge with ports of others.
+// TestBridgeFull fills a bridge with foreign ports.
 func TestBridgeFull(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -54,7 +54,7 @@ func onHost(t *testing.T, command string) {
 	<-done
 }
 
-// TestMountsApart has the kernel tell whether the host sees what is mounted here, as
+// TestMountsApart has the kernel tell whether the host sees the mounts made here, as
 // systemd and container runtimes give mount namespaces.
 func TestMountsApart(t *testing.T) {
 	if !sandbox.Enter(t) {

@@ -57,8 +57,8 @@ func TestNetnsLinkIsFollowed(t *testing.T) {
 	wantError(t, k, remove(managed("absolute")), ErrForeign)
 }
 
-// TestNetnsLinkIsNotFollowed covers links that lead elsewhere: to what is not of
-// /proc, to another kind of namespace, to a process that has ended, to the host.
+// TestNetnsLinkIsNotFollowed covers links that lead elsewhere: out of /proc, to another
+// kind of namespace, to a process that has ended, to the host.
 func TestNetnsLinkIsNotFollowed(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

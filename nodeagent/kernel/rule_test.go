@@ -9,8 +9,8 @@ import (
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
-// TestRoutingOfOthers reads rules and routes that others made, on the host and in a
-// namespace, as they come and go.
+// TestRoutingOfOthers reads foreign rules and routes, on the host and in a namespace, as
+// they come and go.
 func TestRoutingOfOthers(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -110,8 +110,8 @@ func TestSysctlRefusesStrangePaths(t *testing.T) {
 	}
 }
 
-// TestDamagedRecord shows that a damaged record is named, and neither hides what
-// else is ours nor keeps a sysctl from being given up or taken anew.
+// TestDamagedRecord shows that a damaged record is named, and neither hides other records
+// nor keeps a sysctl from being given up or taken anew.
 func TestDamagedRecord(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
