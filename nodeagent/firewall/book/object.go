@@ -23,6 +23,7 @@ type Options struct {
 	Committed, Step func()
 }
 
+// CheckSteps refuses steps of other kinds, and new objects that are not valid.
 func CheckSteps(steps []plan.Step, validate func(netstate.Object) error) error {
 	var errs []error
 	for _, s := range steps {
@@ -107,6 +108,7 @@ func checkWay(n int) error {
 	return nil
 }
 
+// CheckLink refuses a text that is no name of an interface.
 func CheckLink(name string) error {
 	if !netstate.LinkName.MatchString(name) {
 		return fmt.Errorf("interface name %q must match %s", name, netstate.LinkName)

@@ -1,9 +1,10 @@
 package conntrack
 
 import (
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"net/netip"
 	"testing"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 )
 
 func FuzzConnection(f *testing.F) {

@@ -32,6 +32,7 @@ type Flow struct {
 	gone netip.Addr
 }
 
+// Flows are the changes whose contradicted connections are to be deleted.
 type Flows []Flow
 
 // Add adds what changing a publish from old to new contradicts; either may be

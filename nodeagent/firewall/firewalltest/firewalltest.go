@@ -16,12 +16,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
+// Addr and Prefix read addresses; MACA and MACB are two MAC addresses.
 var (
 	Addr   = netip.MustParseAddr
 	Prefix = netip.MustParsePrefix
@@ -113,6 +113,7 @@ func richGates() []netstate.Object {
 	}
 }
 
+// Ranged is a publish of a range of ports.
 func Ranged(host, proto string, first, last uint16, target string) netstate.Publish {
 	p := Publish(host, proto, first, target)
 	p.HostPortEnd = last
@@ -129,10 +130,12 @@ func From(p netstate.Publish, list ...string) netstate.Publish {
 	return p
 }
 
+// Publish is a publish of one port.
 func Publish(host, proto string, port uint16, target string) netstate.Publish {
 	return netstate.Publish{Host: Addr(host), Proto: proto, HostPort: port, Targets: Targets(target)}
 }
 
+// Targets are addresses and ports as targets of a publish.
 func Targets(list ...string) netstate.Targets {
 	var all []netip.AddrPort
 	for _, t := range list {
@@ -146,17 +149,19 @@ func Balance(host, proto string, port uint16, list ...string) netstate.Publish {
 	return netstate.Publish{Host: Addr(host), Proto: proto, HostPort: port, Targets: Targets(list...)}
 }
 
+// PartlyBack masquerades connections to some targets.
 func PartlyBack(p netstate.Publish, list ...string) netstate.Publish {
 	p.Back = Targets(list...)
 	return p
 }
 
+// Back masquerades connections to all targets.
 func Back(p netstate.Publish) netstate.Publish {
 	p.Back = p.Targets
 	return p
 }
 
-// creates, deletes and updates are steps as plan makes them.
+// Creates are steps that make objects, as plan makes them.
 func Creates(objects ...netstate.Object) (steps []plan.Step) {
 	for _, o := range objects {
 		steps = append(steps, plan.Step{Op: plan.Create, Key: o.Key(), New: o})
@@ -164,6 +169,7 @@ func Creates(objects ...netstate.Object) (steps []plan.Step) {
 	return steps
 }
 
+// Deletes are steps that remove objects.
 func Deletes(objects ...netstate.Object) (steps []plan.Step) {
 	for _, o := range objects {
 		steps = append(steps, plan.Step{Op: plan.Delete, Key: o.Key(), Old: o})
@@ -171,10 +177,12 @@ func Deletes(objects ...netstate.Object) (steps []plan.Step) {
 	return steps
 }
 
+// Updates is the step from one object to another.
 func Updates(old, now netstate.Object) []plan.Step {
 	return []plan.Step{{Op: plan.Update, Key: now.Key(), Old: old, New: now}}
 }
 
+// List are the objects of a set in the order of their keys.
 func List(s netstate.Set) (objects []netstate.Object) {
 	for _, k := range s.Keys() {
 		objects = append(objects, s[k])
@@ -199,6 +207,7 @@ func Apply(t testing.TB, b applier, steps ...[]plan.Step) {
 	}
 }
 
+// Run runs a shell command and returns its output.
 func Run(t testing.TB, command string) string {
 	t.Helper()
 	out, err := exec.Command("sh", "-ec", command).CombinedOutput()
@@ -210,7 +219,8 @@ func Run(t testing.TB, command string) string {
 
 var (
 	listedElements = regexp.MustCompile(`(?s)elements = \{ .*? \}\n`)
-	ListedCounts   = regexp.MustCompile(`packets \d+ bytes \d+`)
+	// ListedCounts are counters in a listing.
+	ListedCounts = regexp.MustCompile(`packets \d+ bytes \d+`)
 )
 
 // Ruleset lists all of nftables, tables and elements sorted since the kernel's
@@ -231,6 +241,7 @@ func Ruleset(t testing.TB) string {
 	return ListedCounts.ReplaceAllString(text, "packets 0 bytes 0")
 }
 
+// Same compares a value with the one that is wanted.
 func Same(t testing.TB, what string, want, got any) {
 	t.Helper()
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
@@ -239,6 +250,7 @@ func Same(t testing.TB, what string, want, got any) {
 	}
 }
 
+// Golden compares a text with a file of testdata, which PATCHBAY_UPDATE=1 writes.
 func Golden(t *testing.T, name, got string) {
 	t.Helper()
 	file := filepath.Join("testdata", name)
@@ -254,6 +266,7 @@ func Golden(t *testing.T, name, got string) {
 	Same(t, file, string(want), got)
 }
 
+// Generation is the generation of the ruleset.
 func Generation(t testing.TB) uint32 {
 	t.Helper()
 	g, err := nfnl.Generation()
@@ -279,6 +292,7 @@ func OpeningsOf(link string) []netstate.Object {
 // Watcher counts the calls of a Watch.
 type Watcher chan struct{}
 
+// WatchAll watches a firewall until the test ends.
 func WatchAll(t testing.TB, b interface {
 	Watch(context.Context, func()) error
 }) Watcher {
@@ -358,6 +372,7 @@ func InShort(blockers []netstate.Blocker) string {
 	return strings.Join(texts, "; ")
 }
 
+// Many are n targets.
 func Many(n int) []string {
 	var out []string
 	for i := range n {
@@ -366,6 +381,7 @@ func Many(n int) []string {
 	return out
 }
 
+// RandomTargets are n different targets, sorted.
 func RandomTargets(random *rand.Rand, n int) []netip.AddrPort {
 	set := map[netip.AddrPort]bool{}
 	for len(set) < n {

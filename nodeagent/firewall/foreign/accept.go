@@ -46,6 +46,7 @@ type Accepts struct {
 	entered map[netstate.Family]map[string]bool
 }
 
+// NewAccepts has no rules; write carries out their changes.
 func NewAccepts(s netstate.Source, write func(context.Context, iptsave.Restore) error) Accepts {
 	return Accepts{source: s, write: write, rules: map[netstate.Key][]string{}, others: map[netstate.Family]int{}, strays: map[netstate.Family][]string{},
 		chains: map[netstate.Family]bool{}, jumps: map[netstate.Family]bool{}}

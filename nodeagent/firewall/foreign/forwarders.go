@@ -7,12 +7,11 @@ import (
 	"reflect"
 	"sync"
 
-	"golang.org/x/sys/unix"
-	"sigs.k8s.io/knftables"
-
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"golang.org/x/sys/unix"
+	"sigs.k8s.io/knftables"
 )
 
 // ForwardFamilies are whose packets chains of a family see.

@@ -7,11 +7,10 @@ import (
 	"slices"
 	"strings"
 
-	"sigs.k8s.io/knftables"
-
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"sigs.k8s.io/knftables"
 )
 
 // forwardRule is the effect of another program's rule on forwarded packets.

@@ -3,9 +3,10 @@ package iptables
 import (
 	"context"
 	"fmt"
+	"slices"
+
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
-	"slices"
 )
 
 // mendHooks puts jumps right where they alone are wrong: the chains that they

@@ -230,6 +230,7 @@ func Inputs(source netstate.Source, steps []plan.Step) ([]program.Input, error) 
 	return out, nil
 }
 
+// Kind is the name of the dialect.
 const Kind = "iptables"
 
 // Legacy reports whether the rules are not nftables', which has events.

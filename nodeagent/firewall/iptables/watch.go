@@ -10,12 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/foreign"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"golang.org/x/sys/unix"
 )
 
 func (b *Driver) Watch(ctx context.Context, fn func()) error {

@@ -3,14 +3,16 @@ package iptsave
 import (
 	"context"
 	"fmt"
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"strings"
+
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 )
 
 // Variant tells apart the two kinds of iptables that a node may have side by
 // side; empty is the one that it uses for iptables.
 type Variant string
 
+// The two variants.
 const (
 	NFT    Variant = "nft"
 	Legacy Variant = "legacy"

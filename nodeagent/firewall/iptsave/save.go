@@ -21,6 +21,7 @@ type Saved struct {
 	Elsewhere map[ChainID]string
 }
 
+// SavedTable is one table.
 type SavedTable struct {
 	// Chains are ours with their rules in order.
 	Chains map[string][]string
@@ -200,6 +201,7 @@ const Prefix = "PATCHBAY-"
 // Mark is the comment of the rules in every frame.
 const Mark = "patchbay"
 
+// Marked is Mark as a match of a rule.
 const Marked = "-m comment --comment " + Mark + " "
 
 // Comment names a source and an object in a rule.
@@ -207,16 +209,20 @@ func Comment(s netstate.Source, k netstate.Key) string {
 	return Mark + ":" + string(s) + ":" + k.String()
 }
 
+// CompareChains orders chains by table and name.
 func CompareChains(a, b ChainID) int {
 	return cmp.Or(CompareTables(a.TableID, b.TableID), cmp.Compare(a.Chain, b.Chain))
 }
 
+// CompareRules orders rules by chain and text.
 func CompareRules(a, b Rule) int {
 	return cmp.Or(CompareChains(a.ChainID, b.ChainID), cmp.Compare(a.Spec, b.Spec))
 }
 
+// CompareTables orders tables by family and name.
 func CompareTables(a, b TableID) int { return cmp.Compare(a.String(), b.String()) }
 
+// SameSpecs reports whether rules mean the same one by one.
 func SameSpecs(a, b []string) bool {
 	return slices.EqualFunc(a, b, func(a, b string) bool { return Canon(a) == Canon(b) })
 }

@@ -43,6 +43,7 @@ func (c Chain) String() string {
 	return "chain " + c.Name + " of table " + c.Family + " " + c.Table
 }
 
+// FamilyNames are the families of tables as nft calls them.
 var FamilyNames = map[byte]string{unix.NFPROTO_IPV4: string(knftables.IPv4Family), unix.NFPROTO_IPV6: string(knftables.IPv6Family),
 	unix.NFPROTO_INET: string(knftables.InetFamily), unix.NFPROTO_BRIDGE: string(knftables.BridgeFamily), unix.NFPROTO_NETDEV: string(knftables.NetDevFamily)}
 
@@ -111,6 +112,7 @@ func Chains() ([]Chain, error) {
 	return chains, nil
 }
 
+// ParseChain reads the attributes of a chain.
 func ParseChain(family byte, attrs []byte) Chain {
 	c := Chain{Family: FamilyNames[family], Table: NameIn(attrs, unix.NFTA_CHAIN_TABLE), Name: NameIn(attrs, unix.NFTA_CHAIN_NAME)}
 	for kind, v := range Attributes(attrs) {

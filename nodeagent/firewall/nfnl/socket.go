@@ -78,6 +78,7 @@ func Errno(m syscall.NetlinkMessage) (unix.Errno, bool) {
 	return unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data))), true
 }
 
+// Request is a netlink message with a header.
 func Request(kind, flags, seq int, body []byte) []byte {
 	m := nl.NewNetlinkRequest(kind, flags)
 	m.Seq = uint32(seq)
