@@ -91,10 +91,13 @@ func (m *monitor) peer(netns string, l *rtnl.Link) (netstate.End, bool) {
 	if end.Name == unknown {
 		return netstate.End{}, false
 	}
-	// The link is learnt with its peer, so that a further name of it is noticed.
-	if _, ok := m.linkName(end.Netns, l.Peer); ok {
-		put(m.peers, netns, l.Index, peer{nsid: l.PeerNetns, index: l.Peer, end: end, renewals: m.renewals[end.Netns]})
+	// The session has the peer at hand. It is learnt, so that another name of it is noticed.
+	if _, known := m.links[end.Netns][l.Peer]; !known {
+		if there, other, err := s.link(end); err == nil && other.Index == l.Peer {
+			m.learn(there.netns, other, there.netns == "" || !other.Running())
+		}
 	}
+	put(m.peers, netns, l.Index, peer{nsid: l.PeerNetns, index: l.Peer, end: end, renewals: m.renewals[end.Netns]})
 	return end, true
 }
 
