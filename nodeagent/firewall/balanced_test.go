@@ -94,7 +94,7 @@ func TestBalancedRange(t *testing.T) {
 	})
 }
 
-// beforeWildcard has the slots of an address come before what is for all.
+// beforeWildcard has the slots of an address come before the target of all addresses.
 func beforeWildcard(t *testing.T, k kind, any, node string, servers []string) {
 	b := k.open(t, netstate.SourceLocal)
 	firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.Publish(any, "tcp", 8001, servers[0]), firewalltest.Balance(node, "tcp", 8001, servers[1:]...)))
@@ -140,8 +140,8 @@ func balanced(t *testing.T, k kind, host, node string, servers []string) {
 	oneGone(t, b, port, servers, tcp, udp, senders, first)
 }
 
-// oneGone takes the second target away: its flows end, the others' go on, and
-// no connection fails after that.
+// oneGone takes the second target away: its flows end, all other flows go on, and no
+// connection fails after that.
 func oneGone(t *testing.T, b Backend, port string, servers []string, tcp, udp netstate.Publish, senders []*line, first []string) {
 	var live []*conversation
 	for range 30 {

@@ -123,8 +123,8 @@ func TestDrift(t *testing.T) {
 	}
 }
 
-// TestWatchIsSilent relies on events being in order: once a change of somebody
-// else's has been told of, ours would have been.
+// TestWatchIsSilent relies on events being in order: once a foreign change has been told
+// of, Patchbay's own would have been.
 func TestWatchIsSilent(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -319,8 +319,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestNestedExclusions has exclusions within others, which no interval set can
-// hold.
+// TestNestedExclusions has exclusions within wider ones, which no interval set can hold.
 func TestNestedExclusions(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -25,8 +25,8 @@ const (
 )
 
 // TestForeignRulesStayInRace has another program add and delete rules in the chains of
-// the kernel, and in Docker's, while ours are mended there: whatever the moment, no rule
-// of its is gone before it deletes it, and ours are right in the end.
+// the kernel, and in Docker's, while Patchbay mends its own there: whatever the moment, no
+// rule of the program is gone before it deletes it, and Patchbay's are right in the end.
 func TestForeignRulesStayInRace(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -106,7 +106,8 @@ func race(t *testing.T, v iptsave.Variant, mend func()) {
 }
 
 // foreignBatch makes rounds of the other program: rules of its own come at the head of
-// chains, ours are led to twice, and what came is deleted by its text.
+// chains, jumps lead to Patchbay's chains twice, and the program deletes its rules by their
+// text.
 func foreignBatch(v iptsave.Variant, six bool) error {
 	var text strings.Builder
 	for range raceBatch {
@@ -127,7 +128,7 @@ func foreignBatch(v iptsave.Variant, six bool) error {
 	return nil
 }
 
-// foreignRules are the rules that are not ours, in their order.
+// foreignRules are the rules without Patchbay's mark, in their order.
 func foreignRules(t *testing.T, v iptsave.Variant) string {
 	t.Helper()
 	var out []string

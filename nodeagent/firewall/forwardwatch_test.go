@@ -9,8 +9,8 @@ import (
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
-// TestForwardWatch hears of what others do to forwarded packets, and not of what a
-// service proxy does all the time.
+// TestForwardWatch hears of foreign changes that concern forwarded packets, and not of the
+// changes that a service proxy makes all the time.
 func TestForwardWatch(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -14,7 +14,7 @@ import (
 )
 
 // TestInputs has what Inputs tells, which docs/rulesets.md shows, make the same
-// rules as a backend that applies the same objects, those of openings too.
+// rules as a backend that applies the same objects, rules of openings too.
 func TestInputs(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -76,8 +76,8 @@ func pipe(t *testing.T, text, program string, args ...string) {
 	}
 }
 
-// inTransactions splits what is for iptables-restore where a user namespace takes
-// no more, as the backend does; chains come with the first part of a table.
+// inTransactions splits the input of iptables-restore where a user namespace takes no
+// more, as the backend does; chains come with the first part of a table.
 func inTransactions(text string) []string {
 	var out []string
 	for table := range strings.SplitSeq(strings.TrimSuffix(text, "COMMIT\n"), "COMMIT\n") {

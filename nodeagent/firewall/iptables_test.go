@@ -105,7 +105,7 @@ var ipDamages = []struct {
 	{"-F and -X", `iptables -t nat -F; iptables -t nat -X; iptables -F; iptables -X; iptables -t raw -F; iptables -t raw -X`, -1, true},
 }
 
-// TestIPTablesDrift has everybody's rules stay, and ours come back.
+// TestIPTablesDrift has foreign rules stay, and Patchbay's come back.
 func TestIPTablesDrift(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -165,8 +165,7 @@ func sortedLines(text string) map[string]int {
 	return n
 }
 
-// TestIPTablesWatchIsSilent has others change what is theirs, and ourselves what
-// is ours.
+// TestIPTablesWatchIsSilent has other programs change their rules, and the backend its own.
 func TestIPTablesWatchIsSilent(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -184,7 +183,7 @@ func TestIPTablesWatchIsSilent(t *testing.T) {
 		firewalltest.Run(t, variantsOf(v, `iptables -F PATCHBAY-INTO`))
 		w.Fires(t)
 		repair(t, b, b.Held())
-		// A change between two of ours is not taken for ours.
+		// A change between two of the backend is not taken for its own.
 		firewalltest.Run(t, variantsOf(v, `iptables -F PATCHBAY-REALM`))
 		firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.Publish("0.0.0.0", "tcp", 9000, "10.68.0.101:80")))
 		w.Fires(t)

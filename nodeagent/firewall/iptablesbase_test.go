@@ -14,8 +14,8 @@ import (
 )
 
 // TestNothingOfIPTablesStays shows that tables and base chains of iptables-nft that
-// were not there go with the last rule of ours, and that others' stay: a chain that
-// was there empty, one with a rule of theirs, one whose policy they have set.
+// were not there go with the last rule of Patchbay, and that foreign ones stay: a chain
+// that was there empty, one with a foreign rule, one whose policy was set.
 func TestNothingOfIPTablesStays(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -64,8 +64,8 @@ func ipRanges(t *testing.T, b Backend, node, target string) {
 	refused(t, "udp", probe{"out", net.JoinHostPort(node, "20003")}, probe{"out", net.JoinHostPort(target, "10001")})
 }
 
-// sources4 has a publish of an address for some, before one of all addresses for
-// everybody.
+// sources4 has a publish of an address for some clients, before one of all addresses for
+// all clients.
 func sources4(t *testing.T, b Backend) {
 	some := firewalltest.From(firewalltest.Publish(node4, "tcp", 8001, placeA.v4.String()+":80"), "192.0.2.10/32", "10.68.0.0/24")
 	firewalltest.Apply(t, b, firewalltest.Creates(some, firewalltest.Publish("0.0.0.0", "tcp", 8001, placeB.v4.String()+":80")))

@@ -90,8 +90,8 @@ func clean(t testing.TB, b Backend) {
 	firewalltest.Same(t, "what is left", "", firewall(t))
 }
 
-// firewall is all of ours in whatever firewall: built-in tables that are left
-// empty are not.
+// firewall is all that Patchbay has in any firewall, without built-in tables that are left
+// empty.
 func firewall(t testing.TB) string {
 	t.Helper()
 	var out []string
@@ -101,7 +101,7 @@ func firewall(t testing.TB) string {
 	return firewalltest.ListedCounts.ReplaceAllString(strings.Join(out, ""), "packets 0 bytes 0")
 }
 
-// saveOf lists what a variant holds of ours and whoever stands beside it.
+// saveOf lists the rules of Patchbay and of other programs that a variant holds.
 func saveOf(v iptsave.Variant) string {
 	return "for f in iptables ip6tables; do $f-" + string(v) + "-save 2>/dev/null | grep -E '^(-A|:PATCHBAY|:FORWARD DROP)' || true; done"
 }

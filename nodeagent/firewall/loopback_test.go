@@ -12,8 +12,8 @@ import (
 )
 
 // TestLoopback has a publish on 127.0.0.1 reached from the node alone, and the
-// node's own services there by nobody else, with the attackers that reach them
-// once the guard is gone.
+// node's own services there by no other host, with the attackers that reach them once the
+// guard is gone.
 func TestLoopback(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

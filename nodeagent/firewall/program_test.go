@@ -15,8 +15,8 @@ import (
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
-// hangs puts programs in front of those of the node that never end, and neither do
-// their children, while the file that it returns is there.
+// hangs puts programs in front of the node's that never end, and neither do their
+// children, while the file that it returns is there.
 func hangs(t *testing.T, names ...string) (switchedOn string) {
 	t.Helper()
 	programs := t.TempDir()
@@ -64,7 +64,7 @@ func TestHangingProgram(t *testing.T) {
 			"apply":  func() error { return b.Apply(t.Context(), firewalltest.Creates(realm)) },
 			"clean":  func() error { return b.Clean(t.Context()) },
 		} {
-			// Of what has no table no program is asked.
+			// No program is asked of a firewall without a table.
 			firewalltest.Run(t, "nft add table inet patchbay")
 			if err := os.WriteFile(hang, nil, 0o644); err != nil {
 				t.Fatal(err)

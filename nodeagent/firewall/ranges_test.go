@@ -54,7 +54,7 @@ func set(list ...[]netstate.Publish) netstate.Set {
 	return s
 }
 
-// without is the world with no publishes but others.
+// without is the world with these publishes in place of its own.
 func without(publishes netstate.Set) netstate.Set {
 	s := worldObjects()
 	for k := range s {
@@ -215,7 +215,7 @@ func connectFrom(t *testing.T, netns, network, address string) *line {
 	return l
 }
 
-// TestOthersComeAndGo: flows of publishes that stay live through a hundred others,
+// TestOthersComeAndGo: flows of publishes that stay live through a hundred further ones,
 // also for the same target, and through a specific one for another address.
 func TestOthersComeAndGo(t *testing.T) {
 	if !sandbox.Enter(t) {
@@ -341,8 +341,8 @@ func TestSpecificOvertakes(t *testing.T) {
 	}
 }
 
-// TestChangesAtRandom has the kernel hold what was applied last, whatever changed
-// into what, and elements that overlap what they replace among it.
+// TestChangesAtRandom has the kernel hold the objects that were applied last after any
+// change, also where elements overlap the ones that they replace.
 func TestChangesAtRandom(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

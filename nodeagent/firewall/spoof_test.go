@@ -22,7 +22,7 @@ var (
 	evil         = netstate.MAC{2, 6, 6, 6, 6, 6}
 )
 
-const experimental = 253 // an IP protocol that nobody speaks
+const experimental = 253 // an IP protocol that no host speaks
 
 func ethernet(dst, src netstate.MAC, kind uint16, payload []byte) []byte {
 	return slices.Concat(dst[:], src[:], binary.BigEndian.AppendUint16(nil, kind), payload)

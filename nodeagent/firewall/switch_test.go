@@ -103,7 +103,8 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestUnreadable: what was held before counts for nothing once it cannot be read.
+// TestUnreadable: objects that were held before count for nothing once the firewall cannot
+// be read.
 func TestUnreadable(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -16,7 +16,7 @@ import (
 )
 
 // worldObjects is what Patchbay would hold for the world: br-red and br-iso let
-// in only what is published, br-blue everything.
+// in only connections to published ports, br-blue everything.
 func worldObjects() netstate.Set {
 	s := netstate.Set{}.Add(
 		netstate.Realm{Link: "br-red", Guarded: true},
@@ -128,7 +128,7 @@ func guarded(t *testing.T, network string) {
 	})
 }
 
-// foreignDNAT has somebody else lead a port to one that is not published.
+// foreignDNAT has a foreign rule lead a port to one that is not published.
 func foreignDNAT(t *testing.T, network, node, target string) {
 	t.Helper()
 	to, family := net.JoinHostPort(target, "81"), "ip"
@@ -231,7 +231,7 @@ func backed(t *testing.T, b Backend) {
 	}
 }
 
-// TestUnheard sends payload that nobody answers for.
+// TestUnheard sends payload that no server answers.
 func TestUnheard(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -150,7 +150,7 @@ func TestForwardSpecs(t *testing.T) {
 	}
 }
 
-// TestForwardOld reads a jump of ours as nft before 1.0.6 lists it.
+// TestForwardOld reads a jump of Patchbay as nft before 1.0.6 lists it.
 func TestForwardOld(t *testing.T) {
 	rules, err := parseForward([]byte(`{"nftables":[{"rule":{"chain":"FORWARD","expr":[{"xt":null},{"counter":null},{"jump":{"target":"PATCHBAY_OPENINGS"}}]}},
 		{"rule":{"chain":"FORWARD","expr":[{"xt":null},{"counter":null},{"drop":null}]}}]}`))

@@ -197,8 +197,8 @@ func TestBatchAsNft(t *testing.T) {
 	}
 }
 
-// TestBatchWithoutNft builds and removes what an attachment and a publish have
-// on a node that has others, without a run of nft.
+// TestBatchWithoutNft builds and removes the elements of an attachment and a publish on a
+// node that has further ones, without a run of nft.
 func TestBatchWithoutNft(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -327,8 +327,8 @@ func TestEncodeRefuses(t *testing.T) {
 	}
 }
 
-// TestWatchInterleaved has somebody else commit in the middle of a transaction
-// of ours.
+// TestWatchInterleaved has another program commit in the middle of a transaction of the
+// backend.
 func TestWatchInterleaved(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

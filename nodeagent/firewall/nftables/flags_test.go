@@ -19,7 +19,7 @@ import (
 var tableNames = []string{"f", "firewalld", "a-rather-long-name-of-a-table", strings.Repeat("x", 100)}
 
 // TestForeignTablesWithFlags: a dormant table drops nothing, one that a process owns
-// what its rules say, and neither keeps ours from being read.
+// what its rules say, and neither keeps Patchbay's from being read.
 func TestForeignTablesWithFlags(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -60,8 +60,8 @@ func TestForeignTablesWithFlags(t *testing.T) {
 	}
 }
 
-// TestOwnTableWithFlags: a table of ours that was made dormant is not intact, and is
-// whole again after one transaction, with what another source has in it.
+// TestOwnTableWithFlags: a table of Patchbay that was made dormant is not intact, and is
+// whole again after one transaction, with the elements of another source.
 func TestOwnTableWithFlags(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
@@ -100,8 +100,8 @@ func unreadable(t *testing.T, table, end string) {
 	t.Setenv("PATH", programs+":"+os.Getenv("PATH"))
 }
 
-// TestUnreadableTables: a table that nft cannot list stops nothing. Of others' it is
-// said that it is unknown; ours is made anew with what was last known to be in it.
+// TestUnreadableTables: a table that nft cannot list stops nothing. A foreign one is told
+// to be unknown; Patchbay's is made anew with its last known elements.
 func TestUnreadableTables(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -98,7 +98,7 @@ func TestDialects(t *testing.T) {
 	}
 }
 
-// TestRangesAreRefused has what is no range of ports.
+// TestRangesAreRefused has texts that are no ranges of ports.
 func TestRangesAreRefused(t *testing.T) {
 	for _, raw := range []string{`{"range": []}`, `{"range": [1]}`, `{"range": [1, 2, 3]}`, `{"range": [1, 65536]}`, `{"range": ["a", 2]}`, `{"range": [{"range": [1, 2]}, {}]}`, `{"range": null}`, `{}`} {
 		if text, err := parsePorts(json.RawMessage(raw)); err == nil {
