@@ -2,7 +2,7 @@
 // ports, masquerading, isolation and anti-spoofing. It promises that
 //
 //   - what it holds is exactly the netstate objects that were applied, whatever
-//     order they came in, and that applying what is held writes nothing;
+//     order they came in, and that applying the held objects writes nothing;
 //   - every object is marked with its source, and objects of another source are
 //     neither reported nor changed;
 //   - a change is one transaction: no packet sees half of it (where it exceeds a
@@ -37,7 +37,7 @@ type Backend interface {
 	// AntiSpoof reports whether it can hold PortFilters and PortAddresses; where
 	// it cannot, Apply refuses them.
 	AntiSpoof() bool
-	// Load reads what the kernel holds of ours: at start, after an error and
+	// Load reads what the kernel holds in our name: at start, after an error and
 	// after another program changed our part of the firewall. Everything else
 	// works from memory.
 	Load(ctx context.Context) error
@@ -61,14 +61,14 @@ type Backend interface {
 	// have gone, so that no other attachment inherits them. An error is retried by the next
 	// Apply or Forget.
 	Forget(gone []netip.Addr) error
-	// Blockers are the chains of others that, as of the last Load, drop forwarded
+	// Blockers are the chains of other programs that, as of the last Load, drop forwarded
 	// packets by policy.
 	Blockers() []netstate.Blocker
 	// Intact reports whether, as of the last Load and Apply, everything around
 	// the objects is as it must be. If it is not, the next Apply mends it, even
 	// without steps.
 	Intact() bool
-	// Clean removes everything of ours from the firewall, whatever its source.
+	// Clean removes all our objects from the firewall, whatever its source.
 	Clean(ctx context.Context) error
 	// Watch calls fn whenever another program changed our part of the firewall, or
 	// a chain that may be a Blocker, never for a transaction of this Backend, until ctx
@@ -117,7 +117,7 @@ type dialect interface {
 	// Write carries out steps, mends what Read found wrong, and returns the connections
 	// that then contradict the publishes.
 	Write(context.Context, []plan.Step) (conntrack.Flows, error)
-	// Clean reads, removes everything of ours, whatever its source, and returns it.
+	// Clean reads, removes all our objects, whatever its source, and returns it.
 	Clean(context.Context) ([]netstate.Object, error)
 	Watch(context.Context, func()) error
 }
@@ -188,7 +188,7 @@ func New(kind string, opts Options) (Backend, error) {
 // Transactions is the number of transactions committed so far.
 func (f *Firewall) Transactions() uint64 { return f.count.Load() }
 
-// Load reads what the kernel holds of ours.
+// Load reads what the kernel holds in our name.
 func (f *Firewall) Load(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -231,7 +231,7 @@ func (f *Firewall) Held() netstate.Set {
 	return netstate.Set{}.Add(f.Objects()...)
 }
 
-// Blockers are the chains of others that drop forwarded packets.
+// Blockers are the chains of other programs that drop forwarded packets.
 func (f *Firewall) Blockers() []netstate.Blocker {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -274,7 +274,7 @@ func (f *Firewall) Forget(gone []netip.Addr) error {
 	return f.flush()
 }
 
-// Clean removes everything of ours from the firewall, whatever its source.
+// Clean removes all our objects from the firewall, whatever its source.
 func (f *Firewall) Clean(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

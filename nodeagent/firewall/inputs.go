@@ -12,7 +12,7 @@ import (
 )
 
 // Inputs are what a backend hands to its programs, in this order, to make all
-// objects at once in a firewall that holds nothing of ours. It is the same on
+// objects at once in a firewall without our objects. It is the same on
 // every machine, and nothing is run. It fails for what the backend would refuse.
 func Inputs(kind string, source netstate.Source, objects []netstate.Object) ([]program.Input, error) {
 	objects = slices.SortedFunc(slices.Values(objects), func(a, b netstate.Object) int { return a.Key().Compare(b.Key()) })

@@ -70,7 +70,7 @@ func Retire(ctx context.Context, inUse Backend, opts Options) error {
 	return errors.Join(errs...)
 }
 
-// CleanAll removes everything of ours from every firewall of the node, whatever
+// CleanAll removes all our objects from every firewall of the node, whatever
 // its source.
 func CleanAll(ctx context.Context, inUse Backend, opts Options) error {
 	errs := []error{inUse.Clean(ctx)}
@@ -80,7 +80,7 @@ func CleanAll(ctx context.Context, inUse Backend, opts Options) error {
 	return errors.Join(errs...)
 }
 
-// others are the node's firewalls beside the one in use that may hold something, as far as
+// others finds the node's firewalls beside the one in use that may hold something, as far as
 // the one in use saw when it was loaded: programs run only where they have to.
 func others(inUse Backend, opts Options) []*Firewall {
 	f, ok := inUse.(*Firewall)

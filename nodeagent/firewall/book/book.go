@@ -16,7 +16,7 @@ import (
 type Held struct {
 	// Value is what differs between two entries of one ID that contradict each other.
 	Value string
-	// Source is empty where the comment is not ours: then the entry goes.
+	// Source is empty where the comment is not Patchbay's: then the entry goes.
 	Source netstate.Source
 	// Note is the rest of the comment.
 	Note string
@@ -163,7 +163,7 @@ func (b *Book[I]) All() (all []netstate.Object) {
 	return all
 }
 
-// Add notes an object that the kernel holds through the entries of others.
+// Add notes an object that the kernel holds through the entries of another object.
 func (b *Book[I]) Add(o netstate.Object) {
 	b.objects[o.Key()] = &object[I]{Object: o, whole: true}
 	for _, w := range b.Encode(o) {
@@ -217,7 +217,7 @@ func (b *Book[I]) release(k netstate.Key, touched map[I]bool) netstate.Object {
 	return o.Object
 }
 
-// change brings the touched entries to what is wanted of them: entries that go come first,
+// change brings the touched entries to the wanted state: entries that go come first,
 // then entries that are replaced, then new ones.
 func (b *Book[I]) change(touched map[I]bool, want map[I]Entry[I]) ([]Change[I], error) {
 	var goes, replaced, comes []Change[I]

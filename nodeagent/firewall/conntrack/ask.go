@@ -27,7 +27,7 @@ type Ask struct {
 const maxAsks = 12
 
 // asks are dumps that tell of all connections that flush looks for, and of few
-// others.
+// further ones.
 func (x flowIndex) asks() []Ask {
 	var list []Ask
 	for k := range x.ports {

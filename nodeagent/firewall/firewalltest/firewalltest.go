@@ -120,7 +120,7 @@ func Ranged(host, proto string, first, last uint16, target string) netstate.Publ
 	return p
 }
 
-// From lets in the given sources, or nobody.
+// From lets in the given sources, or none.
 func From(p netstate.Publish, list ...string) netstate.Publish {
 	var sources []netip.Prefix
 	for _, s := range list {

@@ -20,23 +20,23 @@ import (
 )
 
 // The openings in iptables' chains, which are in tables of nftables' own: Docker
-// sets the policy of FORWARD to DROP there and leaves DOCKER-USER to others. Their
+// sets the policy of FORWARD to DROP there and leaves DOCKER-USER to other programs. Their
 // chain does not have the prefix of the Backend that is iptables, which makes
-// Accepts otherwise and mends what has it.
+// openings otherwise and mends chains with its prefix.
 const (
 	filterTable = "filter"
 	chainDocker = "DOCKER-USER"
 	AcceptChain = "PATCHBAY_OPENINGS"
 )
 
-// Accepts are the rules of ours in iptables' FORWARD.
+// Accepts are our rules in iptables' FORWARD.
 type Accepts struct {
 	source netstate.Source
 	// write carries out a restore of iptables-nft.
 	write func(context.Context, iptsave.Restore) error
 	// rules are the rules of each opening of our source, as iptables lists them.
 	rules map[netstate.Key][]string
-	// others counts the rules of other sources; strays are rules of no source.
+	// others is the number of rules of other sources; strays are rules of no source.
 	others map[netstate.Family]int
 	strays map[netstate.Family][]string
 	// chains says in which families the chain is there, and jumps in which packets
@@ -59,7 +59,7 @@ func IptablesNFT(f netstate.Family, suffix string) string {
 	return path
 }
 
-// Load reads our rules, where there is a chain of ours.
+// Load reads our rules, where there is one of our chains.
 func (o *Accepts) Load(ctx context.Context, chains []nfnl.Chain, entered map[netstate.Family]map[string]bool) error {
 	*o = NewAccepts(o.source, o.write)
 	o.entered = entered
@@ -116,7 +116,7 @@ func rulesOfFilter(ctx context.Context, f netstate.Family, chain ...string) ([]i
 // jump is the rule that leads to our chain.
 const jump = iptsave.Marked + "-j " + AcceptChain
 
-// openingJumps are the rules of ours that lead to our chain, wherever they are.
+// openingJumps are our rules that lead to our chain, wherever they are.
 func openingJumps(ctx context.Context, f netstate.Family) ([]iptsave.Rule, error) {
 	rules, err := rulesOfFilter(ctx, f)
 	return slices.DeleteFunc(rules, func(r iptsave.Rule) bool { return iptsave.Canon(r.Spec) != iptsave.Canon(jump) }), err
@@ -130,7 +130,7 @@ func AcceptNamed(name string) (netstate.Opening, bool) {
 	return o, kind == netstate.KindOpening.String() && o.Key().String() == name && book.Check(o) == nil
 }
 
-// Object returns the opening of a key, and whether its rules are there, and no others,
+// Object returns the opening of a key, and whether its rules are there, without further ones,
 // and lead somewhere.
 func (o *Accepts) Object(k netstate.Key) (netstate.Object, bool) {
 	rules, held := o.rules[k]
@@ -155,7 +155,7 @@ func inOrderOf(specs []string) []string {
 	return slices.SortedFunc(slices.Values(specs), func(a, b string) int { return strings.Compare(iptsave.Canon(a), iptsave.Canon(b)) })
 }
 
-// ApartAccepts takes the steps of openings out of others.
+// ApartAccepts takes the steps of openings out of all steps.
 func ApartAccepts(steps []plan.Step) (opened, rest []plan.Step) {
 	for _, s := range steps {
 		if s.Key.Kind == netstate.KindOpening {
@@ -323,11 +323,11 @@ func openingFrom(link, name string) netstate.Opening {
 	return o
 }
 
-// answering packets are of connections that others opened to where these come from.
+// answering packets are of connections that other programs opened to where these come from.
 const answering = " -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY"
 
 // AcceptRules are the rules of an opening. None accepts by where a packet comes from
-// alone: the receiver may be a guest of others, kept from strangers by what drops after
+// alone: the receiver may be a guest of other programs, kept from strangers by what drops after
 // this.
 func AcceptRules(s netstate.Source, o netstate.Opening) []string {
 	rule := func(match string) string {

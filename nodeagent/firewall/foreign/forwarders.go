@@ -1,5 +1,5 @@
-// Package foreign is about the firewalls of others: which of their chains drop forwarded
-// packets, and the rules of ours that lead packets through the FORWARD of iptables.
+// Package foreign is about the firewalls of other programs: which of their chains drop forwarded
+// packets, and our rules that lead packets through the FORWARD of iptables.
 package foreign
 
 import (
@@ -37,7 +37,7 @@ func IsIPTables(c nfnl.Chain) bool {
 	return c.Table == filterTable && c.Name == iptsave.Forward && len(ForwardFamilies[c.Family]) == 1
 }
 
-// forwarding is what nft tells of how others treat forwarded packets.
+// forwarding is what nft tells of how other programs treat forwarded packets.
 type forwarding struct {
 	Blockers []netstate.Blocker
 	// at are the chains that the blockers are.
@@ -51,7 +51,7 @@ type Forwarders struct {
 	mu   sync.Mutex
 	nft  string
 	last forwarding
-	// watched are the chains and tables of others whose changes matter.
+	// watched are the chains and tables of other programs whose changes matter.
 	watched map[watchedChain]bool
 }
 
@@ -96,7 +96,7 @@ func (w *Forwarders) Changed(ctx context.Context) bool {
 	return false
 }
 
-// readForwarding follows forwarded packets through the chains of others. What
+// readForwarding follows forwarded packets through the chains of other programs. What
 // vanishes while it is read is read again.
 func readForwarding(ctx context.Context, nft string) (is forwarding, chains []nfnl.Chain, watched map[watchedChain]bool, err error) {
 	for range nfnl.MaxTries {

@@ -217,7 +217,7 @@ func linkKey(left json.RawMessage) bool {
 	return slices.Contains([]string{"iifname", "oifname", "iif", "oif"}, metaKey(left))
 }
 
-// aboutLinks reports whether an interface is part of what is compared.
+// aboutLinks reports whether the comparison has an interface.
 func aboutLinks(left json.RawMessage) bool {
 	return bytes.Contains(left, []byte(`"iif`)) || bytes.Contains(left, []byte(`"oif`))
 }

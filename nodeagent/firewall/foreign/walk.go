@@ -15,7 +15,7 @@ import (
 
 // forwardRule is the effect of another program's rule on forwarded packets.
 type forwardRule struct {
-	// conditional rules are for some packets alone. Of those that ask for an
+	// conditional rules are for some packets alone. Of rules that ask for an
 	// interface, links are the ones they name, as a Blocker has them.
 	conditional, byLink bool
 	links               []string
@@ -107,8 +107,8 @@ func (w *walk) judge(chain string) fate {
 	return o
 }
 
-// of are the rules of a chain that are for the family. Chains of ours
-// let through what a chain of others drops, and are left out.
+// of are the rules of a chain that are for the family. Our chains
+// let through what a chain of another program drops, and are left out.
 func (w *walk) of(chain string) []forwardRule {
 	if chain == AcceptChain || strings.HasPrefix(chain, iptsave.Prefix) {
 		return nil
@@ -212,7 +212,7 @@ func (w *walk) blocker(name, base string, policyDrops bool) (netstate.Blocker, b
 
 // elsewhere are what a base chain at another hook than forward does to packets of the
 // family: all blockers of it. One that lets something through whatever its interface
-// is a firewall that an administrator keeps, and may let ours through.
+// is a firewall that an administrator keeps, and may let our packets through.
 func (w *walk) elsewhere(c nfnl.Chain) []netstate.Blocker {
 	o := w.judge(c.Name)
 	from := netstate.Blocker{Name: c.String(), Hook: c.Hook, Bridge: c.Family == string(knftables.BridgeFamily), Families: []netstate.Family{w.family}, Links: c.Devices}

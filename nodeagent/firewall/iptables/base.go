@@ -15,7 +15,7 @@ import (
 
 // iptables-nft makes the base chains that it needs, with their table, and never
 // removes them. So that nothing stays that was not there, missing base chains are made
-// here before, with a comment as our mark, and go with the last rule of ours where no
+// here before, with a comment as our mark, and go with the last rule of Patchbay where no
 // other program uses them. Legacy iptables has its tables for good.
 
 // baseChains are the hook number and priority of the base chains that hooks name.
@@ -83,8 +83,8 @@ func (b *Driver) makeBase(a iptsave.TableID, chain string, at [2]int32) error {
 		attribute(nftaChainUserdata, baseMark))
 }
 
-// dropBases removes tables and base chains that bear our mark from areas without a
-// rule of ours. The kernel keeps chains that another program uses.
+// dropBases removes tables and base chains that bear our mark from areas without one of
+// our rules. The kernel keeps chains that another program uses.
 func (b *Driver) dropBases(used map[iptsave.TableID]int) error {
 	if b.legacy {
 		return nil

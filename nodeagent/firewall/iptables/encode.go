@@ -15,7 +15,7 @@ import (
 // chain, so that rules come and go one by one.
 const (
 	ipRaw      = iptsave.Prefix + "RAW"      // loopback addresses to and from where they are guarded
-	ipPorts    = iptsave.Prefix + "PORTS"    // links of ours that are no realms, and so bridge ports
+	ipPorts    = iptsave.Prefix + "PORTS"    // our links that are no realms, and so bridge ports
 	ipDrop     = iptsave.Prefix + "DROP"     // what realms do not forward
 	ipGuard    = iptsave.Prefix + "GUARD"    // families with a ForwardGuard
 	ipForeign  = iptsave.Prefix + "FOREIGN"  // all but realms and foreign bridges
@@ -58,8 +58,8 @@ type frame struct {
 // hook is a jump from a chain of the kernel's.
 type hook struct {
 	chain, spec string
-	// first hooks must be before the rules of others, which could accept what
-	// is ours to drop.
+	// first hooks must be before the rules of other programs, which could accept what
+	// Patchbay has to drop.
 	first bool
 }
 
@@ -68,8 +68,8 @@ type hook struct {
 func (h hook) front() bool { return h.first || h.chain == "POSTROUTING" }
 
 // ipFrames are the chains of each table. Packets that may pass RETURN: with ACCEPT
-// they would pass the rules of others unseen. Only where FORWARD drops them are
-// those accepted that have passed the rest of ours.
+// they would pass the rules of other programs unseen. Only where FORWARD drops them are
+// packets accepted that have passed our other chains.
 var ipFrames = map[string][]frame{
 	"raw": {
 		{chain: ipPorts, tail: []string{iptsave.Marked + "-j DROP"}},
@@ -112,7 +112,7 @@ func framesOf(a iptsave.TableID) []frame {
 	return out
 }
 
-// hooks are the jumps of each table. A Service of kube-proxy comes before ours,
+// hooks are the jumps of each table. A Service of kube-proxy comes before our publishes,
 // which therefore stand last in PREROUTING and OUTPUT.
 var hooks = map[string][]hook{
 	"raw": {{chain: "PREROUTING", spec: iptsave.Marked + "-j " + ipRaw, first: true}},

@@ -26,7 +26,7 @@ func (b *Driver) mendHooks(ctx context.Context) error {
 }
 
 // mend replaces the jumps of an area by one transaction that names each rule by its
-// text: a number may stand for a rule of others by the time it is used. Where a jump
+// text: a number may stand for a rule of other programs by the time it is used. Where a jump
 // has gone since it was listed, the transaction fails whole and is tried anew.
 func (b *Driver) mend(ctx context.Context, a iptsave.TableID) error {
 	jumps := b.memory.tables[a].jumps
@@ -49,7 +49,7 @@ func (b *Driver) mend(ctx context.Context, a iptsave.TableID) error {
 	return failed
 }
 
-// replaceJumps are the commands that remove jumps to chains of ours and add each
+// replaceJumps are the commands that remove jumps to our chains and add each
 // hook's where it belongs.
 func replaceJumps(a iptsave.TableID, jumps []iptsave.Rule) []string {
 	out := iptsave.Deletions(jumps)

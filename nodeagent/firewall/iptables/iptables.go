@@ -1,5 +1,5 @@
 // Package iptables is the dialect of the firewall that keeps objects as rules in chains of
-// ours, in the tables of iptables and ip6tables.
+// its own, in the tables of iptables and ip6tables.
 package iptables
 
 import (
@@ -32,14 +32,14 @@ type Driver struct {
 	gens     nfnl.Generations
 
 	memory memory
-	// blockers as of the last Read; beside says that nftables has tables of ours,
+	// blockers as of the last Read; beside says that nftables has our tables,
 	// and besideIP that it may have such chains of iptables.
 	blockers []netstate.Blocker
 	// told are the blockers among iptables' own chains.
 	told             []netstate.Blocker
 	beside, besideIP bool
 	forwards         foreign.Forwarders
-	// seen is what was last seen of ours, where it is polled.
+	// seen is the hash of our chains as last read, where it is polled.
 	seen string
 }
 
@@ -122,7 +122,7 @@ func (b *Driver) save(ctx context.Context, six bool) ([]byte, error) {
 	return out, nil
 }
 
-// Blockers are the chains of others that drop forwarded packets, as of the last Read.
+// Blockers are the chains of other programs that drop forwarded packets, as of the last Read.
 func (b *Driver) Blockers() []netstate.Blocker { return b.blockers }
 
 // Intact reports whether chains, frames and jumps are as they must be.
@@ -149,7 +149,7 @@ func (b *Driver) Write(ctx context.Context, steps []plan.Step) (conntrack.Flows,
 	return contradicted, err
 }
 
-// Clean removes everything of ours, whatever its source, and returns the objects.
+// Clean removes all our objects, whatever its source, and returns the objects.
 func (b *Driver) Clean(ctx context.Context) ([]netstate.Object, error) {
 	if err := b.Read(ctx); err != nil {
 		return nil, err
@@ -163,7 +163,7 @@ func (b *Driver) Clean(ctx context.Context) ([]netstate.Object, error) {
 	return gone, nil
 }
 
-// restore writes changes, and removes what was made for rules of ours and has none now.
+// restore writes changes, and removes base chains that were made for our rules and have none now.
 func (b *Driver) restore(ctx context.Context, c ipChanges) error {
 	restores := b.memory.restores(c, b.families, maxRestore())
 	if err := b.write(ctx, restores); err != nil {
@@ -193,7 +193,7 @@ func (b *Driver) write(ctx context.Context, restores []iptsave.Restore) error {
 	return nil
 }
 
-// own runs changes of ours that Watch is not to tell of.
+// own runs our changes that Watch is not to tell of.
 func (b *Driver) own(commits int, run func() error) error {
 	if !b.legacy {
 		return b.gens.OwnAll(commits, run)
@@ -213,7 +213,7 @@ func (b *Driver) own(commits int, run func() error) error {
 	return err
 }
 
-// Inputs are the restores that make objects in a firewall without any of ours.
+// Inputs are the restores that make objects in a firewall without any of our objects.
 func Inputs(source netstate.Source, steps []plan.Step) ([]program.Input, error) {
 	if err := book.CheckSteps(steps, check); err != nil {
 		return nil, err
@@ -236,7 +236,7 @@ const Kind = "iptables"
 // Legacy reports whether the rules are not nftables', which has events.
 func (b *Driver) Legacy() bool { return b.legacy }
 
-// Beside reports whether nftables has tables of ours beside the chains here, and whether
+// Beside reports whether nftables has our tables beside the chains here, and whether
 // iptables-nft may have such chains.
 func (b *Driver) Beside() (tables, chains bool) {
 	return b.beside, b.besideIP

@@ -119,7 +119,7 @@ func (rules) Compare(a, b entry) int {
 // Covered reports false: each rule has its effect alone.
 func (rules) Covered(entry, map[entry]book.Entry[entry]) bool { return false }
 
-// memory is what iptables holds of ours.
+// memory is what iptables holds in our name.
 type memory struct {
 	*book.Book[entry]
 	tables map[iptsave.TableID]*tableState
@@ -128,10 +128,10 @@ type memory struct {
 
 // tableState is a table of one family.
 type tableState struct {
-	// chains of ours and jumps to them that exist.
+	// our chains and jumps to them that exist.
 	chains map[string]bool
 	jumps  []iptsave.Rule
-	// framed says that all chains of ours are in their frames, and that every
+	// framed says that all our chains are in their frames, and that every
 	// other rule in them is an object's; sound, that the hooks are right too.
 	framed, sound bool
 }
@@ -214,7 +214,7 @@ func (m *memory) used() map[iptsave.TableID]int {
 }
 
 // framedArea reports whether a table has the chains that it must have, and no
-// others.
+// further ones.
 func (m *memory) framedArea(a iptsave.TableID, t *iptsave.SavedTable, used bool) bool {
 	if !used {
 		return len(t.Chains) == 0

@@ -71,7 +71,7 @@ func probability(n int) string {
 	return fmt.Sprintf("%.11f", math.Round(whole/float64(n))/whole)
 }
 
-// gate leads on clients that are among the sources. To all others the port is the node's
+// gate leads on clients that are among the sources. To other clients the port is the node's
 // own: they do not fall to a publish of every address.
 func (b *builder) gate(id string, p netstate.Publish, lead string) string {
 	for _, s := range p.Sources.All() {

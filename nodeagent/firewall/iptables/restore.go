@@ -85,7 +85,7 @@ func chunks(units [][]string, limit int) [][]string {
 	return out
 }
 
-// removal takes away all that is ours.
+// removal takes away all our chains.
 func (st *tableState) removal() []string {
 	out := iptsave.Deletions(st.jumps)
 	chains := sortedKeys(st.chains)
@@ -110,7 +110,7 @@ func (m *memory) rebuild(a iptsave.TableID, limit int) [][]string {
 }
 
 // frames makes the frames anew with the given rules of objects, and takes away
-// what else is there of ours but for others. Rules are appended in their order: iptables-nft
+// our further chains, except the given ones. Rules are appended in their order: iptables-nft
 // 1.8.9, when it inserts, counts the rules that the same input flushed from the chain.
 func (st *tableState) frames(a iptsave.TableID, lines []iptsave.Rule, others []iptsave.ChainID) []string {
 	var out, rules []string

@@ -33,7 +33,7 @@ func (b *Driver) Watch(ctx context.Context, fn func()) error {
 	return nil
 }
 
-// Look looks for events about chains of ours, and about chains of nftables that may
+// Look looks for events about our chains, and about chains of nftables that may
 // drop forwarded packets.
 func (b *Driver) Look(kind uint16, body []byte) (touched, forward bool) {
 	if touched, _ := AboutIPTables(kind, body); touched {
@@ -42,8 +42,8 @@ func (b *Driver) Look(kind uint16, body []byte) (touched, forward bool) {
 	return false, b.forwards.Matters(kind, body)
 }
 
-// AboutIPTables reports whether an event of nftables is about a chain of ours, or
-// about the rules of a chain that jumps to ours.
+// AboutIPTables reports whether an event of nftables is about one of our chains, or
+// about the rules of a chain that jumps to our chains.
 func AboutIPTables(kind uint16, body []byte) (touched, forward bool) {
 	family, table, attrs := nfnl.TableOf(kind, body)
 	if family != unix.NFPROTO_IPV4 && family != unix.NFPROTO_IPV6 || hooks[table] == nil {
@@ -105,7 +105,7 @@ func (b *Driver) compare(ctx context.Context) (bool, error) {
 }
 
 // concerns reports whether a line of iptables-save for a table is about us: our
-// chains, what leads there, what stands where ours must be first, and the policy of
+// chains, what leads there, rules where our jump must be first, and the policy of
 // FORWARD.
 func concerns(table, l string) bool {
 	first := slices.ContainsFunc(hooks[table], func(h hook) bool { return h.first && strings.HasPrefix(l, "-A "+h.chain+" ") })

@@ -12,7 +12,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Saved is what iptables-save tells of ours, for one family.
+// Saved is what iptables-save prints of our chains, for one family.
 type Saved struct {
 	Tables map[TableID]*SavedTable
 	// Policies are the policies of each table's FORWARD.
@@ -23,13 +23,13 @@ type Saved struct {
 
 // SavedTable is one table.
 type SavedTable struct {
-	// Chains are ours with their rules in order.
+	// Chains are our chains with their rules in order.
 	Chains map[string][]string
-	// Jumps are the rules of others' chains that lead to ours; first are those
-	// before which there are only jumps of ours.
+	// Jumps are the rules of other chains that lead to our chains; First has the
+	// jumps before which there are only our jumps.
 	Jumps []Rule
 	First map[Rule]bool
-	// Others are the rules of other chains in order, but for the table nat.
+	// Others has rules of other chains in order, but for the table nat.
 	Others map[string][]string
 }
 
@@ -151,7 +151,7 @@ func Target(spec string) string {
 }
 
 // OwnerOf reads the comment of a rule: whose it is and of which object. It
-// returns false where the comment is none of ours.
+// returns false where the comment is not Patchbay's.
 func OwnerOf(spec string) (netstate.Source, string, bool) {
 	parts := strings.SplitN(Option(spec, "--comment"), ":", 3)
 	if len(parts) != 3 || parts[0] != Mark {
@@ -195,7 +195,7 @@ type Rule struct {
 	Spec string
 }
 
-// Prefix begins the name of every chain of ours.
+// Prefix begins the name of each of our chains.
 const Prefix = "PATCHBAY-"
 
 // Mark is the comment of the rules in every frame.

@@ -70,11 +70,11 @@ type Generations struct {
 	order []uint32
 }
 
-// Own runs a transaction of ours. While it runs, Foreign waits. A transaction of another
+// Own runs one of our transactions. While it runs, Foreign waits. A transaction of another
 // program in between makes both foreign.
 func (g *Generations) Own(run func() error) error { return g.OwnAll(1, run) }
 
-// OwnAll runs transactions of ours, of which there are n.
+// OwnAll runs our transactions, of which there are n.
 func (g *Generations) OwnAll(n int, run func() error) error {
 	g.Mu.Lock()
 	defer g.Mu.Unlock()

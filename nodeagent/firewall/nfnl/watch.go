@@ -14,15 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watched says what is watched: events, and whether those about forwarded packets
-// did change what others do to them.
+// Watched says which events are watched, and whether those about forwarded packets
+// did change what other programs do to them.
 type Watched struct {
 	Look    Look
 	Changed func(context.Context) bool
 }
 
 // Watch calls fn for every transaction of another program with an event
-// that is about something of ours, or that changes what becomes of forwarded packets.
+// that is about one of our objects, or that changes what becomes of forwarded packets.
 func Watch(ctx context.Context, gens *Generations, what Watched, fn func()) error {
 	seen, err := Generation()
 	if err != nil {
@@ -66,7 +66,7 @@ func subscribe() (*os.File, error) {
 }
 
 // watcher is one call of Watch. Reading never waits for deciding, which waits for
-// transactions of ours to end; else the socket would overflow.
+// our transactions to end; else the socket would overflow.
 type watcher struct {
 	Watched
 	gens *Generations
@@ -76,7 +76,7 @@ type watcher struct {
 	// touched generations changed our tables; lost events may have.
 	touched []uint32
 	lost    bool
-	// forward is set when what others do to forwarded packets may have changed.
+	// forward is set when what other programs do to forwarded packets may have changed.
 	forward bool
 	// seen is the last generation up to which nothing was lost.
 	seen uint32
@@ -154,13 +154,13 @@ type Events struct {
 	touched, forward bool
 }
 
-// Look says whether an event of nftables is about something of ours, and whether
-// it is about what others do to forwarded packets.
+// Look says whether an event of nftables is about one of our objects, and whether
+// it is about what other programs do to forwarded packets.
 type Look func(kind uint16, body []byte) (touched, forward bool)
 
 // Parse reads messages. It returns the last generation that ended in them, zero
-// if none, the generations that touched a table of ours, and the generations that touched
-// what others do to forwarded packets.
+// if none, the generations that touched one of our tables, and the generations that touched
+// what other programs do to forwarded packets.
 func (e *Events) Parse(b []byte) (ended uint32, touched, forward []uint32) {
 	for len(b) >= unix.NLMSG_HDRLEN {
 		size := int(binary.NativeEndian.Uint32(b))
@@ -204,6 +204,6 @@ func TableOf(kind uint16, body []byte) (family byte, table string, attrs []byte)
 	return 0, "", nil
 }
 
-// forwardPause gathers changes of what others do to forwarded packets: a service
+// forwardPause gathers changes of what other programs do to forwarded packets: a service
 // proxy may change its rules all the time.
 const forwardPause = 300 * time.Millisecond

@@ -14,7 +14,7 @@ import (
 // deal gives the slots to the targets, whose order does not matter if they are
 // sorted. The targets take turns, each taking the free slot that it likes best,
 // so that their shares differ by one at most, and another target takes little
-// more than its share from the others. It depends on the targets alone: a
+// more than its share from other targets. It depends on the targets alone: a
 // process without memory must find in the kernel what it would deal.
 func deal(targets []netip.AddrPort) []netip.AddrPort {
 	if len(targets) == 0 {

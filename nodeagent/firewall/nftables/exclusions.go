@@ -10,11 +10,11 @@ import (
 )
 
 // One interval set cannot hold both a prefix and another within it (EEXIST), so
-// only the widest exclusions of a subnet become elements; the others are held
+// only the widest exclusions of a subnet become elements; the narrower ones are held
 // through them.
 
 // withExclusions adds steps for all exclusions if one of them is touched: an exclusion
-// that goes may uncover others, one that comes may cover them.
+// that goes may uncover narrower ones, one that comes may cover them.
 func (m *memory) withExclusions(steps []plan.Step) []plan.Step {
 	hit, named := false, map[netstate.Key]bool{}
 	for i := range m.Loose {

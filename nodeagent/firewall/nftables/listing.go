@@ -23,7 +23,7 @@ type table struct {
 	rules bool
 	// chains by name, however they came about.
 	chains []string
-	// elements by name; comments that are not ours have no source.
+	// elements by name; comments that are not Patchbay's have no source.
 	elements map[id]book.Held
 }
 
@@ -105,7 +105,7 @@ func parseTable(f knftables.Family, texts ...[]byte) (table, error) {
 	return t, nil
 }
 
-// addSet takes a set's elements and reports whether it is one of ours, as it
+// addSet takes a set's elements and reports whether it is one of our sets, as it
 // must be, with nothing in it that we could not name.
 func (t *table) addSet(f knftables.Family, s listedSet, isMap bool) bool {
 	d := setByName[s.Name]

@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/knftables"
 )
 
-// memory is what the kernel holds of ours.
+// memory is what the kernel holds in our name.
 type memory struct {
 	*book.Book[id]
 	tables map[knftables.Family]*table

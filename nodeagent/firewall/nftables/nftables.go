@@ -37,7 +37,7 @@ type Driver struct {
 	gens    nfnl.Generations
 
 	memory memory
-	// blockers as of the last Read; beside says that iptables has chains of ours.
+	// blockers as of the last Read; beside says that iptables has our chains.
 	blockers []netstate.Blocker
 	beside   bool
 	openings foreign.Accepts
@@ -93,7 +93,7 @@ func (b *Driver) Read(ctx context.Context) error {
 	return nil
 }
 
-// Blockers are the chains of others that drop forwarded packets, as of the last Read.
+// Blockers are the chains of other programs that drop forwarded packets, as of the last Read.
 func (b *Driver) Blockers() []netstate.Blocker { return b.blockers }
 
 // list reads one table; one that does not exist is empty, and one that cannot be read
@@ -111,7 +111,7 @@ func (b *Driver) list(ctx context.Context, f knftables.Family) (table, error) {
 	if errors.Is(err, errUnread) {
 		return table{exists: true, unread: true}, nil
 	}
-	// None of ours has flags: dormant, it would filter nothing.
+	// None of our tables has flags: dormant, it would filter nothing.
 	t.sets = t.sets && is.Flags == 0
 	return t, err
 }
@@ -177,7 +177,7 @@ func (b *Driver) Write(ctx context.Context, steps []plan.Step) (conntrack.Flows,
 	return contradicted, err
 }
 
-// Clean removes everything of ours, whatever its source, and returns the objects. What
+// Clean removes all our objects, whatever its source, and returns the objects. What
 // cannot be listed goes as well, but is not returned.
 func (b *Driver) Clean(ctx context.Context) ([]netstate.Object, error) {
 	if err := b.Read(ctx); err != nil {
@@ -244,13 +244,13 @@ func (b *Driver) Watch(ctx context.Context, fn func()) error {
 	return nfnl.Watch(ctx, &b.gens, nfnl.Watched{Look: look, Changed: b.forwards.Changed}, fn)
 }
 
-// Ours looks for events about the tables of nftables that are ours.
+// Ours reports events about the tables of nftables that bear our name.
 func Ours(kind uint16, body []byte) (touched, forward bool) {
 	family, table, _ := nfnl.TableOf(kind, body)
 	return table == nfnl.OwnTable && (family == unix.NFPROTO_INET || family == unix.NFPROTO_BRIDGE), false
 }
 
-// ReadBlockers learns who drops forwarded packets, and what is open there.
+// ReadBlockers learns who drops forwarded packets, and which openings are there.
 func (b *Driver) ReadBlockers(ctx context.Context) error {
 	is, chains, err := b.forwards.List(ctx, b.path, func(c nfnl.Chain) bool {
 		return foreign.IsIPTables(c) && foreign.IptablesNFT(foreign.ForwardFamilies[c.Family][0], "-restore") != ""
@@ -268,7 +268,7 @@ func (b *Driver) ReadBlockers(ctx context.Context) error {
 }
 
 // Inputs are the scripts of nft, and the restores of iptables-nft for openings,
-// that make objects in a firewall without any of ours.
+// that make objects in a firewall without any of our objects.
 func Inputs(source netstate.Source, steps []plan.Step) ([]program.Input, error) {
 	if err := book.CheckSteps(steps, book.Check); err != nil {
 		return nil, err
@@ -314,7 +314,7 @@ func tryNFT(ctx context.Context, nft string) error {
 	return nil
 }
 
-// Beside reports whether chains of ours may stand in iptables beside the tables here.
+// Beside reports whether our chains may stand in iptables beside the tables here.
 func (b *Driver) Beside() bool {
 	return b.beside
 }

@@ -76,7 +76,7 @@ var inetChains = []chainDef{
 	}},
 	// Before conntrack sees it. A bridge gives what it takes to the node as its own
 	// (also what br_netfilter shows of it), but for frames to link-local groups, which
-	// come from the port itself: ours are no way into the node. Ports
+	// come from the port itself: bridge ports are no way into the node. Ports
 	// that are published on a loopback address, or on which the node itself listens there,
 	// are for the node alone.
 	{name: chainArriving, base: &baseChain{knftables.FilterType, knftables.PreroutingHook, -310}, rules: []string{
@@ -144,7 +144,7 @@ var inetChains = []chainDef{
 }
 
 // wayRules is a rule for each way back, with its set and mark, the bits of marks that
-// are ours, and the rest.
+// belong to Patchbay, and the rest.
 func wayRules(rule string) []string {
 	var rules []string
 	for i, set := range waySets {

@@ -39,7 +39,7 @@ const (
 	mapPub    = "pub#"  // host address . protocol . port : target
 	mapAny    = "any#"  // protocol . port : target
 	// The same of ranges that keep their ports. Ranges of one host address may overlap
-	// those of another, and lead to the same target.
+	// ranges of another address, and lead to the same target.
 	setTargetRange = "tgt#r"
 	setTargetHost  = "tgt#h" // target . protocol . ports . host address
 	setBackRange   = "back#r"

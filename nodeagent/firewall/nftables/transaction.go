@@ -107,7 +107,7 @@ func createRules(f knftables.Family) unit {
 	return u
 }
 
-// rewriteRules makes all chains anew and leaves the sets but for those that are
+// rewriteRules makes all chains anew and leaves the sets, except sets that are
 // bound to rules: a chain whose hook is wrong cannot be changed, only replaced.
 func rewriteRules(f knftables.Family, existing []string) unit {
 	u := unit{flush(&knftables.Table{Family: f, Name: nfnl.OwnTable})}
@@ -122,7 +122,7 @@ func rewriteRules(f knftables.Family, existing []string) unit {
 	return append(u, createRules(f)...)
 }
 
-// units are the changes as lines. Those of one port stay together, since half of
+// units are the changes as lines. The changes of one port stay together, since half of
 // its slots would lead nowhere. Ports that are only closed come first, then the
 // intervals that nothing needs any more, which what comes may overlap; other ports
 // come last but for the removal of targets that nothing leads to then.
@@ -145,7 +145,7 @@ func units(changes []change) []unit {
 	return slices.Concat(closed, apart, out, open, last)
 }
 
-// portUnits are the units of ports: those that are only closed, and the others,
+// portUnits are the units of ports: of ports that are only closed, and of other ports,
 // whose keys are opened.
 func portUnits(changes []change) (closed, open []unit, opened map[netstate.Key]bool) {
 	var keys []netstate.Key

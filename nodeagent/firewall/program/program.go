@@ -77,7 +77,7 @@ func withStderr(err error) error {
 }
 
 // Input is what a program reads to change the firewall on its standard input: nft,
-// iptables-restore, iptables-nft-restore and those of ip6tables, all with --noflush.
+// iptables-restore, iptables-nft-restore and the programs of ip6tables, all with --noflush.
 type Input struct {
 	Program string
 	Text    string
