@@ -27,7 +27,7 @@ func applyCommand(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Build the networks of the manifests on this node, once, and show their status",
-		Args:  cobra.NoArgs,
+		Args:  filesByFlag,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.apply(cmd, files, timeout)
 		},
@@ -80,13 +80,13 @@ func (f *flags) apply(cmd *cobra.Command, files []string, timeout time.Duration)
 	return errors.Join(n.result(cmd, docs, statuses, n.writes()-writes), err)
 }
 
-// progress prints the reasons to wait, each time they change.
+// progress prints what the applied objects wait for, each time it changes.
 func progress(w io.Writer) func([]engine.Status) {
 	said := ""
 	return func(statuses []engine.Status) {
 		text := ""
 		for _, s := range statuses {
-			if s.Ready.Status != metav1.ConditionTrue {
+			if !s.Input.Background && s.Ready.Status != metav1.ConditionTrue {
 				text += fmt.Sprintf("waiting for %s: %s: %s\n", engine.Title(s.Owner), s.Ready.Reason, s.Ready.Message)
 			}
 		}

@@ -60,7 +60,10 @@ func Run(o Options) int {
 		return int(code)
 	}
 	for _, line := range strings.Split(err.Error(), "\n") {
-		fmt.Fprintf(o.Stderr, "error: %s\n", line)
+		// cobra puts empty lines around a command that it suggests.
+		if line = strings.TrimSpace(line); line != "" {
+			fmt.Fprintf(o.Stderr, "error: %s\n", line)
+		}
 	}
 	return 1
 }
@@ -83,8 +86,17 @@ that lead there (PortPublish).`,
 	p.StringVar(&f.nodeName, "node-name", "", "name of this node (default: the host's name)")
 	p.StringVar(&f.backend, "nat-backend", "auto", "firewall backend: nftables, iptables, or auto (nftables where it works); status finds the one in use")
 	p.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default: info for agent and controller, warn otherwise)")
+	completes(root, "nat-backend", "auto", "nftables", "iptables")
+	completes(root, "log-level", "debug", "info", "warn", "error")
 	root.AddCommand(planCommand(f), applyCommand(f), deleteCommand(f), statusCommand(f), agentCommand(f), controllerCommand(f), versionCommand())
 	return root
+}
+
+// completes lets a shell offer the values of a flag instead of file names.
+func completes(cmd *cobra.Command, flag string, values ...string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err)
+	}
 }
 
 // flags are common to all commands.

@@ -25,7 +25,7 @@ func deleteCommand(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete -f FILE|DIR|- | --all",
 		Short: "Remove from this node the objects of the manifests, or all of Patchbay's",
-		Args:  cobra.NoArgs,
+		Args:  filesByFlag,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if all && len(files) > 0 {
 				return errors.New("-f and --all exclude each other")

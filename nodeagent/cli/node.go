@@ -196,6 +196,14 @@ func filesFlag(cmd *cobra.Command, files *[]string) {
 	cmd.Flags().StringArrayVarP(files, "filename", "f", nil, "manifest file, folder of manifests, or - for standard input; several make one set")
 }
 
+// filesByFlag refuses arguments of a command that reads manifests, and names the flag.
+func filesByFlag(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s takes no argument %q: name each file or folder by -f, as in -f %s", cmd.CommandPath(), args[0], args[0])
+}
+
 // read reads and validates the manifests of a command line.
 func read(files []string, c stdin) ([]dir.Document, *dir.Validator, error) {
 	if len(files) == 0 {

@@ -15,7 +15,7 @@ func planCommand(f *flags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan -f FILE|DIR|-",
 		Short: "Show what apply would change, as a diff; exit code 2 for a change, 0 for none",
-		Args:  cobra.NoArgs,
+		Args:  filesByFlag,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.plan(cmd, files)
 		},

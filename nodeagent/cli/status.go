@@ -31,6 +31,7 @@ func statusCommand(f *flags) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "table", "table, yaml or json")
+	completes(cmd, "output", "table", "yaml", "json")
 	return cmd
 }
 
