@@ -30,7 +30,7 @@ func addEvents(mgr manager.Manager) error {
 			t.record(recorder, o)
 		}
 		if n := repairs(old, now); n > 0 {
-			recorder.Eventf(o, nil, corev1.EventTypeWarning, "DriftRepaired", "Repaired", "somebody changed or removed what is the network's on this node, its rules in the firewall for instance; put back %d times so far", n)
+			recorder.Eventf(o, nil, corev1.EventTypeWarning, "DriftRepaired", "Repaired", "another program changed or removed an object of the network on this node, such as a rule in the firewall; repaired %d times so far", n)
 		}
 	}}
 	return mgr.Add(manager.RunnableFunc(func(ctx context.Context) error {

@@ -26,9 +26,9 @@ func Conflict(c plan.Conflict) error {
 	case c.Found == nil:
 		return fmt.Errorf("network namespace %s is %w: create it (ip netns add %s), or use lifecycle Managed", c.Key.Netns, ErrMissing, c.Key.Netns)
 	case c.Key.Kind == netstate.KindNetns:
-		return fmt.Errorf("network namespace %s is %w by somebody else: use lifecycle External, another name, or delete it", c.Key.Netns, ErrTaken)
+		return fmt.Errorf("network namespace %s is %w by another program: use lifecycle External, another name, or delete it", c.Key.Netns, ErrTaken)
 	}
-	return fmt.Errorf("interface %s is %w by somebody else (%s): choose another name, or delete it", plan.Describe(c.Key), ErrTaken, c.Found)
+	return fmt.Errorf("interface %s is %w by another program (%s): choose another name, or delete it", plan.Describe(c.Key), ErrTaken, c.Found)
 }
 
 // Advised adds what only the owner of a default route that stands behind a

@@ -69,6 +69,9 @@ func fieldPath(e *field.Error) string {
 	return e.Field
 }
 
+// quantityPattern ends what the schema says of a value that is no resource.Quantity.
+const quantityPattern = `(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$'`
+
 var listIndex = regexp.MustCompile(`\[[0-9]+\]`)
 
 // fieldMessage returns the message without the field's path: the messages of our
@@ -91,6 +94,9 @@ func fieldMessage(e *field.Error) string {
 
 func bare(e *field.Error) string {
 	msg := e.Detail
+	if strings.HasSuffix(msg, quantityPattern) {
+		return "must be a number, or one with a suffix such as 100M or 1Gi"
+	}
 	for _, prefix := range []string{e.Field, listIndex.ReplaceAllString(e.Field, "")} {
 		msg = strings.TrimPrefix(msg, prefix+" in body ")
 		msg = strings.TrimPrefix(msg, prefix+" ")
