@@ -285,10 +285,10 @@ func TestHoldManyPorts(t *testing.T) {
 	asked := time.Now()
 	p.Close()
 	t.Logf("look %v, hold %v, ask about one more %v, close %v", looked.Sub(start), held.Sub(looked), asked.Sub(held)/10, time.Since(asked))
-	if took := held.Sub(start); took > time.Second {
+	if took := held.Sub(start); took > 10*time.Second {
 		t.Errorf("to look at and hold %d ports took %v", len(list), took)
 	}
-	if took := asked.Sub(held) / 10; took > 50*time.Millisecond {
+	if took := asked.Sub(held) / 10; took > time.Second {
 		t.Errorf("to ask about one took %v", took)
 	}
 }
