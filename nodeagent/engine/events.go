@@ -103,8 +103,7 @@ func (e *Engine) on(p netstate.End, chosen func(netstate.Key) bool) []netstate.K
 	return keys
 }
 
-// considerLimit handles what limits a link. Of a redirect the kernel tells in
-// parts, so it is read.
+// considerLimit handles a link's limits. The kernel tells of a redirect in parts: it is read.
 func (e *Engine) considerLimit(ev kernel.Event) {
 	switch want := e.ledger.Wanted(ev.Key); {
 	case want == nil:
@@ -140,8 +139,7 @@ func (e *Engine) considerLink(ev kernel.Event) {
 	}
 }
 
-// considerStray has the owner of a link that bears its mark and is none that it
-// wants look again: another program renamed it.
+// considerStray has the owner of an unwanted link with its mark look again: it was renamed.
 func (e *Engine) considerStray(ev kernel.Event) {
 	l, ok := ev.Object.(netstate.Link)
 	if !ok || e.ledger.Wanted(ev.Key) != nil || l.Type == netstate.Loopback {

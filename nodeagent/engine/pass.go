@@ -53,6 +53,10 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 		u := e.units[o]
 		for k, obj := range u.Wanted() {
 			desired[k] = obj
+			if h, port := netstate.HairpinOf(obj); port && !listed[h] && e.ledger.Owners(h).Len() == 0 {
+				release = append(release, h)
+				listed[h], e.leaving[h] = true, o
+			}
 		}
 		for k := range u.Held() {
 			switch wanted := e.ledger.Owners(k).Len() > 0; {
@@ -133,9 +137,8 @@ func (e *Engine) observe(ctx context.Context, desired netstate.Set, release []ne
 	return observed, errs
 }
 
-// toSee returns the released keys that have to be looked at: not the keys that die
-// with a link which is released too, nor the end of a pair whose end on the
-// host is, nor a loopback, which dies with its namespace.
+// toSee returns the released keys to look at: not the keys that die with a released link
+// or namespace, nor the end of a pair whose end on the host is released.
 func (e *Engine) toSee(release []netstate.Key) []netstate.Key {
 	links, onHost := map[netstate.End]bool{}, map[netstate.Owner]bool{}
 	for _, k := range release {
@@ -150,8 +153,7 @@ func (e *Engine) toSee(release []netstate.Key) []netstate.Key {
 	})
 }
 
-// addIncomplete adds what the firewall holds only in part of released objects:
-// that, too, has to go.
+// addIncomplete adds the released objects that the firewall holds in part.
 func (e *Engine) addIncomplete(observed netstate.Set, release []netstate.Key) {
 	missing := func(k netstate.Key) bool { return k.Kind.Firewall() && observed[k] == nil }
 	if !slices.ContainsFunc(release, missing) {

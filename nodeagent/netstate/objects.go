@@ -261,6 +261,14 @@ type Hairpin struct{ Link string }
 func (h Hairpin) Key() Key       { return Key{Kind: KindHairpin, Link: h.Link} }
 func (h Hairpin) String() string { return "on" }
 
+// HairpinOf returns the key of the hairpin mode of a bridge port on the host; false for
+// other objects. A port that no publish has it on must not have it: the port would hear
+// its own frames, and IPv6 would take them for a second holder of its addresses.
+func HairpinOf(o Object) (Key, bool) {
+	l, ok := o.(Link)
+	return Hairpin{Link: l.Name}.Key(), ok && l.Netns == "" && l.Master != ""
+}
+
 // Realm is the firewall's policy for one bridge or point-to-point interface.
 type Realm struct {
 	Link string
