@@ -56,3 +56,26 @@ func TestForwardWatch(t *testing.T) {
 		}
 	})
 }
+
+// TestOvertakenOpening hears of a foreign rule that comes before our openings, though before
+// these were made the same chain dropped the same packets.
+func TestOvertakenOpening(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	eachKind(t, func(t *testing.T, k kind) {
+		if k.name == "iptables-legacy" {
+			t.Skip("it is polled: see the scenario legacy-iptables")
+		}
+		firewalltest.Run(t, "iptables -A FORWARD -j REJECT --reject-with icmp-host-prohibited")
+		defer firewalltest.Run(t, "iptables -F FORWARD")
+		b := k.loaded(t, netstate.SourceLocal)
+		w := firewalltest.WatchAll(t, b)
+		openings := firewalltest.OpeningsOf("br-red")[:1]
+		firewalltest.Apply(t, b, firewalltest.Creates(openings...))
+		w.Quiet(t)
+		firewalltest.Run(t, "iptables -I FORWARD -j REJECT")
+		w.Fires(t)
+		firewalltest.Apply(t, b, firewalltest.Deletes(openings...))
+	})
+}

@@ -48,7 +48,8 @@ type forwarding struct {
 
 // Forwarders find the chains that drop forwarded packets.
 type Forwarders struct {
-	mu   sync.Mutex
+	mu sync.Mutex
+	// nft is the program that told last; empty where last does not count any more.
 	nft  string
 	last forwarding
 	// watched are the chains and tables of other programs whose changes matter.
@@ -94,6 +95,14 @@ func (w *Forwarders) Changed(ctx context.Context) bool {
 	w.watched = watched
 	w.mu.Unlock()
 	return false
+}
+
+// Forget makes the next Changed report true. It is for a change of our rules that the
+// last List does not tell of: a foreign change that undoes ours would look like no change.
+func (w *Forwarders) Forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.nft = ""
 }
 
 // readForwarding follows forwarded packets through the chains of other programs. What

@@ -292,6 +292,7 @@ func Inputs(source netstate.Source, steps []plan.Step) ([]program.Input, error) 
 
 // restore carries out commands in the table filter of iptables-nft, all or none.
 func (b *Driver) restore(ctx context.Context, r iptsave.Restore) error {
+	b.forwards.Forget()
 	if err := b.gens.Own(func() error { return r.Run(ctx, iptsave.NFT) }); err != nil {
 		return err
 	}
