@@ -215,25 +215,11 @@ func answers(t *testing.T, senders []*line) []string {
 // serveName answers every line with the server's own address.
 func serveName(t *testing.T, netns, address string) {
 	t.Helper()
-	l, err := in(t, netns, func() (net.Listener, error) { return net.Listen("tcp", address) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				for lines := bufio.NewScanner(c); lines.Scan(); {
-					fmt.Fprintln(c, address)
-				}
-			}()
+	listen(t, netns, address, func(c net.Conn) {
+		for lines := bufio.NewScanner(c); lines.Scan(); {
+			fmt.Fprintln(c, address)
 		}
-	}()
+	})
 }
 
 // conversation is a connection with a server of serveName.

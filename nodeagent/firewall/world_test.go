@@ -141,9 +141,8 @@ const (
 	enough   = 200 * time.Millisecond
 )
 
-// serveTCP answers every connection with the address it seems to come from, and
-// echoes after that.
-func serveTCP(t testing.TB, netns, address string) {
+// listen has a function talk on every connection to an address, until the test ends.
+func listen(t testing.TB, netns, address string, talk func(net.Conn)) {
 	t.Helper()
 	l, err := in(t, netns, func() (net.Listener, error) { return net.Listen("tcp", address) })
 	if err != nil {
@@ -158,11 +157,20 @@ func serveTCP(t testing.TB, netns, address string) {
 			}
 			go func() {
 				defer c.Close()
-				fmt.Fprintln(c, c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
-				io.Copy(c, c)
+				talk(c)
 			}()
 		}
 	}()
+}
+
+// serveTCP answers every connection with the address it seems to come from, and
+// echoes after that.
+func serveTCP(t testing.TB, netns, address string) {
+	t.Helper()
+	listen(t, netns, address, func(c net.Conn) {
+		fmt.Fprintln(c, c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
+		io.Copy(c, c)
+	})
 }
 
 // inbox is a UDP server that keeps what it gets and answers like serveTCP.

@@ -82,7 +82,7 @@ func (p *Ports) want(pub netstate.Publish) {
 }
 
 // Release lets go of the ports of publishes, as far as no other publish has them.
-// Keys of which nothing is held are passed over.
+// Keys without a held port are passed over.
 func (p *Ports) Release(keys []netstate.Key) {
 	for _, k := range keys {
 		pub, ok := p.held[k]
