@@ -33,8 +33,8 @@ func BindingOf(a *v1alpha1.NamespaceAttachment, w World) Binding {
 	return Binding{Node: a.Status.NodeName}
 }
 
-// uidOnNode is a pod's UID, but for that of a static pod, of which the API server
-// has only a mirror with another.
+// uidOnNode is a pod's UID on its node. The API server has only a mirror of a static pod,
+// with another UID.
 func uidOnNode(p *corev1.Pod) string {
 	if static := p.Annotations[corev1.MirrorPodAnnotationKey]; static != "" {
 		return static

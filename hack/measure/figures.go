@@ -30,7 +30,7 @@ func (c comments) plain() bool { return c.pronouns*100 < c.lines*2 || c.pronouns
 
 // pronouns stand for a thing that the sentence does not name.
 var pronouns = regexp.MustCompile(`(?i)\b(some|any|every|no)(body|one)\b|\bno one\b|\bwho(m?ever|m)\b|` +
-	`\bthose (of|that|who|which)\b|\bwhat (is|was|are|were|has|had)\b|\b(others|theirs|ours)\b`)
+	`\bthose (of|that|who|which)\b|\bof which\b|\bwhat (is|was|are|were|has|had)\b|\b(others|theirs|ours)\b`)
 
 // names of packages and scripts are no pronouns.
 var names = regexp.MustCompile(`Package \w+|\w+\.sh\b`)

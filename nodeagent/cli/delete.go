@@ -167,7 +167,7 @@ func (f *flags) deleteAll(cmd *cobra.Command, timeout time.Duration) error {
 	return nil
 }
 
-// unlisted is a firewall of which nothing is known or changed.
+// unlisted is a firewall that is neither read nor changed.
 type unlisted struct{ firewall.Backend }
 
 func (unlisted) Load(context.Context) error               { return nil }

@@ -66,7 +66,7 @@ const (
 	HostPort
 	// Uplink is an interface of the node as port of a bridge.
 	Uplink
-	// BridgePort is a port of a bridge, of which there is a limited number.
+	// BridgePort is a port of a bridge: a bridge has a limited number.
 	BridgePort
 	// DefaultRoute is that of a namespace, in one family.
 	DefaultRoute
@@ -148,7 +148,7 @@ func AddressClaim(network string, a netip.Addr) Claim {
 	return Claim{Thing: Thing{Kind: NetworkAddress, Name: network, Address: a}, Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"}
 }
 
-// Marked are the sharers of addresses of which the network is not known.
+// Marked are the sharers of addresses whose network is not known.
 const Marked = "marked"
 
 // MarkedClaim is the claim of an address that bears an attachment's mark in the kernel,

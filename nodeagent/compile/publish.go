@@ -11,8 +11,8 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// Publish compiles a publish of one attachment or, where a selector chose
-// several, of all of them, of which there must be one at least.
+// Publish compiles a publish of one attachment or, where a selector chose several, of all of
+// them. There must be one at least.
 func Publish(p *v1alpha1.PortPublish, targets []AttachmentView, c Context) (Result, *Problem) {
 	b := publish{p: p, c: c, r: Result{Objects: netstate.Set{}}, back: map[netip.Addr]bool{}}
 	for _, t := range targets {
@@ -263,7 +263,7 @@ func oneOfEachFamily(in []netip.Prefix) []netip.Addr {
 }
 
 // hostAddresses returns the addresses to answer on: the usable addresses of the spec,
-// of which there must be one, or the unspecified address of each family. It notes
+// one at least, or the unspecified address of each family. It notes
 // why the other addresses are not usable.
 func (b *publish) hostAddresses() ([]netip.Addr, *Problem) {
 	if len(b.p.Spec.HostAddresses) == 0 {

@@ -114,8 +114,8 @@ func (e *Engine) considerLimit(ev kernel.Event) {
 	}
 }
 
-// considerLink handles a link's own state and its place in a bridge, of which
-// the kernel speaks in the same message.
+// considerLink handles a link's own state and its place in a bridge: the
+// kernel tells of both in one message.
 func (e *Engine) considerLink(ev kernel.Event) {
 	if want := e.ledger.Wanted(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 		e.mark(ev.Key, nil)

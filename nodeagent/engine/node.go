@@ -105,8 +105,8 @@ func (e *Engine) noteEarly(u *unit, observed netstate.Set) {
 // silentPause is the time between two looks at silent sysctls.
 const silentPause = 700 * time.Millisecond
 
-// silent are wanted sysctls of the node on which traffic depends and of which the
-// kernel sends no notification.
+// silent are wanted sysctls of the node that traffic depends on and that the kernel sends
+// no notification about.
 type silent map[netstate.Key]bool
 
 func (e *Engine) addSilent(k netstate.Key) {

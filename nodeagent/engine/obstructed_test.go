@@ -85,7 +85,7 @@ func TestLinkRunsAgain(t *testing.T) {
 	}
 }
 
-// TestSilentSysctl: a sysctl of which the kernel sends no notification is read.
+// TestSilentSysctl: a sysctl without notifications by the kernel is read.
 func TestSilentSysctl(t *testing.T) {
 	w := newWorld(t)
 	w.set(bnet("red", "10.0.0.0/24"))

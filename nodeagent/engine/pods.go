@@ -73,8 +73,8 @@ func (u *unit) forPod() bool {
 	return u.in != nil && u.in.Attachment != nil && u.in.Attachment.Spec.Target.Pod != nil
 }
 
-// unknown reports whether an owner is, or leads to, an attachment of a pod of which
-// nothing is known yet. The owner hears of the pods then.
+// unknown reports whether an owner is, or leads to, an attachment of a pod that
+// is not known yet. The owner hears of the pods then.
 func (e *Engine) unknown(u *unit) bool {
 	if e.pods != nil || !u.accepted() {
 		return false
@@ -89,8 +89,7 @@ func (e *Engine) unknown(u *unit) bool {
 	return unknown
 }
 
-// tellUnknown reports an attachment of which nothing is built and nothing is
-// known.
+// tellUnknown reports an attachment that has no object yet and waits for its pod.
 func (e *Engine) tellUnknown(u *unit) {
 	if !u.forPod() || !u.Empty() {
 		return

@@ -34,7 +34,7 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 	e.calm(u)
 }
 
-// hold leaves out owners of which nothing is known yet, and owners that must not be removed
+// hold leaves out owners that are not known yet, and owners that must not be removed
 // now: gone ones while nothing can be swept, and while the brake is on also owners that are
 // no longer accepted, since the resource that they refer to may be the missing one. It adds
 // swept owners.
@@ -109,8 +109,8 @@ func (e *Engine) reloadNAT(ctx context.Context) {
 	}
 }
 
-// addUnknown marks the owners of which it is not known whether they are filtered, so
-// that they say so, unless they do. A single failure is over before that is read.
+// addUnknown marks the owners whose filters are not known, so that they say so, unless they
+// do. A single failure is over before that is read.
 func (e *Engine) addUnknown(err error) {
 	if hung := (*program.NoAnswer)(nil); !errors.As(err, &hung) && e.natFailures == 1 {
 		return
@@ -196,7 +196,7 @@ func (e *Engine) startKernel() error {
 	return nil
 }
 
-// holdMarked notes which objects bear the marks of which owners.
+// holdMarked notes for each owner the objects that bear its mark.
 func (e *Engine) holdMarked(held []kernel.Held) {
 	owners := map[netstate.Owner]bool{}
 	for _, h := range held {

@@ -127,7 +127,7 @@ func (e *Engine) enter(u *unit, next *Input) {
 	}
 }
 
-// groups are the facts of which a resource is a member by what it names.
+// groups are the facts that a resource is a member of by the names in its spec.
 func groups(in *Input) (list []fact) {
 	if in == nil || in.Attachment == nil {
 		return nil

@@ -72,7 +72,7 @@ type lease struct {
 	siblings fact
 }
 
-// next is an outcome of which only what outlives a compile is known.
+// next is an outcome with the values that outlive a compile.
 func (o outcome) next() outcome {
 	return outcome{network: o.network, view: o.view, lease: o.lease}
 }

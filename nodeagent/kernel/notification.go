@@ -261,7 +261,7 @@ func (m *monitor) anyRoute(netns string, gone, replaced bool, body []byte) {
 }
 
 // route reports foreign routes by key alone, and ours as well where one has
-// replaced it, of which the kernel announces only the new one, or is a default
+// replaced it (the kernel announces the new route alone), or is a default
 // route too and may go before it. A foreign route through several interfaces is
 // reported without a link as well.
 func (m *monitor) route(netns string, gone, replaced bool, r rtnl.Route) {

@@ -82,8 +82,8 @@ type Link struct {
 	// Waits is observed of a port of another's bridge that does not forward: the state
 	// that the spanning tree gives it, or BridgeDown.
 	Waits string
-	// Taken is observed of a link of which a foreign filter takes all packets: the side
-	// of the filter, ingress or egress.
+	// Taken is observed where a foreign filter takes all packets of a link: the side of the
+	// filter, ingress or egress.
 	Taken string
 	// Planted is observed of an interface in a namespace: its permanent
 	// neighbour entries, as "address=mac" by spaces.
@@ -323,8 +323,8 @@ type ForeignBridge struct{ Link string }
 func (f ForeignBridge) Key() Key       { return Key{Kind: KindForeignBridge, Link: f.Link} }
 func (f ForeignBridge) String() string { return "left alone" }
 
-// LoopbackGuard keeps the node's loopback addresses from the hosts behind a link of which
-// route_localnet is on (CVE-2020-8558), and hides the node's own
+// LoopbackGuard keeps the node's loopback addresses from the hosts behind a link with
+// route_localnet on (CVE-2020-8558), and hides the node's own
 // connections from 127.0.0.0/8 that leave by it behind an address of the link.
 type LoopbackGuard struct{ Link string }
 

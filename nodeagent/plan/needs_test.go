@@ -37,8 +37,8 @@ func open(s netstate.Set) (names []string) {
 	return names
 }
 
-// TestOpensBehindWhatCloses carries out random plans of which random steps fail, and some
-// objects cannot be observed: nothing is open afterwards that was closed before.
+// TestOpensBehindWhatCloses carries out random plans. Random steps fail, and some objects
+// cannot be observed: no object is open afterwards that was closed before.
 func TestOpensBehindWhatCloses(t *testing.T) {
 	failures := 0
 	for seed := range uint64(2000) {

@@ -62,8 +62,8 @@ func (b *Book) Keep(o netstate.Owner, network string, had []netip.Prefix) (kept 
 	return kept
 }
 
-// Allocate reserves an address of each subnet of which an owner has none yet. With a
-// problem the owner waits for an address of the pool that has none.
+// Allocate reserves an address for an owner in each subnet where the owner has none yet.
+// With a problem the owner waits for a free address of that pool.
 func (b *Book) Allocate(o netstate.Owner, network string, kept []netip.Prefix) ([]netip.Prefix, *compile.Problem) {
 	for _, p := range b.networks[network] {
 		if slices.ContainsFunc(kept, func(have netip.Prefix) bool { return p.Subnet.Contains(have.Addr()) }) {

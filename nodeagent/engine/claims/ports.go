@@ -8,8 +8,8 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// portBook is who has which host ports. Single ports, of which there may be
-// thousands, are found at once; ranges are looked through.
+// portBook is who has which host ports. There may be thousands of single
+// ports: they are found at once. Ranges are looked through.
 type portBook map[portPlace]*portPage
 
 // portPlace is an address of the node, or the unspecified one, and a protocol.

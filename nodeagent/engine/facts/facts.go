@@ -68,7 +68,7 @@ func (b *Book[R, F]) Learn(f F, value any) {
 	b.values[f] = value
 }
 
-// Forget is Learn with no value, for the facts of which a function says so.
+// Forget is Learn with no value, for the facts that a function chooses.
 func (b *Book[R, F]) Forget(which func(F) bool) {
 	for f := range b.values {
 		if which(f) {
@@ -136,7 +136,7 @@ func (b *Book[R, F]) Mark(readers ...R) {
 // Clean reports whether no reader is dirty.
 func (b *Book[R, F]) Clean() bool { return len(b.dirty) == 0 }
 
-// Take returns the dirty readers of which a function says so; they are clean then.
+// Take returns the dirty readers that a function chooses; they are clean then.
 func (b *Book[R, F]) Take(which func(R) bool) (readers []R) {
 	for r := range b.dirty {
 		if which(r) {

@@ -49,7 +49,7 @@ func (l *Ledger) Close(o netstate.Owner) {
 // Owners returns the owners that want an object.
 func (l *Ledger) Owners(k netstate.Key) *Owners { return l.wants[k] }
 
-// Holders returns the owners because of which an object may be in the kernel.
+// Holders returns the owners for whose sake an object may be in the kernel.
 func (l *Ledger) Holders(k netstate.Key) *Owners { return l.holds[k] }
 
 // Wanted returns the object that is wanted under a key; nil for none.
@@ -130,7 +130,7 @@ func (a *Account) Drop(k netstate.Key) {
 	}
 }
 
-// DropIf ends Hold for the keys of which a function says so.
+// DropIf ends Hold for the keys that a function chooses.
 func (a *Account) DropIf(drop func(netstate.Key) bool) {
 	for k := range a.held {
 		if drop(k) {

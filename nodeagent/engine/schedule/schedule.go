@@ -103,7 +103,7 @@ type entry[K comparable] struct {
 	at  time.Time
 }
 
-// queue is a heap of entries, of which those count that Schedule.at confirms.
+// queue is a heap of entries. An entry counts where Schedule.at confirms it.
 type queue[K comparable] []entry[K]
 
 func (q queue[K]) Len() int           { return len(q) }

@@ -22,8 +22,8 @@ type Ask struct {
 	Port           uint16
 }
 
-// maxAsks bounds the dumps of which each walks through the whole table: beyond it
-// one of everything is less work.
+// maxAsks bounds the dumps. Each walks through the whole table: beyond the bound, one dump of
+// all connections is less work.
 const maxAsks = 12
 
 // asks are dumps that tell of all connections that flush looks for, and of few

@@ -162,7 +162,7 @@ func (r *forwardRule) reject(value json.RawMessage) {
 	}
 }
 
-// xt is a part that iptables made, of which nft tells no more than its name.
+// xt is a part that iptables made: nft tells its name alone.
 func (r *forwardRule) xt(value json.RawMessage) {
 	var x struct{ Type, Name string }
 	_ = json.Unmarshal(value, &x)

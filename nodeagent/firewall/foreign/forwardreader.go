@@ -12,7 +12,7 @@ import (
 
 const (
 	// wholeTable is how many chains a table may have to be read at once. A service
-	// proxy's may have thousands, of which a few see all forwarded packets.
+	// proxy's may have thousands, and forwarded packets come to a few.
 	wholeTable = 200
 	// maxForwardRuns bounds how many chains are read one by one.
 	maxForwardRuns = 50

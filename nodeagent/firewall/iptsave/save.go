@@ -150,8 +150,8 @@ func Target(spec string) string {
 	return Option(spec, "-g")
 }
 
-// OwnerOf reads the comment of a rule: whose it is and of which object. It
-// returns false where the comment is not Patchbay's.
+// OwnerOf returns the source and the object that the comment of a rule names. It returns
+// false where the comment is not Patchbay's.
 func OwnerOf(spec string) (netstate.Source, string, bool) {
 	parts := strings.SplitN(Option(spec, "--comment"), ":", 3)
 	if len(parts) != 3 || parts[0] != Mark {

@@ -74,7 +74,7 @@ type Generations struct {
 // program in between makes both foreign.
 func (g *Generations) Own(run func() error) error { return g.OwnAll(1, run) }
 
-// OwnAll runs our transactions, of which there are n.
+// OwnAll is Own for n transactions.
 func (g *Generations) OwnAll(n int, run func() error) error {
 	g.Mu.Lock()
 	defer g.Mu.Unlock()

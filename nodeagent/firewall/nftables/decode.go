@@ -63,8 +63,8 @@ func portKey(p book.Fields) netstate.Key {
 	return netstate.PortAddress{Link: p.Text(0), Addr: p.Addr(2)}.Key()
 }
 
-// Decode returns the object with the given key of which the group's elements remain; nil
-// where they do not tell.
+// Decode returns the object with the given key from the elements of its group that remain;
+// nil where they do not tell.
 func (sets) Decode(k netstate.Key, group []id, holds map[id]book.Held) netstate.Object {
 	if o := objectOf(k, group, holds); o != nil && book.Check(o) == nil {
 		return o

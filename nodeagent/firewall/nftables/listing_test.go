@@ -134,7 +134,7 @@ func TestInverseAtRandom(t *testing.T) {
 	}
 }
 
-// TestLargeTarget has a target of which nft makes a number.
+// TestLargeTarget has a target that nft prints as a number.
 func TestLargeTarget(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return

@@ -11,8 +11,8 @@ import (
 // maxUsed bounds the addresses of a History. Beyond it, every address is announced.
 const maxUsed = 1 << 16
 
-// History tells new addresses, of which no neighbour can have an entry, from those to
-// announce. An announcement is copied to every port of a bridge: to announce each of a
+// History tells addresses to announce from new ones, for which no neighbour can have an
+// entry. An announcement is copied to every port of a bridge: to announce each of a
 // thousand new attachments would take a million copies. It is safe for concurrent use.
 type History struct {
 	mu sync.Mutex

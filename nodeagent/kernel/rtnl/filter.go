@@ -18,8 +18,8 @@ type Filter struct {
 	all      bool    // it matches every packet and ends there
 }
 
-// mirred is an action that sends packets elsewhere, or another, of which the verdict
-// alone is read.
+// mirred is an action that sends packets elsewhere; of another action only the verdict is
+// read.
 type mirred struct {
 	kind     string
 	cookie   string

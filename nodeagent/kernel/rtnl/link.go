@@ -287,8 +287,7 @@ func FlagsOf(s netstate.Attributes) *nl.IfInfomsg {
 	return body
 }
 
-// linkFlags are attributes that are flags of a link, or of which the flag says the
-// opposite.
+// linkFlags are attributes that are flags of a link, or the opposite of a flag.
 var linkFlags = []struct {
 	attribute netstate.Attribute
 	flag      uint32

@@ -215,7 +215,7 @@ func (all *Records) putBack(name string, r record) error {
 	return nil
 }
 
-// names lists the sysctls of which there is a record, of any source.
+// names lists the sysctls that have a record, of any source.
 func (all *Records) names() []string {
 	entries, _ := os.ReadDir(all.Dir)
 	var names []string

@@ -284,8 +284,8 @@ func TestTrackerGenerations(t *testing.T) {
 	}
 }
 
-// Two objects change places between files of which one breaks: nothing is lost
-// and nothing is there twice.
+// Two objects change places between two files, and one file breaks: no object is lost or
+// there twice.
 func TestTrackerCollisions(t *testing.T) {
 	folder := t.TempDir()
 	blue := strings.Replace(network, "red", "blue", 1)
