@@ -16,6 +16,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/cli"
 	"github.com/patchbay-dev/patchbay/nodeagent/report"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // envContradictions names the file in which the commands of a script leave what status
@@ -27,7 +28,7 @@ const agreePatience = 5 * time.Second
 
 // agrees compares what an agent or apply said last, which is in the records, with what
 // status says without flags, until they agree or patience ends.
-func agrees() error { return retry(agreePatience, statusAgrees) }
+func agrees() error { return netlab.Retry(agreePatience, statusAgrees) }
 
 func statusAgrees() error {
 	said, err := recorded()
@@ -36,14 +37,14 @@ func statusAgrees() error {
 	}
 	var stdout, stderr bytes.Buffer
 	if code := cli.Run(cli.Options{Args: []string{"status", "-o", "json"}, Stdout: &stdout, Stderr: &stderr}); code != 0 {
-		return refuted("status ends with %d: %s", code, stderr.String())
+		return netlab.Refuted("status ends with %d: %s", code, stderr.String())
 	}
 	var list struct{ Items []map[string]any }
 	if err := json.Unmarshal(stdout.Bytes(), &list); err != nil {
 		return err
 	}
 	if diff := cmp.Diff(said, byName(list.Items)); diff != "" {
-		return refuted("agent or apply (-) and status (+) contradict each other:\n%s", diff)
+		return netlab.Refuted("agent or apply (-) and status (+) contradict each other:\n%s", diff)
 	}
 	return nil
 }
@@ -51,7 +52,7 @@ func statusAgrees() error {
 func recorded() (map[string]any, error) {
 	list, damaged := report.NewStore("/run/patchbay/objects").Load()
 	if len(damaged) > 0 {
-		return nil, refuted("%w", damaged[0])
+		return nil, netlab.Refuted("%w", damaged[0])
 	}
 	text, err := json.Marshal(list)
 	if err != nil {

@@ -2,7 +2,6 @@ package scenarios
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -10,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 const (
@@ -43,15 +42,10 @@ func attackers(c call) (output, error) {
 	if c.neg || len(c.args) != 0 {
 		return output{}, errUsage
 	}
-	machine := c
-	machine.args = []string{mallory, "evil0", "192.0.2.1/24,2001:db8:66::1/64", "192.0.2.66/24,2001:db8:66::66/64"}
-	if out, err := lan(machine); err != nil {
-		return out, err
-	}
-	for _, gateway := range []string{"192.0.2.1", "2001:db8:66::1"} {
-		if _, err := runIn(mallory, "ip", "route", "add", "default", "via", gateway); err != nil {
-			return output{}, err
-		}
+	machine := netlab.Machine{Netns: mallory, Port: "evil0", Default: true,
+		Node: []string{"192.0.2.1/24", "2001:db8:66::1/64"}, Own: []string{"192.0.2.66/24", "2001:db8:66::66/64"}}
+	if err := machine.Make(); err != nil {
+		return output{}, err
 	}
 	return output{}, os.WriteFile(filepath.Join(c.state.workDir, evil), []byte(evilManifest), 0o644)
 }
@@ -64,14 +58,14 @@ func intrude(c call) (output, error) {
 	if err != nil {
 		return output{}, err
 	}
-	fd, err := openAny(c.args[0])
+	tap, err := netlab.OpenTap(netlab.Netns(c.args[0]), "")
 	if err != nil {
 		return output{}, err
 	}
-	defer unix.Close(fd)
+	defer tap.Close()
 	var sent []intruder
-	for _, who := range []string{mallory, eve} {
-		if _, err := os.Stat(filepath.Join(netnsDir, who)); who == eve && os.IsNotExist(err) {
+	for _, who := range []netlab.Netns{mallory, eve} {
+		if _, err := os.Stat(who.Path()); who == eve && os.IsNotExist(err) {
 			continue
 		}
 		more, err := attack(who, target)
@@ -80,10 +74,10 @@ func intrude(c call) (output, error) {
 		}
 		sent = append(sent, more...)
 	}
-	arrived, err := awaitIntruders(fd, sent)
+	arrived, err := awaitIntruders(tap, sent)
 	out := output{out: strings.Join(arrived, "\n") + "\n"}
 	if err == nil && len(arrived) == 0 {
-		out.out, err = "", refuted("none of %d intruders arrived", len(sent))
+		out.out, err = "", netlab.Refuted("none of %d intruders arrived", len(sent))
 	}
 	if err == nil && c.neg {
 		c.Logf("arrived: %s", strings.Join(arrived, ", "))
@@ -91,43 +85,23 @@ func intrude(c call) (output, error) {
 	return out, err
 }
 
-// openAny hears what comes in by any interface of a namespace.
-func openAny(name string) (fd int, err error) {
-	err = in(name, func() error {
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(allProtocols))
-		if err != nil {
-			return err
-		}
-		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: (frameWindow / 10).Microseconds()})
-	})
-	if err != nil {
-		return -1, fmt.Errorf("listen in netns %s: %w", name, err)
-	}
-	return fd, nil
-}
-
 // awaitIntruders returns which of them arrive, in the order in which they do.
-func awaitIntruders(fd int, sent []intruder) (arrived []string, err error) {
-	seen := map[int]bool{}
-	buf := make([]byte, 2048)
-	for end := time.Now().Add(intrusionWindow); time.Now().Before(end); {
-		n, from, err := unix.Recvfrom(fd, buf, 0)
-		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if link, ok := from.(*unix.SockaddrLinklayer); !ok || link.Pkttype == unix.PACKET_OUTGOING {
-			continue
-		}
-		for i, s := range sent {
-			if !seen[i] && bytes.Contains(buf[:n], s.mark) {
-				seen[i] = true
-				arrived = append(arrived, s.what)
-				end = time.Now().Add(aftermath)
+func awaitIntruders(tap *netlab.Tap, sent []intruder) (arrived []string, err error) {
+	seen, window := map[int]bool{}, intrusionWindow
+	for {
+		more, err := tap.Await(window, func(frame []byte) bool {
+			before := len(arrived)
+			for i, s := range sent {
+				if !seen[i] && bytes.Contains(frame, s.mark) {
+					seen[i] = true
+					arrived = append(arrived, s.what)
+				}
 			}
+			return len(arrived) > before
+		})
+		if !more {
+			return arrived, err
 		}
+		window = aftermath
 	}
-	return arrived, nil
 }

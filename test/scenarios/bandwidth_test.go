@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
@@ -24,7 +25,7 @@ func carries(c call) (output, error) {
 	if err != nil {
 		return output{}, err
 	}
-	client, server, err := join(c.args[0], c.args[1], c.args[2], c.args[2])
+	client, server, err := netlab.Join(netlab.Netns(c.args[0]), netlab.Netns(c.args[1]), c.args[2], c.args[2])
 	if err != nil {
 		return output{}, err
 	}
@@ -37,7 +38,7 @@ func carries(c call) (output, error) {
 	}
 	out := output{out: fmt.Sprintf("%.1f Mbit/s\n", got/1e6)}
 	if share := got / want.AsApproximateFloat64(); share < 0.5 || share > 1.5 {
-		return out, refuted("%.1f Mbit/s, not %s", got/1e6, c.args[3])
+		return out, netlab.Refuted("%.1f Mbit/s, not %s", got/1e6, c.args[3])
 	}
 	return out, nil
 }
@@ -72,28 +73,3 @@ func received(conn net.Conn) (float64, error) {
 type endless struct{}
 
 func (endless) Read(b []byte) (int, error) { return len(b), nil }
-
-// join opens a TCP connection from one namespace to a server at addr in another,
-// by dialling via.
-func join(from, to, addr, via string) (client, server net.Conn, err error) {
-	var l net.Listener
-	err = in(to, func() (err error) {
-		l, err = net.Listen("tcp", addr)
-		return err
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	defer l.Close()
-	err = in(from, func() (err error) {
-		client, err = net.DialTimeout("tcp", via, stretched(dialPatience))
-		return err
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	if server, err = l.Accept(); err != nil {
-		client.Close()
-	}
-	return client, server, err
-}

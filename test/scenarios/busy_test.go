@@ -6,14 +6,16 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // A busy connection is one whose ends both send all the time: a gap in the
 // firewall does not find it silent, in either direction.
 type busy struct{ client, server *chatter }
 
-func connectBusy(from, to, addr, via string) (conversation, error) {
-	client, server, err := join(from, to, addr, via)
+func connectBusy(from, to netlab.Netns, addr, via string) (conversation, error) {
+	client, server, err := netlab.Join(from, to, addr, via)
 	if err != nil {
 		return nil, err
 	}
@@ -27,12 +29,12 @@ func connectBusy(from, to, addr, via string) (conversation, error) {
 // ask waits until what each end sends from now on has arrived at the other.
 func (b busy) ask(patience time.Duration) (string, error) {
 	there, back := b.client.sent.Load(), b.server.sent.Load()
-	return "", retry(patience, func() error {
+	return "", netlab.Retry(patience, func() error {
 		if err := errors.Join(b.client.failure(), b.server.failure()); err != nil {
 			return err
 		}
 		if b.server.received.Load() <= there || b.client.received.Load() <= back {
-			return refuted("the connection is silent")
+			return netlab.Refuted("the connection is silent")
 		}
 		return nil
 	})

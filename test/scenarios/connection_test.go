@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,7 +32,7 @@ func connect(c call) (output, error) {
 	if c.neg || len(c.args) < 4 || len(c.args) > 5 {
 		return output{}, errUsage
 	}
-	conv, err := open(c.args[1], c.args[2], c.args[3], c.args[len(c.args)-1])
+	conv, err := open(netlab.Netns(c.args[1]), netlab.Netns(c.args[2]), c.args[3], c.args[len(c.args)-1])
 	if err != nil {
 		return output{}, err
 	}
@@ -40,7 +41,7 @@ func connect(c call) (output, error) {
 	return output{}, nil
 }
 
-var kindsOfConnection = map[string]func(from, to, addr, via string) (conversation, error){"-udp": connectUDP, "-busy": connectBusy}
+var kindsOfConnection = map[string]func(from, to netlab.Netns, addr, via string) (conversation, error){"-udp": connectUDP, "-busy": connectBusy}
 
 func alive(c call) (output, error) {
 	if len(c.args) != 1 {
@@ -56,7 +57,7 @@ func alive(c call) (output, error) {
 	}
 	out, err := conv.ask(patience)
 	if err != nil {
-		return output{}, refutation{errors.Join(fmt.Errorf("connection %s", c.args[0]), err)}
+		return output{}, netlab.Refutation{Err: errors.Join(fmt.Errorf("connection %s", c.args[0]), err)}
 	}
 	return output{out: out}, nil
 }
@@ -66,8 +67,8 @@ const alivePatience = 2 * time.Second
 // echoed is a connection whose other end sends back what arrives.
 type echoed struct{ client, server net.Conn }
 
-func connectTCP(from, to, addr, via string) (conversation, error) {
-	client, server, err := join(from, to, addr, via)
+func connectTCP(from, to netlab.Netns, addr, via string) (conversation, error) {
+	client, server, err := netlab.Join(from, to, addr, via)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func connectTCP(from, to, addr, via string) (conversation, error) {
 }
 
 func (e echoed) ask(patience time.Duration) (string, error) {
-	if err := e.client.SetDeadline(time.Now().Add(stretched(patience))); err != nil {
+	if err := e.client.SetDeadline(time.Now().Add(netlab.Stretched(patience))); err != nil {
 		return "", err
 	}
 	buf := []byte("are you there?")
@@ -111,7 +112,7 @@ func beyond(c call) (output, error) {
 	if from.Addr().Is6() {
 		network = "ip6:tcp"
 	}
-	return output{}, in(c.args[2], func() error {
+	return output{}, netlab.Netns(c.args[2]).Do(func() error {
 		raw, err := net.DialIP(network, &net.IPAddr{IP: from.Addr().AsSlice()}, &net.IPAddr{IP: to.Addr().AsSlice()})
 		if err != nil {
 			return err
@@ -138,23 +139,16 @@ type datagrams struct {
 
 const sendEvery = 20 * time.Millisecond
 
-func connectUDP(from, to, addr, via string) (conversation, error) {
+func connectUDP(from, to netlab.Netns, addr, via string) (conversation, error) {
 	d := &datagrams{}
-	err := in(to, func() (err error) {
-		d.server, err = serveUDP(addr, to)
-		return err
-	})
-	if errors.Is(err, unix.EADDRINUSE) {
+	var err error
+	if d.server, err = netlab.Serve(to, "udp", addr, string(to)); errors.Is(err, unix.EADDRINUSE) {
 		d.server, err = io.NopCloser(nil), nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	err = in(from, func() (err error) {
-		d.conn, err = net.Dial("udp", via)
-		return err
-	})
-	if err != nil {
+	if d.conn, err = netlab.Dial(from, "udp", via); err != nil {
 		return nil, errors.Join(err, d.server.Close())
 	}
 	go d.send()
@@ -182,7 +176,7 @@ func (d *datagrams) receive() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		text, number, _ := strings.Cut(string(buf[:n]), asked)
+		text, number, _ := strings.Cut(string(buf[:n]), netlab.Asked)
 		if seq, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64); err == nil {
 			d.mu.Lock()
 			d.latest, d.answer = max(d.latest, seq), text
@@ -195,11 +189,11 @@ func (d *datagrams) receive() {
 func (d *datagrams) ask(patience time.Duration) (string, error) {
 	now := d.sent.Load()
 	var answer string
-	err := retry(patience, func() error {
+	err := netlab.Retry(patience, func() error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if answer = d.answer; d.latest <= now {
-			return refuted("no answer to datagram %d or a later one", now+1)
+			return netlab.Refuted("no answer to datagram %d or a later one", now+1)
 		}
 		return nil
 	})

@@ -5,28 +5,19 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"path/filepath"
 	"regexp"
 	"slices"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
 // dumpLinks is what netlink knows of a namespace, without what changes by
 // itself: counters, lifetimes, carrier, neighbours, and routes to link-local
 // and multicast destinations.
-func dumpLinks(name string) ([]string, error) {
-	h, err := netlink.NewHandle()
-	if name != nodeName {
-		ns, openErr := netns.GetFromPath(filepath.Join(netnsDir, name))
-		if openErr != nil {
-			return nil, openErr
-		}
-		defer ns.Close()
-		h, err = netlink.NewHandleAt(ns)
-	}
+func dumpLinks(name netlab.Netns) ([]string, error) {
+	h, err := netlab.In(name, func() (*netlink.Handle, error) { return netlink.NewHandle() })
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +33,7 @@ func dumpLinks(name string) ([]string, error) {
 
 type dumper struct {
 	*netlink.Handle
-	netns string
+	netns netlab.Netns
 	names map[int]string
 	all   []netlink.Link
 	lines []string
@@ -92,7 +83,7 @@ func (d *dumper) details() error {
 	if !slices.ContainsFunc(d.all, func(l netlink.Link) bool { return l.Type() == "bridge" }) {
 		return nil
 	}
-	out, err := runIn(d.netns, "ip", "-d", "-j", "link")
+	out, err := d.netns.Run("ip", "-d", "-j", "link")
 	if err != nil {
 		return err
 	}

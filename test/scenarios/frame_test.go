@@ -3,13 +3,13 @@ package scenarios
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,17 +21,17 @@ func frame(c call) (output, error) {
 	if len(c.args) != 5 {
 		return output{}, errUsage
 	}
-	from, err := openPacket(c.args[0])
+	from, err := openTap(c.args[0])
 	if err != nil {
 		return output{}, err
 	}
-	defer unix.Close(from.fd)
-	to, err := openPacket(c.args[1])
+	defer from.Close()
+	to, err := openTap(c.args[1])
 	if err != nil {
 		return output{}, err
 	}
-	defer unix.Close(to.fd)
-	mac := from.mac
+	defer to.Close()
+	mac := from.MAC
 	if c.args[3] != "own" {
 		if mac, err = net.ParseMAC(c.args[3]); err != nil {
 			return output{}, err
@@ -45,72 +45,23 @@ func frame(c call) (output, error) {
 	if err != nil {
 		return output{}, err
 	}
-	if err := unix.Send(from.fd, data, 0); err != nil {
+	if err := from.Send(data); err != nil {
 		return output{}, fmt.Errorf("send from %s: %w", c.args[0], err)
 	}
-	return output{}, to.await(data)
-}
-
-// allProtocols is ETH_P_ALL in network order.
-var allProtocols = binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL})
-
-// A packetSocket sends and receives whole frames on one interface.
-type packetSocket struct {
-	fd  int
-	mac net.HardwareAddr
-}
-
-// openPacket takes NETNS/IF.
-func openPacket(where string) (p packetSocket, err error) {
-	name, link, ok := strings.Cut(where, "/")
-	if !ok {
-		return p, errUsage
-	}
-	err = in(name, func() error {
-		ifc, err := net.InterfaceByName(link)
-		if err != nil {
-			return err
-		}
-		p.mac = ifc.HardwareAddr
-		if p.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(allProtocols)); err != nil {
-			return err
-		}
-		return errors.Join(
-			unix.Bind(p.fd, &unix.SockaddrLinklayer{Protocol: allProtocols, Ifindex: ifc.Index}),
-			unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: frameWindow.Microseconds()}))
-	})
-	if err != nil {
-		return p, fmt.Errorf("open %s: %w", where, err)
-	}
-	return p, nil
-}
-
-// await reads frames until the wanted one arrives or the window closes.
-func (p packetSocket) await(want []byte) error {
-	arrived, err := p.read(func(frame []byte) bool { return bytes.HasPrefix(frame, want) })
+	arrived, err := to.Await(frameWindow, func(frame []byte) bool { return bytes.HasPrefix(frame, data) })
 	if err == nil && !arrived {
-		err = refuted("the frame did not arrive")
+		err = netlab.Refuted("the frame did not arrive")
 	}
-	return err
+	return output{}, err
 }
 
-// read hands over frames until one is the last or the window closes, and reports
-// whether one was.
-func (p packetSocket) read(last func(frame []byte) bool) (bool, error) {
-	buf := make([]byte, 2048)
-	for deadline := time.Now().Add(frameWindow); time.Now().Before(deadline); {
-		n, _, err := unix.Recvfrom(p.fd, buf, 0)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN):
-			return false, nil
-		case err != nil:
-			return false, err
-		case last(buf[:n]):
-			return true, nil
-		}
+// openTap takes NETNS/IF.
+func openTap(where string) (*netlab.Tap, error) {
+	name, link, ok := strings.Cut(where, "/")
+	if !ok || link == "" {
+		return nil, errUsage
 	}
-	return false, nil
+	return netlab.OpenTap(netlab.Netns(name), link)
 }
 
 var broadcast = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}

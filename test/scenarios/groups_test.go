@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strconv"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,29 +20,29 @@ func groups(c call) (output, error) {
 	if len(c.args) != 4 {
 		return output{}, errUsage
 	}
-	p, err := openPacket(c.args[0])
+	p, err := openTap(c.args[0])
 	if err != nil {
 		return output{}, err
 	}
-	defer unix.Close(p.fd)
+	defer p.Close()
 	src, err1 := netip.ParseAddr(c.args[2])
 	dst, err2 := netip.ParseAddr(c.args[3])
 	if err := errors.Join(err1, err2); err != nil {
 		return output{}, err
 	}
 	for last := range byte(16) {
-		mac, err := sender(c.args[1], p.mac)
+		mac, err := sender(c.args[1], p.MAC)
 		if err != nil {
 			return output{}, err
 		}
 		for kind, payload := range groupPayloads(mac, src, dst) {
 			head := append(net.HardwareAddr{1, 0x80, 0xc2, 0, 0, last}, mac...)
-			if err := unix.Send(p.fd, append(head, payload...), 0); err != nil {
+			if err := p.Send(append(head, payload...)); err != nil {
 				return output{}, fmt.Errorf("send %s to group %x: %w", kind, last, err)
 			}
 		}
 	}
-	return p.answered()
+	return answered(p)
 }
 
 // flood sends broadcasts, each from another MAC address.
@@ -53,11 +54,11 @@ func flood(c call) (output, error) {
 	if err != nil {
 		return output{}, errUsage
 	}
-	p, err := openPacket(c.args[0])
+	p, err := openTap(c.args[0])
 	if err != nil {
 		return output{}, err
 	}
-	defer unix.Close(p.fd)
+	defer p.Close()
 	for range count {
 		mac, err := sender("random", nil)
 		if err != nil {
@@ -67,7 +68,7 @@ func flood(c call) (output, error) {
 		if err != nil {
 			return output{}, err
 		}
-		if err := unix.Send(p.fd, data, 0); err != nil {
+		if err := p.Send(data); err != nil {
 			return output{}, fmt.Errorf("send from %s: %w", c.args[0], err)
 		}
 	}
@@ -116,9 +117,9 @@ func groupPayloads(mac net.HardwareAddr, src, dst netip.Addr) map[string][]byte 
 }
 
 // answered waits for an ARP or echo reply.
-func (p packetSocket) answered() (output, error) {
+func answered(p *netlab.Tap) (output, error) {
 	var out output
-	replied, err := p.read(func(f []byte) bool {
+	replied, err := p.Await(frameWindow, func(f []byte) bool {
 		switch {
 		case len(f) >= 22 && f[12] == 8 && f[13] == 6 && f[21] == 2:
 			out.out = "ARP\n"
@@ -128,7 +129,7 @@ func (p packetSocket) answered() (output, error) {
 		return out.out != ""
 	})
 	if err == nil && !replied {
-		err = refuted("nothing answers")
+		err = netlab.Refuted("nothing answers")
 	}
 	return out, err
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,11 +26,11 @@ const (
 )
 
 // attack sends one intruder of each kind from a namespace.
-func attack(from string, target netip.AddrPort) ([]intruder, error) {
+func attack(from netlab.Netns, target netip.AddrPort) ([]intruder, error) {
 	var sent []intruder
-	err := in(from, func() error {
+	err := from.Do(func() error {
 		for _, kind := range []string{"syn", "established", "udp", "icmp"} {
-			i := intruder{from + " " + kind, make([]byte, 8)}
+			i := intruder{string(from) + " " + kind, make([]byte, 8)}
 			if _, err := rand.Read(i.mark); err != nil {
 				return err
 			}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // programs are what scripts run as commands of the shell.
@@ -16,11 +18,7 @@ func choosesBackend(arg string) bool { return strings.HasPrefix(arg, "--nat-back
 
 // listener NETWORK ADDRESS:PORT answers every client until it is killed.
 func listener() int {
-	start := serveStreams
-	if strings.HasPrefix(os.Args[1], "udp") {
-		start = serveDatagrams
-	}
-	if _, err := start(os.Args[1], os.Args[2], "a process"); err != nil {
+	if _, err := netlab.Serve(netlab.Node, os.Args[1], os.Args[2], "a process"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -36,9 +37,9 @@ func quiet(c call) (output, error) {
 	case err != nil:
 		return out, err
 	case after != before:
-		return out, refuted("the state of the node changed:\n%s", delta("before", before, "after", after))
+		return out, netlab.Refuted("the state of the node changed:\n%s", delta("before", before, "after", after))
 	case len(writes) > 0:
-		return out, refuted("the kernel announced %s", strings.Join(writes, ", "))
+		return out, netlab.Refuted("the kernel announced %s", strings.Join(writes, ", "))
 	}
 	return out, nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/rogpeppe/go-internal/txtar"
 )
 
@@ -46,7 +47,7 @@ func rules(c call) (output, error) {
 		return output{}, fmt.Errorf("the script has no section %s: run it with %s=1", section, envUpdate)
 	}
 	if err == nil && got != string(want) {
-		err = refuted("other rules than in %s (%s=1 rewrites it):\n%s", section, envUpdate, delta(section, string(want), "the firewall", got))
+		err = netlab.Refuted("other rules than in %s (%s=1 rewrites it):\n%s", section, envUpdate, delta(section, string(want), "the firewall", got))
 	}
 	return before, err
 }
@@ -62,13 +63,13 @@ func firewallName() string {
 // settledRules waits until the rules have been the same for two seconds.
 func settledRules() (string, error) {
 	last, since := "", time.Now()
-	err := retry(20*time.Second, func() error {
+	err := netlab.Retry(20*time.Second, func() error {
 		now, err := ownRules()
 		if now != last {
 			last, since = now, time.Now()
 		}
 		if err == nil && time.Since(since) < 2*time.Second {
-			err = refuted("the rules keep changing:\n%s", now)
+			err = netlab.Refuted("the rules keep changing:\n%s", now)
 		}
 		return err
 	})
@@ -147,11 +148,11 @@ func titled(title string, lines []string) string {
 func ownElements() ([]string, error) {
 	var lines []string
 	for _, family := range []string{"inet", "bridge"} {
-		out, err := runIn(nodeName, "nft", "-j", "list", "sets", family)
+		out, err := netlab.Node.Run("nft", "-j", "list", "sets", family)
 		if err != nil {
 			return nil, err
 		}
-		maps, err := runIn(nodeName, "nft", "-j", "list", "maps", family)
+		maps, err := netlab.Node.Run("nft", "-j", "list", "maps", family)
 		if err != nil {
 			return nil, err
 		}
@@ -239,7 +240,7 @@ var objectChain = regexp.MustCompile(`^(:|-A )PATCHBAY-[ST]-`)
 func ownSaved(program string) ([]string, error) {
 	var lines []string
 	for _, table := range []string{"raw", "filter", "nat"} {
-		out, err := runIn(nodeName, program, "-t", table)
+		out, err := netlab.Node.Run(program, "-t", table)
 		if err != nil {
 			return nil, err
 		}

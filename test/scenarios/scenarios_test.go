@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -115,7 +116,7 @@ func runScript(t *testing.T, file, variant string) {
 	if err := sandbox.Prepare(); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Sethostname([]byte(nodeName)); err != nil {
+	if err := syscall.Sethostname([]byte(netlab.Node)); err != nil {
 		t.Fatal(err)
 	}
 	v := parseVariant(variant)

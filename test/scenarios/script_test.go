@@ -3,13 +3,12 @@ package scenarios
 import (
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"regexp"
-	"runtime"
 	"strconv"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -30,8 +29,9 @@ type output struct {
 	logged bool
 }
 
-// A command does what its line says and returns what stdout shall hold. A check whose answer is no returns a refutation; every other error
-// fails the script even where the check is negated.
+// A command carries out its line and returns the text for stdout. A check whose answer is
+// no returns a netlab.Refutation; every other error fails the script even where the check is
+// negated.
 type command struct {
 	run func(c call) (output, error)
 	// patience is how long a check that is not negated is tried again.
@@ -39,19 +39,7 @@ type command struct {
 	usage    string
 }
 
-type refutation struct{ error }
-
-func (r refutation) Unwrap() error { return r.error }
-
-func refuted(format string, args ...any) error { return refutation{fmt.Errorf(format, args...)} }
-
-func isRefuted(err error) bool { return errors.As(err, &refutation{}) }
-
 var errUsage = errors.New("wrong arguments")
-
-// pollEvery is the pause before a command is tried again. A program takes the processor
-// for about as long, so that those that wait leave half of it to the others.
-const pollEvery = 100 * time.Millisecond
 
 // commands is filled in by init, since eventually and shows refer to it.
 var commands map[string]command
@@ -112,7 +100,7 @@ func (c call) do(name string) (output, error) {
 		cmd.patience = 0
 	}
 	var out output
-	err := retry(cmd.patience, func() (err error) {
+	err := netlab.Retry(cmd.patience, func() (err error) {
 		out, err = cmd.run(c)
 		return err
 	})
@@ -122,22 +110,11 @@ func (c call) do(name string) (output, error) {
 	case !c.neg:
 		return out, err
 	case err == nil:
-		return out, refuted("unexpected success")
-	case isRefuted(err):
+		return out, netlab.Refuted("unexpected success")
+	case netlab.IsRefuted(err):
 		return out, nil
 	}
 	return out, err
-}
-
-// retry calls f until it returns nil or an error that is no refutation, or until the
-// patience of an idle machine ends, stretched by the crowd; at least once.
-func retry(patience time.Duration, f func() error) error {
-	for begin := time.Now(); ; time.Sleep(pollEvery) {
-		err := f()
-		if err == nil || !isRefuted(err) || time.Since(begin) > stretched(patience) {
-			return err
-		}
-	}
 }
 
 // program runs an external program with c's arguments.
@@ -145,7 +122,7 @@ func (c call) program(name string) (output, error) {
 	err := c.Exec(name, c.args...)
 	out := output{c.ReadFile("stdout"), true}
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		return out, refuted("%s: %w", name, err)
+		return out, netlab.Refuted("%s: %w", name, err)
 	}
 	return out, err
 }
@@ -168,7 +145,7 @@ func exits(c call) (output, error) {
 		return out, err
 	}
 	if got != want {
-		return out, refuted("exit code %d, not %d", got, want)
+		return out, netlab.Refuted("exit code %d, not %d", got, want)
 	}
 	return out, nil
 }
@@ -185,7 +162,7 @@ func shows(c call) (output, error) {
 	inner.neg, inner.args = false, c.args[2:]
 	out, err := inner.do(c.args[1])
 	if err == nil && !want.MatchString(out.out) {
-		err = refuted("%q does not match:\n%s", want, out.out)
+		err = netlab.Refuted("%q does not match:\n%s", want, out.out)
 	}
 	return out, err
 }
@@ -209,22 +186,11 @@ func eventually(c call) (output, error) {
 	name := inner.args[0]
 	inner.args = inner.args[1:]
 	var out output
-	err = retry(limit, func() (err error) {
+	err = netlab.Retry(limit, func() (err error) {
 		if out, err = inner.do(name); err != nil {
-			return refutation{err}
+			return netlab.Refutation{Err: err}
 		}
 		return nil
 	})
 	return out, err
-}
-
-// stretched is what takes d on an idle machine.
-func stretched(d time.Duration) time.Duration { return time.Duration(float64(d) * crowd()) }
-
-// crowd is how many processes want to run for each core of the machine, 1 at least.
-func crowd() float64 {
-	data, _ := os.ReadFile("/proc/loadavg")
-	var load float64
-	_, _ = fmt.Sscan(string(data), &load)
-	return max(1, load/float64(runtime.NumCPU()))
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -46,11 +47,11 @@ func snapshot(c call) (output, error) {
 // settledDump dumps until two dumps in a row agree.
 func settledDump() (string, error) {
 	var last string
-	err := retry(5*time.Second, func() error {
+	err := netlab.Retry(5*time.Second, func() error {
 		before := last
 		var err error
 		if last, err = dump(); err == nil && last != before {
-			err = refuted("the state of the node keeps changing:\n%s", delta("before", before, "after", last))
+			err = netlab.Refuted("the state of the node keeps changing:\n%s", delta("before", before, "after", last))
 		}
 		return err
 	})
@@ -75,7 +76,7 @@ func unchanged(c call) (output, error) {
 		return output{}, err
 	}
 	if before, now = normal(before), normal(now); before != now {
-		return output{}, refuted("not as it was:\n%s", delta(args[0], before, "now", now))
+		return output{}, netlab.Refuted("not as it was:\n%s", delta(args[0], before, "now", now))
 	}
 	return output{}, nil
 }
@@ -95,46 +96,46 @@ func dump() (string, error) { return dumpBy(dumpNetns) }
 // dumpKernel is that state without the firewall.
 func dumpKernel() (string, error) { return dumpBy(dumpNetnsKernel) }
 
-func dumpBy(dumpNetns func(string) ([]string, error)) (string, error) {
-	var names []string
-	files, err := os.ReadDir(netnsDir)
+func dumpBy(dumpNetns func(netlab.Netns) ([]string, error)) (string, error) {
+	names := []netlab.Netns{netlab.Node}
+	files, err := os.ReadDir(netlab.Folder)
 	if err != nil && !os.IsNotExist(err) {
 		return "", err
 	}
 	var lines []string
 	for _, f := range files {
 		var st syscall.Stat_t
-		if err := syscall.Stat(filepath.Join(netnsDir, f.Name()), &st); err != nil {
+		if err := syscall.Stat(filepath.Join(netlab.Folder, f.Name()), &st); err != nil {
 			return "", err
 		}
-		names = append(names, f.Name())
+		names = append(names, netlab.Netns(f.Name()))
 		lines = append(lines, fmt.Sprintf("netns %s inode=%d", f.Name(), st.Ino))
 	}
-	for _, name := range append([]string{nodeName}, names...) {
+	for _, name := range names {
 		here, err := dumpNetns(name)
 		if err != nil {
 			return "", fmt.Errorf("dump netns %s: %w", name, err)
 		}
 		for _, l := range here {
-			lines = append(lines, name+": "+l)
+			lines = append(lines, string(name)+": "+l)
 		}
 	}
 	return strings.Join(lines, "\n") + "\n", nil
 }
 
-func dumpNetnsKernel(name string) ([]string, error) {
+func dumpNetnsKernel(name netlab.Netns) ([]string, error) {
 	lines, err := dumpLinks(name)
 	if err != nil {
 		return nil, err
 	}
-	err = in(name, func() error {
+	err = name.Do(func() error {
 		lines = append(lines, dumpSysctls()...)
 		return nil
 	})
 	return lines, err
 }
 
-func dumpNetns(name string) ([]string, error) {
+func dumpNetns(name netlab.Netns) ([]string, error) {
 	lines, err := dumpNetnsKernel(name)
 	if err != nil {
 		return nil, err
@@ -143,7 +144,7 @@ func dumpNetns(name string) ([]string, error) {
 	for _, family := range []string{"ip", "ip6", "inet", "bridge", "arp", "netdev"} {
 		// One run for each: nft 1.0.6 prints targets of iptables for the family alone
 		// whose table comes first.
-		one, err := runIn(name, "nft", "-s", "list", "ruleset", family)
+		one, err := name.Run("nft", "-s", "list", "ruleset", family)
 		if err != nil {
 			return nil, err
 		}

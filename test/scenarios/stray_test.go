@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // strayRow is a row of a page's table whose last column but one is a command that
@@ -80,9 +82,9 @@ func (s stray) run() error {
 		return errors.New("the command changes nothing")
 	}
 	if s.said == "" {
-		return retry(repairTime, s.isBack)
+		return netlab.Retry(repairTime, s.isBack)
 	}
-	return errors.Join(retry(repairTime, s.isSaid), shell(s.undo), retry(repairTime, s.isReady))
+	return errors.Join(netlab.Retry(repairTime, s.isSaid), shell(s.undo), netlab.Retry(repairTime, s.isReady))
 }
 
 // stop stops a process and waits until none of its threads runs.
@@ -90,12 +92,12 @@ func stop(p *os.Process) error {
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	return retry(repairTime, func() error {
+	return netlab.Retry(repairTime, func() error {
 		states, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid))
 		for _, file := range states {
 			stat, readErr := os.ReadFile(file)
 			if readErr == nil && !strings.Contains(string(stat), ") T ") {
-				return refuted("a thread still runs: %s", stat)
+				return netlab.Refuted("a thread still runs: %s", stat)
 			}
 		}
 		return err
@@ -116,7 +118,7 @@ func shell(command string) error {
 func (s stray) isBack() error {
 	now, err := dumpKernel()
 	if now := lasting(now); err == nil && now != s.built {
-		err = refuted("not as it was:\n%s", delta("built", s.built, "now", now))
+		err = netlab.Refuted("not as it was:\n%s", delta("built", s.built, "now", now))
 	}
 	return err
 }
@@ -124,7 +126,7 @@ func (s stray) isBack() error {
 func (s stray) isSaid() error {
 	out, err := exec.Command("patchbay", "status", "-o", "yaml").CombinedOutput()
 	if err == nil && !strings.Contains(string(out), s.said) {
-		err = refuted("the status does not say %q:\n%s", s.said, out)
+		err = netlab.Refuted("the status does not say %q:\n%s", s.said, out)
 	}
 	return err
 }
@@ -132,7 +134,7 @@ func (s stray) isSaid() error {
 func (s stray) isReady() error {
 	out, err := exec.Command("patchbay", "status").CombinedOutput()
 	if err == nil && strings.Contains(string(out), " False ") {
-		err = refuted("still not Ready:\n%s", out)
+		err = netlab.Refuted("still not Ready:\n%s", out)
 	}
 	return err
 }

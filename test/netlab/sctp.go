@@ -1,4 +1,4 @@
-package scenarios
+package netlab
 
 import (
 	"bytes"
@@ -16,11 +16,11 @@ import (
 // in its packet: the kernel need not know SCTP to carry it.
 type initChunk struct {
 	from, to uint16
-	// verify is zero in an INIT, and in the INIT ACK what the INIT had as tag.
+	// verify is zero in an INIT, and in the INIT ACK the tag of the INIT.
 	verify uint32
 	kind   byte
 	tag    uint32
-	// cookie is what the answering side has to say.
+	// cookie is the answer.
 	cookie []byte
 }
 
@@ -110,27 +110,24 @@ func serveSCTP(addr, text string) (io.Closer, error) {
 			}
 			cookie := answer(&net.UDPAddr{IP: peer.(*net.IPAddr).IP, Port: int(c.from)}, text)
 			reply := initChunk{from: c.to, to: c.from, verify: c.tag, kind: sctpINITACK, tag: rand.Uint32() | 1, cookie: []byte(cookie)}
-			conn.WriteTo(reply.packet(), peer)
+			_, _ = conn.WriteTo(reply.packet(), peer)
 		}
 	}()
 	return conn, nil
 }
 
-// askSCTP sends an INIT and returns what the INIT ACK says that comes back from
-// just where the INIT went.
-func askSCTP(where, addr string, patience time.Duration) (string, error) {
+// askSCTP sends an INIT and returns the answer in the INIT ACK that comes back from the
+// address and port of the INIT.
+func askSCTP(from Netns, addr string, patience time.Duration) (string, error) {
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return "", err
 	}
-	var conn net.PacketConn
-	err = in(where, func() (err error) {
-		any := netip.IPv6Unspecified()
+	conn, err := In(from, func() (net.PacketConn, error) {
 		if to.Addr().Is4() {
-			any = netip.IPv4Unspecified()
+			return openSCTP(netip.IPv4Unspecified())
 		}
-		conn, err = openSCTP(any)
-		return err
+		return openSCTP(netip.IPv6Unspecified())
 	})
 	if err != nil {
 		return "", err
@@ -138,7 +135,7 @@ func askSCTP(where, addr string, patience time.Duration) (string, error) {
 	defer conn.Close()
 	ask := initChunk{from: uint16(32768 + rand.IntN(28000)), to: to.Port(), kind: sctpINIT, tag: rand.Uint32() | 1}
 	if _, err := conn.WriteTo(ask.packet(), &net.IPAddr{IP: to.Addr().AsSlice()}); err != nil {
-		return "", refutation{err}
+		return "", Refutation{err}
 	}
 	return awaitInitACK(conn, to, ask, patience)
 }
@@ -151,7 +148,7 @@ func awaitInitACK(conn net.PacketConn, from netip.AddrPort, ask initChunk, patie
 	for {
 		n, peer, err := conn.ReadFrom(buf)
 		if err != nil {
-			return "", refutation{err}
+			return "", Refutation{err}
 		}
 		c, ok := parseInit(buf[:n])
 		source, _ := netip.AddrFromSlice(peer.(*net.IPAddr).IP)
