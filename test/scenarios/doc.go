@@ -65,8 +65,11 @@
 //	    A segment of that end of the TCP connection, far outside its window, is sent
 //	    from the namespace, where the end is.
 //	* frame NETNS/IF NETNS/IF KIND SOURCE-MAC SOURCE-IP
-//	    A raw frame (arp-request, arp-reply, udp, dhcp, na, ra, dad) from the first
-//	    interface arrives at the second. SOURCE-MAC "own" is the first interface's.
+//	    A raw frame from the first interface arrives at the second. SOURCE-MAC "own" is
+//	    the first interface's. Kinds are arp-request, arp-reply, arp-probe, udp, dhcp, ns,
+//	    na, ra, dad and redirect; reply-other and probe-other, ARP in which another MAC
+//	    address is the sender's; na-options, ra-options and report (of groups) behind
+//	    hop-by-hop options; ra-fragment; nowhere, UDP from ::; vlan and lldp.
 //	* groups NETNS/IF SOURCE-MAC SOURCE-IP ADDRESS
 //	    Of the frames that the interface sends to the 16 link-local group addresses
 //	    (01:80:c2:00:00:0x), each with LLC, LLDP, EAPOL, IPv4 and ARP for ADDRESS, IPv6, a

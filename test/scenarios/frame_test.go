@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,10 @@ func frame(c call) (output, error) {
 	if err := from.Send(data); err != nil {
 		return output{}, fmt.Errorf("send from %s: %w", c.args[0], err)
 	}
+	if c.args[2] == "vlan" {
+		// The kernel takes the tag off a frame that it hands over.
+		data = slices.Concat(data[:12], data[16:])
+	}
 	arrived, err := to.Await(frameWindow, func(frame []byte) bool { return bytes.HasPrefix(frame, data) })
 	if err == nil && !arrived {
 		err = netlab.Refuted("the frame did not arrive")
@@ -71,44 +76,75 @@ var everyone = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 var allNodes = netip.MustParseAddr("ff02::1")
 
 func buildFrame(kind string, mac net.HardwareAddr, ip netip.Addr) ([]byte, error) {
-	etherType := uint16(unix.ETH_P_IP)
-	var payload []byte
-	switch {
-	case kind == "arp-request" && ip.Is4():
-		etherType, payload = unix.ETH_P_ARP, arp(1, mac, ip)
-	case kind == "arp-reply" && ip.Is4():
-		etherType, payload = unix.ETH_P_ARP, arp(2, mac, ip)
-	case kind == "udp" && ip.Is4():
-		payload = ipv4(ip, udp(ip, everyone, forgedPort, forgedPort))
-	case kind == "dhcp" && ip.Is4():
-		payload = ipv4(ip, udp(ip, everyone, 68, 67))
-	case kind == "dhcp" && ip.Is6():
-		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_UDP, ip, udp(ip, allNodes, 546, 547))
-	case kind == "udp" && ip.Is6():
-		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_UDP, ip, udp(ip, allNodes, forgedPort, forgedPort))
-	case kind == "dad" && ip.Is6():
-		none := netip.IPv6Unspecified()
-		body := append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, ip.AsSlice()...)
-		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_ICMPV6, none, icmp6(none, body))
-	case kind == "na" && ip.Is6():
-		body := append([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, ip.AsSlice()...)
-		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_ICMPV6, ip, icmp6(ip, append(append(body, 2, 1), mac...)))
-	case kind == "ra" && ip.Is6():
-		body := []byte{134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1}
-		etherType, payload = unix.ETH_P_IPV6, ipv6(unix.IPPROTO_ICMPV6, ip, icmp6(ip, append(body, mac...)))
-	default:
+	rest := frames4
+	if ip.Is6() {
+		rest = frames6
+	}
+	frame := rest(mac, ip)[kind]
+	if frame == nil {
 		return nil, fmt.Errorf("no frame of kind %s from %s", kind, ip)
 	}
-	head := append(append([]byte{}, broadcast...), mac...)
-	return append(binary.BigEndian.AppendUint16(head, etherType), payload...), nil
+	return slices.Concat(broadcast, mac, frame), nil
 }
 
-// arp asks for, or answers with, the sender's own address, which is what
-// poisons a neighbour's cache.
-func arp(op byte, mac net.HardwareAddr, ip netip.Addr) []byte {
-	p := []byte{0, 1, 8, 0, 6, 4, 0, op}
-	p = append(append(p, mac...), ip.AsSlice()...)
-	return append(append(p, broadcast...), ip.AsSlice()...)
+// stranger is the MAC address of no interface.
+var stranger = net.HardwareAddr{2, 0, 0, 0, 0, 0x99}
+
+// frames4 are frames after their MAC addresses, by kind.
+func frames4(mac net.HardwareAddr, ip netip.Addr) map[string][]byte {
+	none, packet := netip.IPv4Unspecified(), typed(unix.ETH_P_IP, ipv4(ip, udp(ip, everyone, forgedPort, forgedPort)))
+	return map[string][]byte{
+		"arp-request": typed(unix.ETH_P_ARP, arp(1, mac, ip, ip)),
+		"arp-reply":   typed(unix.ETH_P_ARP, arp(2, mac, ip, ip)),
+		"arp-probe":   typed(unix.ETH_P_ARP, arp(1, mac, none, ip)),
+		"reply-other": typed(unix.ETH_P_ARP, arp(2, stranger, ip, ip)),
+		"probe-other": typed(unix.ETH_P_ARP, arp(1, stranger, none, ip)),
+		"udp":         packet,
+		"dhcp":        typed(unix.ETH_P_IP, ipv4(ip, udp(ip, everyone, 68, 67))),
+		"vlan":        append([]byte{0x81, 0, 0, 0}, packet...),
+		"lldp":        typed(0x88cc, make([]byte, 46)),
+	}
+}
+
+func frames6(mac net.HardwareAddr, ip netip.Addr) map[string][]byte {
+	none, target := netip.IPv6Unspecified(), ip.AsSlice()
+	icmp := func(src netip.Addr, body ...[]byte) []byte {
+		return typed(unix.ETH_P_IPV6, ipv6(unix.IPPROTO_ICMPV6, src, icmp6(src, slices.Concat(body...))))
+	}
+	// behind puts an extension header before the message.
+	behind := func(next byte, src netip.Addr, header []byte, message []byte) []byte {
+		return typed(unix.ETH_P_IPV6, ipv6(next, src, append(header, icmp6(src, message)...)))
+	}
+	options, fragment := []byte{unix.IPPROTO_ICMPV6, 0, 1, 4, 0, 0, 0, 0}, []byte{unix.IPPROTO_ICMPV6, 0, 0, 0, 0, 0, 0, 1}
+	solicitation := slices.Concat([]byte{135, 0, 0, 0, 0, 0, 0, 0}, target)
+	na := slices.Concat([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, target, []byte{2, 1}, mac)
+	ra := slices.Concat([]byte{134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1}, mac)
+	report := slices.Concat([]byte{143, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0}, allNodes.AsSlice())
+	return map[string][]byte{
+		"udp":         typed(unix.ETH_P_IPV6, ipv6(unix.IPPROTO_UDP, ip, udp(ip, allNodes, forgedPort, forgedPort))),
+		"dhcp":        typed(unix.ETH_P_IPV6, ipv6(unix.IPPROTO_UDP, ip, udp(ip, allNodes, 546, 547))),
+		"nowhere":     typed(unix.ETH_P_IPV6, ipv6(unix.IPPROTO_UDP, none, udp(none, allNodes, forgedPort, forgedPort))),
+		"ns":          icmp(ip, solicitation),
+		"dad":         icmp(none, solicitation),
+		"na":          icmp(ip, na),
+		"ra":          icmp(ip, ra),
+		"redirect":    icmp(ip, []byte{137, 0, 0, 0, 0, 0, 0, 0}, target, target),
+		"na-options":  behind(unix.IPPROTO_HOPOPTS, ip, options, na),
+		"ra-options":  behind(unix.IPPROTO_HOPOPTS, ip, options, ra),
+		"ra-fragment": behind(unix.IPPROTO_FRAGMENT, ip, fragment, ra),
+		"report":      behind(unix.IPPROTO_HOPOPTS, none, options, report),
+	}
+}
+
+// typed puts an Ethernet type before a payload.
+func typed(etherType uint16, payload []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(nil, etherType), payload...)
+}
+
+// arp asks for a target, or answers, in the name of a sender. A sender that is its own
+// target poisons a neighbour's cache.
+func arp(op byte, mac net.HardwareAddr, sender, target netip.Addr) []byte {
+	return slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, op}, mac, sender.AsSlice(), broadcast, target.AsSlice())
 }
 
 func ipv4(src netip.Addr, body []byte) []byte {

@@ -94,13 +94,8 @@ func groupPayloads(mac net.HardwareAddr, src, dst netip.Addr) map[string][]byte 
 	packet := []byte{0x45, 0, 0, byte(20 + len(echo)), 0, 0, 0, 0, 64, unix.IPPROTO_ICMP, 0, 0}
 	packet = append(append(packet, src.AsSlice()...), dst.AsSlice()...)
 	binary.BigEndian.PutUint16(packet[10:], checksum(packet))
-	ip := append([]byte{8, 0}, append(packet, echo...)...)
+	ip := typed(unix.ETH_P_IP, append(packet, echo...))
 	local := netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]})
-	ask := func(from netip.Addr) []byte {
-		p := arp(1, mac, from)
-		copy(p[24:], dst.AsSlice())
-		return append([]byte{8, 6}, p...)
-	}
 	noise := make([]byte, 64)
 	rand.Read(noise)
 	return map[string][]byte{
@@ -108,9 +103,9 @@ func groupPayloads(mac net.HardwareAddr, src, dst netip.Addr) map[string][]byte 
 		"LLDP":      append([]byte{0x88, 0xcc}, make([]byte, 46)...),
 		"EAPOL":     append([]byte{0x88, 0x8e, 1, 1, 0, 0}, make([]byte, 42)...),
 		"IPv4":      ip,
-		"IPv6":      append([]byte{0x86, 0xdd}, ipv6(unix.IPPROTO_UDP, local, udp(local, allNodes, forgedPort, forgedPort))...),
-		"ARP":       ask(src),
-		"ARP probe": ask(netip.IPv4Unspecified()),
+		"IPv6":      typed(unix.ETH_P_IPV6, ipv6(unix.IPPROTO_UDP, local, udp(local, allNodes, forgedPort, forgedPort))),
+		"ARP":       typed(unix.ETH_P_ARP, arp(1, mac, src, dst)),
+		"ARP probe": typed(unix.ETH_P_ARP, arp(1, mac, netip.IPv4Unspecified(), dst)),
 		"VLAN":      append([]byte{0x81, 0, 0, 0}, ip...),
 		"random":    noise,
 	}
