@@ -7,7 +7,6 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/conntrack"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
-	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -18,26 +17,22 @@ func TestAsk(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	buildWorld(t)
-	bridgeNF(t, false)
-	serveAll(t, placeA, 80)
-	b := backend(t, netstate.SourceLocal)
-	six := net.JoinHostPort(placeA.v6.String(), "80")
-	four := net.JoinHostPort(placeA.v4.String(), "80")
-	firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.List(without(netstate.Set{}.Add(firewalltest.Publish("0.0.0.0", "tcp", 8001, four), firewalltest.Publish("0.0.0.0", "udp", 8001, four),
-		firewalltest.Publish("0.0.0.0", "tcp", 8002, four), firewalltest.Publish("::", "tcp", 8001, six), firewalltest.Publish("::", "tcp", 8002, six))))...))
+	buildWorld(t, "80")
+	four, six := net.JoinHostPort(target4(0), "80"), net.JoinHostPort(target6(0), "80")
+	holding(t, kinds[0], firewalltest.Publish("0.0.0.0", "tcp", 8001, four), firewalltest.Publish("0.0.0.0", "udp", 8001, four),
+		firewalltest.Publish("0.0.0.0", "tcp", 8002, four), firewalltest.Publish("::", "tcp", 8001, six), firewalltest.Publish("::", "tcp", 8002, six))
 	for _, to := range []string{node4 + ":8001", node4 + ":8002", "[" + node6 + "]:8001", "[" + node6 + "]:8002"} {
-		connect(t, "tcp", to).says(t, "")
+		connect(t, "out", "tcp", to)
 	}
-	connect(t, "udp", node4+":8001").says(t, four)
+	connect(t, "out", "udp", node4+":8001")
 	is := func(c conntrack.Connection) bool { return c.Orig.Proto == 6 && c.Orig.Dst.Port() == 8001 }
 	told(t, unix.AF_INET, conntrack.Ask{Proto: 6, Port: 8001}, 1, is)
 	told(t, unix.AF_INET6, conntrack.Ask{Proto: 6, Port: 8001}, 1, is)
 	told(t, unix.AF_INET, conntrack.Ask{Proto: 17, Port: 8001}, 1, func(c conntrack.Connection) bool { return c.Orig.Proto == 17 })
-	told(t, unix.AF_INET, conntrack.Ask{From: placeA.v4}, 3, func(c conntrack.Connection) bool { return c.Reply.Src.Addr() == placeA.v4 })
+	told(t, unix.AF_INET, conntrack.Ask{From: firewalltest.Addr(target4(0))}, 3, func(c conntrack.Connection) bool { return c.Reply.Src.Addr() == firewalltest.Addr(target4(0)) })
 	told(t, unix.AF_INET, conntrack.Ask{Src: firewalltest.Addr(out4)}, 3, func(c conntrack.Connection) bool { return c.Orig.Src.Addr() == firewalltest.Addr(out4) })
 	told(t, unix.AF_INET, conntrack.Ask{Dst: firewalltest.Addr(node4)}, 3, func(c conntrack.Connection) bool { return c.Orig.Dst.Addr() == firewalltest.Addr(node4) })
-	told(t, unix.AF_INET, conntrack.Ask{Dst: placeA.v4}, 0, nil)
+	told(t, unix.AF_INET, conntrack.Ask{Dst: firewalltest.Addr(target4(0))}, 0, nil)
 	told(t, unix.AF_INET, conntrack.Ask{Proto: 6, Port: 8002, Src: firewalltest.Addr(out4)}, 1, func(c conntrack.Connection) bool { return c.Orig.Dst.Port() == 8002 })
 	told(t, unix.AF_INET, conntrack.Ask{}, 3, func(conntrack.Connection) bool { return true })
 	told(t, unix.AF_INET6, conntrack.Ask{}, 2, func(conntrack.Connection) bool { return true })

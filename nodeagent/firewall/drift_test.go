@@ -7,6 +7,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -104,7 +105,7 @@ func TestDrift(t *testing.T) {
 	w := firewalltest.WatchAll(t, b)
 	for _, d := range damages {
 		t.Run(d.name, func(t *testing.T) {
-			firewalltest.Run(t, d.command)
+			netlab.Shell(t, d.command)
 			w.Fires(t)
 			other := loaded(t, netstate.SourceLocal)
 			firewalltest.Same(t, "intact", d.intact, other.Intact())
@@ -136,14 +137,14 @@ func TestWatchIsSilent(t *testing.T) {
 		want.Add(firewalltest.Publish("0.0.0.0", "udp", uint16(20000+i), fmt.Sprintf("10.68.0.%d:80", 1+i%250)))
 	}
 	firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.List(want)...))
-	firewalltest.Run(t, "nft add table inet other; nft add chain inet other patchbay; nft add table ip patchbay")
+	netlab.Shell(t, "nft add table inet other; nft add chain inet other patchbay; nft add table ip patchbay")
 	for _, o := range firewalltest.List(want)[:30] {
 		firewalltest.Apply(t, b, firewalltest.Deletes(o))
 	}
 	firewalltest.Apply(t, b, firewalltest.Deletes(firewalltest.List(want)[30:]...))
 	firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.List(firewalltest.Rich())...))
 	firewalltest.Same(t, "calls so far", 0, len(w))
-	firewalltest.Run(t, "nft delete table bridge patchbay")
+	netlab.Shell(t, "nft delete table bridge patchbay")
 	w.Fires(t)
 	firewalltest.Same(t, "further calls", 0, len(w))
 }
@@ -160,7 +161,7 @@ func TestWatchEnds(t *testing.T) {
 	}
 	cancel()
 	lasting := firewalltest.WatchAll(t, b)
-	firewalltest.Run(t, "nft add table inet patchbay")
+	netlab.Shell(t, "nft add table inet patchbay")
 	lasting.Fires(t)
 	firewalltest.Same(t, "calls after the end", 0, len(ended))
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -17,7 +18,7 @@ func TestDropsAtOtherHooks(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	firewalltest.Run(t, "ip link add eth7 type veth peer name eth8")
+	netlab.Shell(t, "ip link add eth7 type veth peer name eth8")
 	for _, c := range []struct{ name, rules, want string }{
 		{"policy", "table inet ff { chain c { type filter hook input priority 0; policy drop; } }", "input by policy"},
 		{"one family", "table ip6 ff { chain c { type filter hook output priority 0; policy drop; } }", "output by policy"},
@@ -40,11 +41,11 @@ func TestDropsAtOtherHooks(t *testing.T) {
 		{"accepts", "table inet ff { chain c { type filter hook input priority 0; policy accept; } }", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			defer firewalltest.Run(t, "nft flush ruleset")
+			defer netlab.Shell(t, "nft flush ruleset")
 			b := loaded(t, netstate.SourceLocal)
 			w := firewalltest.WatchAll(t, b)
 			text := strings.ReplaceAll(strings.TrimSuffix(c.rules, " } }"), " }; ", "\n}\n") + "\n}\n}\n"
-			firewalltest.Run(t, "nft '"+text+"'")
+			netlab.Shell(t, "nft '"+text+"'")
 			if c.want != "" {
 				w.Fires(t)
 			}

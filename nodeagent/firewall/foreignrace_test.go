@@ -12,6 +12,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -38,8 +39,8 @@ func TestForeignRulesStayInRace(t *testing.T) {
 		}
 		b := k.open(t, netstate.SourceLocal)
 		openings := firewalltest.OpeningsOf("br-red")
-		want := worldObjects().Add(openings...)
-		firewalltest.Run(t, variantsOf(v, `for f in iptables ip6tables; do
+		want := netstate.Set{}.Add(append(worldObjects(), openings...)...)
+		netlab.Shell(t, variantsOf(v, `for f in iptables ip6tables; do
 			$f -N DOCKER-USER; $f -A FORWARD -j DOCKER-USER; $f -P FORWARD DROP
 			for i in $(seq 20); do $f -A FORWARD -p tcp --dport $i -j ACCEPT; $f -A DOCKER-USER -p tcp --dport $i -j ACCEPT; $f -t nat -A PREROUTING -p tcp --dport $i -j ACCEPT; done
 		done`))
@@ -72,7 +73,7 @@ func TestForeignRulesStayInRace(t *testing.T) {
 			t.Error(err)
 		}
 		firewalltest.Same(t, "rules of others in the end", standing, foreignRules(t, v))
-		firewalltest.Run(t, variantsOf(v, `for f in iptables ip6tables; do $f -P FORWARD ACCEPT; $f -F; $f -X; $f -t nat -F; done`))
+		netlab.Shell(t, variantsOf(v, `for f in iptables ip6tables; do $f -P FORWARD ACCEPT; $f -F; $f -X; $f -t nat -F; done`))
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -19,22 +20,22 @@ func TestForwardWatch(t *testing.T) {
 		if k.name == "iptables-legacy" {
 			t.Skip("it is polled: see the scenario legacy-iptables")
 		}
-		firewalltest.Run(t, `nft 'add table ip proxy; add chain ip proxy services; add chain ip proxy check
+		netlab.Shell(t, `nft 'add table ip proxy; add chain ip proxy services; add chain ip proxy check
 			add chain ip proxy forward { type filter hook forward priority 0 ; }
 			add set ip proxy no { type ipv4_addr ; }
 			add rule ip proxy forward ct state new jump check; add rule ip proxy check ip daddr @no reject'
 			nft 'add table inet site; add chain inet site zones; add chain inet site forward { type filter hook forward priority 10 ; }; add rule inet site forward jump zones'
 			iptables -N SITE; iptables -A FORWARD -j SITE`)
-		defer firewalltest.Run(t, `nft delete table ip proxy; nft delete table inet site 2>/dev/null; iptables -F; iptables -X; true`)
+		defer netlab.Shell(t, `nft delete table ip proxy; nft delete table inet site 2>/dev/null; iptables -F; iptables -X; true`)
 		b := k.loaded(t, netstate.SourceLocal)
 		w := firewalltest.WatchAll(t, b)
 		for i := range 20 {
-			firewalltest.Run(t, fmt.Sprintf(`nft 'add element ip proxy no { 10.0.0.%d }; add rule ip proxy services ip daddr 10.0.0.%d accept; add rule ip proxy check tcp dport %d reject
+			netlab.Shell(t, fmt.Sprintf(`nft 'add element ip proxy no { 10.0.0.%d }; add rule ip proxy services ip daddr 10.0.0.%d accept; add rule ip proxy check tcp dport %d reject
 				flush chain ip proxy forward; add rule ip proxy forward ct state new jump check'`, i, i, 1+i))
 		}
 		w.Quiet(t)
-		firewalltest.Run(t, "nft 'add table inet later; add chain inet later f { type filter hook forward priority 10 ; }'")
-		defer firewalltest.Run(t, "nft delete table inet later")
+		netlab.Shell(t, "nft 'add table inet later; add chain inet later f { type filter hook forward priority 10 ; }'")
+		defer netlab.Shell(t, "nft delete table inet later")
 		w.Quiet(t)
 		for _, command := range []string{
 			"nft add rule inet later f drop",
@@ -48,7 +49,7 @@ func TestForwardWatch(t *testing.T) {
 			"iptables -F SITE",
 			"nft 'add table inet site; add chain inet site late { type filter hook forward priority 10 ; policy drop ; }'",
 		} {
-			firewalltest.Run(t, command)
+			netlab.Shell(t, command)
 			w.Fires(t)
 			if err := b.Load(t.Context()); err != nil {
 				t.Fatal(err)
@@ -67,14 +68,14 @@ func TestOvertakenOpening(t *testing.T) {
 		if k.name == "iptables-legacy" {
 			t.Skip("it is polled: see the scenario legacy-iptables")
 		}
-		firewalltest.Run(t, "iptables -A FORWARD -j REJECT --reject-with icmp-host-prohibited")
-		defer firewalltest.Run(t, "iptables -F FORWARD")
+		netlab.Shell(t, "iptables -A FORWARD -j REJECT --reject-with icmp-host-prohibited")
+		defer netlab.Shell(t, "iptables -F FORWARD")
 		b := k.loaded(t, netstate.SourceLocal)
 		w := firewalltest.WatchAll(t, b)
 		openings := firewalltest.OpeningsOf("br-red")[:1]
 		firewalltest.Apply(t, b, firewalltest.Creates(openings...))
 		w.Quiet(t)
-		firewalltest.Run(t, "iptables -I FORWARD -j REJECT")
+		netlab.Shell(t, "iptables -I FORWARD -j REJECT")
 		w.Fires(t)
 		firewalltest.Apply(t, b, firewalltest.Deletes(openings...))
 	})

@@ -10,6 +10,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -102,12 +103,12 @@ func lacking(inputs []program.Input, word string) []program.Input {
 // emptied leaves no rule in the firewall, of whichever variant iptables is.
 func emptied(t *testing.T) {
 	t.Helper()
-	firewalltest.Run(t, "for f in iptables ip6tables; do for t in raw filter nat; do $f -t $t -F; $f -t $t -X; done; done; nft flush ruleset")
+	netlab.Shell(t, "for f in iptables ip6tables; do for t in raw filter nat; do $f -t $t -F; $f -t $t -X; done; done; nft flush ruleset")
 }
 
 func ipRulesets(t testing.TB) string {
 	t.Helper()
-	return tableLines.ReplaceAllString(firewalltest.Run(t, "for f in iptables ip6tables; do echo $f; for t in raw filter nat; do $f-save -t $t; done; done"), "")
+	return tableLines.ReplaceAllString(netlab.Shell(t, "for f in iptables ip6tables; do echo $f; for t in raw filter nat; do $f-save -t $t; done; done"), "")
 }
 
 func TestInputsRefuse(t *testing.T) {

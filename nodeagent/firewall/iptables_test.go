@@ -11,6 +11,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptables"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -113,13 +114,13 @@ func TestIPTablesDrift(t *testing.T) {
 	eachVariant(t, func(t *testing.T, k kind, v iptsave.Variant) {
 		want := richIP()
 		b := k.open(t, netstate.SourceLocal)
-		firewalltest.Run(t, variantsOf(v, `iptables -A FORWARD -i br-y -j ACCEPT; iptables -t nat -A PREROUTING -p tcp --dport 7 -j ACCEPT`))
+		netlab.Shell(t, variantsOf(v, `iptables -A FORWARD -i br-y -j ACCEPT; iptables -t nat -A PREROUTING -p tcp --dport 7 -j ACCEPT`))
 		firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.List(want)...))
 		whole := tablesOf(t, v)
 		w := firewalltest.WatchAll(t, b)
 		for _, d := range ipDamages {
 			t.Run(d.name, func(t *testing.T) {
-				firewalltest.Run(t, variantsOf(v, d.command))
+				netlab.Shell(t, variantsOf(v, d.command))
 				w.Fires(t)
 				other := k.loaded(t, netstate.SourceLocal)
 				firewalltest.Same(t, "intact", d.intact, other.Intact())
@@ -129,13 +130,13 @@ func TestIPTablesDrift(t *testing.T) {
 				}
 				repair(t, b, want)
 				firewalltest.Same(t, "intact after Apply", true, b.Intact())
-				firewalltest.Run(t, variantsOf(v, `iptables -D FORWARD -i br-x -j ACCEPT 2>/dev/null || true`))
+				netlab.Shell(t, variantsOf(v, `iptables -D FORWARD -i br-x -j ACCEPT 2>/dev/null || true`))
 				again := k.loaded(t, netstate.SourceLocal)
 				firewalltest.Same(t, "intact after Load", true, again.Intact())
 				firewalltest.Same(t, "held", want, again.Held())
 				if d.name == "-F" || d.name == "-t nat -F" || d.name == "-F and -X" {
 					// The foreign rules went as well.
-					firewalltest.Run(t, variantsOf(v, `iptables -C FORWARD -i br-y -j ACCEPT 2>/dev/null || iptables -A FORWARD -i br-y -j ACCEPT
+					netlab.Shell(t, variantsOf(v, `iptables -C FORWARD -i br-y -j ACCEPT 2>/dev/null || iptables -A FORWARD -i br-y -j ACCEPT
 						iptables -t nat -C PREROUTING -p tcp --dport 7 -j ACCEPT 2>/dev/null || iptables -t nat -I PREROUTING -p tcp --dport 7 -j ACCEPT`))
 				}
 				firewalltest.Same(t, "rules", sortedLines(whole), sortedLines(tablesOf(t, v)))
@@ -177,17 +178,17 @@ func TestIPTablesWatchIsSilent(t *testing.T) {
 		for i := range 20 {
 			firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.Publish("0.0.0.0", "tcp", uint16(8000+i), "10.68.0.101:80")))
 		}
-		firewalltest.Run(t, variantsOf(v, `iptables -N SITE; iptables -A SITE -p tcp --dport 23 -j DROP; iptables -A INPUT -j SITE`))
+		netlab.Shell(t, variantsOf(v, `iptables -N SITE; iptables -A SITE -p tcp --dport 23 -j DROP; iptables -A INPUT -j SITE`))
 		firewalltest.Apply(t, b, firewalltest.Deletes(firewalltest.Publish("0.0.0.0", "tcp", 8000, "10.68.0.101:80")))
 		firewalltest.Same(t, "calls so far", 0, len(w))
-		firewalltest.Run(t, variantsOf(v, `iptables -F PATCHBAY-INTO`))
+		netlab.Shell(t, variantsOf(v, `iptables -F PATCHBAY-INTO`))
 		w.Fires(t)
 		repair(t, b, b.Held())
 		// A change between two of the backend is not taken for its own.
-		firewalltest.Run(t, variantsOf(v, `iptables -F PATCHBAY-REALM`))
+		netlab.Shell(t, variantsOf(v, `iptables -F PATCHBAY-REALM`))
 		firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.Publish("0.0.0.0", "tcp", 9000, "10.68.0.101:80")))
 		w.Fires(t)
-		firewalltest.Run(t, variantsOf(v, `iptables -F INPUT; iptables -F SITE; iptables -X SITE`))
+		netlab.Shell(t, variantsOf(v, `iptables -F INPUT; iptables -F SITE; iptables -X SITE`))
 		clean(t, b)
 	})
 }

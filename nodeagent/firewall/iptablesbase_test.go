@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"context"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -10,6 +9,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptables"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -19,14 +19,6 @@ import (
 func TestNothingOfIPTablesStays(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
-	}
-	run := func(command string) string {
-		t.Helper()
-		out, err := exec.Command("sh", "-c", command).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v: %s", command, err, out)
-		}
-		return string(out)
 	}
 	b, err := openIPTables(iptsave.NFT, Options{Source: netstate.SourceLocal})
 	if err != nil {
@@ -42,13 +34,13 @@ func TestNothingOfIPTablesStays(t *testing.T) {
 		"a rule meanwhile":      {before: "true", meanwhile: "iptables-nft -A FORWARD -s 192.0.2.1 -j DROP", stays: "192.0.2.1"},
 		"a policy meanwhile":    {before: "true", meanwhile: "ip6tables-nft -P FORWARD DROP", stays: "policy drop"},
 	} {
-		run(test.before)
-		before := run("nft list ruleset")
+		netlab.Shell(t, test.before)
+		before := netlab.Shell(t, "nft list ruleset")
 		if err := b.Load(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		firewalltest.Apply(t, b, firewalltest.Creates(objects...))
-		run(test.meanwhile)
+		netlab.Shell(t, test.meanwhile)
 		// Another process removes, as after a SIGKILL.
 		other, err := openIPTables(iptsave.NFT, Options{Source: netstate.SourceLocal})
 		if err != nil {
@@ -57,13 +49,13 @@ func TestNothingOfIPTablesStays(t *testing.T) {
 		if err := other.Clean(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		after := run("nft list ruleset")
+		after := netlab.Shell(t, "nft list ruleset")
 		if test.meanwhile == "true" && after != before {
 			t.Errorf("%s: %s\nis now %s", name, before, after)
 		}
 		if !strings.Contains(after, test.stays) || strings.Contains(after, iptsave.Prefix) {
 			t.Errorf("%s: left %s", name, after)
 		}
-		run("nft flush ruleset")
+		netlab.Shell(t, "nft flush ruleset")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // kind is a backend as tests make it.
@@ -96,7 +97,7 @@ func firewall(t testing.TB) string {
 	t.Helper()
 	var out []string
 	for _, command := range []string{"nft list ruleset | grep -A999 -E 'table (inet|bridge)' || true", saveOf(iptsave.NFT), saveOf(iptsave.Legacy)} {
-		out = append(out, firewalltest.Run(t, command))
+		out = append(out, netlab.Shell(t, command))
 	}
 	return firewalltest.ListedCounts.ReplaceAllString(strings.Join(out, ""), "packets 0 bytes 0")
 }
@@ -111,6 +112,6 @@ var tableLines = regexp.MustCompile(`(?m)^(#.*|:[A-Z]+ ACCEPT.*|COMMIT)\n`)
 // tablesOf shows what a variant holds, as iptables-save does.
 func tablesOf(t testing.TB, v iptsave.Variant) string {
 	t.Helper()
-	text := firewalltest.Run(t, "for f in iptables ip6tables; do echo \"$f:\"; for t in raw filter mangle nat; do $f-"+string(v)+"-save -t $t 2>/dev/null; done; done")
+	text := netlab.Shell(t, "for f in iptables ip6tables; do echo \"$f:\"; for t in raw filter mangle nat; do $f-"+string(v)+"-save -t $t 2>/dev/null; done; done")
 	return tableLines.ReplaceAllString(text, "")
 }

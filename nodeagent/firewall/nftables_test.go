@@ -10,6 +10,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nftables"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -96,7 +97,7 @@ func TestThousands(t *testing.T) {
 	firewalltest.Same(t, "observed", len(want), len(again.Observe(want.Keys())))
 
 	whole := firewalltest.Ruleset(t)
-	firewalltest.Run(t, "nft add set inet patchbay mine '{ type mark; }'")
+	netlab.Shell(t, "nft add set inet patchbay mine '{ type mark; }'")
 	repair(t, b, want)
 	firewalltest.Same(t, "transactions of making it anew", uint64(10), b.Transactions())
 	firewalltest.Same(t, "ruleset made anew", whole, firewalltest.Ruleset(t))

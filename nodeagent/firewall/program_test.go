@@ -12,6 +12,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -22,7 +23,7 @@ func hangs(t *testing.T, names ...string) (switchedOn string) {
 	programs := t.TempDir()
 	switchedOn = filepath.Join(programs, "hang")
 	for _, name := range names {
-		path := strings.TrimSpace(firewalltest.Run(t, "command -v "+name))
+		path := strings.TrimSpace(netlab.Shell(t, "command -v "+name))
 		text := "#!/bin/sh\n[ -e " + switchedOn + " ] && { sleep 1000 & echo $! >>" + switchedOn + "; wait; }\nexec " + path + " \"$@\"\n"
 		if err := os.WriteFile(filepath.Join(programs, name), []byte(text), 0o755); err != nil {
 			t.Fatal(err)
@@ -65,7 +66,7 @@ func TestHangingProgram(t *testing.T) {
 			"clean":  func() error { return b.Clean(t.Context()) },
 		} {
 			// No program is asked of a firewall without a table.
-			firewalltest.Run(t, "nft add table inet patchbay")
+			netlab.Shell(t, "nft add table inet patchbay")
 			if err := os.WriteFile(hang, nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
@@ -94,7 +95,7 @@ func TestHangingProgram(t *testing.T) {
 		firewalltest.Apply(t, b, firewalltest.Creates(realm))
 		firewalltest.Same(t, "held", 1, len(b.Held()))
 		firewalltest.Apply(t, b, firewalltest.Deletes(realm))
-		firewalltest.Run(t, "nft flush ruleset")
+		netlab.Shell(t, "nft flush ruleset")
 	})
 }
 

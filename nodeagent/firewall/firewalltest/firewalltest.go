@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // Addr and Prefix read addresses; MACA and MACB are two MAC addresses.
@@ -207,16 +207,6 @@ func Apply(t testing.TB, b applier, steps ...[]plan.Step) {
 	}
 }
 
-// Run runs a shell command and returns its output.
-func Run(t testing.TB, command string) string {
-	t.Helper()
-	out, err := exec.Command("sh", "-ec", command).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", command, err, out)
-	}
-	return string(out)
-}
-
 var (
 	listedElements = regexp.MustCompile(`(?s)elements = \{ .*? \}\n`)
 	// ListedCounts are counters in a listing.
@@ -227,7 +217,7 @@ var (
 // order is that of their making or none, and counters at zero.
 func Ruleset(t testing.TB) string {
 	t.Helper()
-	tables := strings.SplitAfter(Run(t, "nft list ruleset"), "\n}\n")
+	tables := strings.SplitAfter(netlab.Shell(t, "nft list ruleset"), "\n}\n")
 	slices.SortFunc(tables, func(a, b string) int { return strings.Compare(b, a) })
 	text := listedElements.ReplaceAllStringFunc(strings.Join(tables, ""), func(s string) string {
 		s = strings.TrimSuffix(strings.TrimPrefix(s, "elements = { "), " }\n")

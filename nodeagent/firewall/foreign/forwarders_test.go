@@ -9,6 +9,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -76,12 +77,12 @@ func TestForwardRules(t *testing.T) {
 	}
 	for _, c := range forwardCases {
 		t.Run(c.rules, func(t *testing.T) {
-			firewalltest.Run(t, `nft add table inet x
+			netlab.Shell(t, `nft add table inet x
 				for c in nobody every some back ports; do nft add chain inet x $c; done
 				nft 'add chain inet x f { type filter hook forward priority 5 ; }; add rule inet x nobody drop; add rule inet x every accept
 					add rule inet x some iifname s accept; add rule inet x back return; add rule inet x back drop; add rule inet x ports tcp dport 80 accept'`)
-			firewalltest.Run(t, "nft '"+c.rules+"'")
-			defer firewalltest.Run(t, "nft delete table inet x")
+			netlab.Shell(t, "nft '"+c.rules+"'")
+			defer netlab.Shell(t, "nft delete table inet x")
 			firewalltest.Same(t, "blockers", c.want, firewalltest.InShort(blockersNow(t)))
 		})
 	}
@@ -92,7 +93,7 @@ func TestForwardLarge(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	firewalltest.Run(t, `nft add table inet x; (for i in $(seq `+fmt.Sprint(wholeTable)+`); do echo "add chain inet x c$i"; done) | nft -f -
+	netlab.Shell(t, `nft add table inet x; (for i in $(seq `+fmt.Sprint(wholeTable)+`); do echo "add chain inet x c$i"; done) | nft -f -
 		nft 'add chain inet x f { type filter hook forward priority 5 ; }; add rule inet x f jump c7; add rule inet x f ct state new jump c9
 			add rule inet x c7 iifname a jump c8; add rule inet x c8 accept; add rule inet x c9 drop; add rule inet x c7 goto c100; add rule inet x c100 drop'`)
 	is, _, watched, err := readForwarding(t.Context(), "nft")
@@ -137,9 +138,9 @@ func TestForwardSpecs(t *testing.T) {
 	for _, c := range forwardSpecs {
 		t.Run(c.rules, func(t *testing.T) {
 			for l := range strings.Lines(c.rules) {
-				firewalltest.Run(t, "iptables "+l)
+				netlab.Shell(t, "iptables "+l)
 			}
-			defer firewalltest.Run(t, "iptables -P FORWARD ACCEPT; iptables -F; iptables -X")
+			defer netlab.Shell(t, "iptables -P FORWARD ACCEPT; iptables -F; iptables -X")
 			firewalltest.Same(t, "as nft tells", c.nft, strings.TrimPrefix(firewalltest.InShort(blockersNow(t)), "4 "))
 			out, err := exec.Command("iptables-save").Output()
 			if err != nil {
@@ -185,7 +186,7 @@ func TestForwardNames(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	firewalltest.Run(t, `iptables -P FORWARD DROP; iptables -N SITE; iptables -A SITE -o guest+ -d 192.0.2.1 -j ACCEPT; iptables -A SITE -j SITE2 2>/dev/null || true
+	netlab.Shell(t, `iptables -P FORWARD DROP; iptables -N SITE; iptables -A SITE -o guest+ -d 192.0.2.1 -j ACCEPT; iptables -A SITE -j SITE2 2>/dev/null || true
 		iptables -A FORWARD -p tcp -j SITE; iptables -A FORWARD -i virbr0 ! -o eth9 -j DROP; iptables -A INPUT -i eth8 -j ACCEPT; iptables -A FORWARD -j LOG
 		iptables -N PATCHBAY_OPENINGS; iptables -A PATCHBAY_OPENINGS -i br-red -j ACCEPT; iptables -A FORWARD -j PATCHBAY_OPENINGS`)
 	want := []string{"guest*", "virbr0"}

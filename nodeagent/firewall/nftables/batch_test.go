@@ -18,6 +18,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
@@ -134,7 +135,7 @@ func content(t testing.TB, d *setDef) (listed, bytes []string) {
 	}
 	name := fmt.Sprintf("list %s %s %s %s", kind, d.family, nfnl.OwnTable, d.name)
 	var l listing
-	if err := json.Unmarshal([]byte(firewalltest.Run(t, "nft -j "+name)), &l); err != nil {
+	if err := json.Unmarshal([]byte(netlab.Shell(t, "nft -j "+name)), &l); err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range l.Objects {
@@ -144,7 +145,7 @@ func content(t testing.TB, d *setDef) (listed, bytes []string) {
 			}
 		}
 	}
-	for line := range strings.Lines(firewalltest.Run(t, "nft --debug=netlink "+name)) {
+	for line := range strings.Lines(netlab.Shell(t, "nft --debug=netlink "+name)) {
 		if strings.HasPrefix(line, "\telement ") {
 			bytes = append(bytes, line)
 		}
@@ -225,7 +226,7 @@ func TestBatchWithoutNft(t *testing.T) {
 	firewalltest.Same(t, "intact", true, newLoaded(t, netstate.SourceLocal).Intact())
 	firewalltest.Same(t, "socket", socket, nfnl.Socket.Fd)
 	b.path = nft
-	firewalltest.Run(t, "nft delete table bridge patchbay")
+	netlab.Shell(t, "nft delete table bridge patchbay")
 	w.Fires(t)
 	firewalltest.Same(t, "further calls", 0, len(w))
 }
@@ -290,7 +291,7 @@ func TestBatchRefused(t *testing.T) {
 	firewalltest.Same(t, "held", netstate.Set{}.Add(one, two), newLoaded(t, netstate.SourceLocal).Held())
 	b.commit = commit
 
-	firewalltest.Run(t, `nft delete element inet patchbay any4 '{ tcp . 8002 }'`)
+	netlab.Shell(t, `nft delete element inet patchbay any4 '{ tcp . 8002 }'`)
 	w.Fires(t)
 	firewalltest.Same(t, "further calls", 0, len(w))
 	before := firewalltest.Ruleset(t)
@@ -337,7 +338,7 @@ func TestWatchInterleaved(t *testing.T) {
 	firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.List(firewalltest.Rich())...))
 	w := firewalltest.WatchAll(t, b)
 	err := b.gens.Own(func() error {
-		firewalltest.Run(t, `nft delete element inet patchbay any4 '{ sctp . 9 }'; nft add table inet other`)
+		netlab.Shell(t, `nft delete element inet patchbay any4 '{ sctp . 9 }'; nft add table inet other`)
 		return nil
 	})
 	if err != nil {

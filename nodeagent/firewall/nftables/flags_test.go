@@ -11,6 +11,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -26,15 +27,15 @@ func TestForeignTablesWithFlags(t *testing.T) {
 	}
 	for _, name := range tableNames {
 		chain := "add chain inet " + name + " onward { type filter hook forward priority 10; policy drop; }\n"
-		firewalltest.Run(t, "nft 'add table inet "+name+" { flags dormant; }'; nft '"+chain+"'")
+		netlab.Shell(t, "nft 'add table inet "+name+" { flags dormant; }'; nft '"+chain+"'")
 		firewalltest.Same(t, "blockers of dormant "+name, "", strings.TrimSpace(firewalltest.InShort(newLoaded(t, netstate.SourceLocal).Blockers())))
 		w := firewalltest.WatchAll(t, newLoaded(t, netstate.SourceLocal))
-		firewalltest.Run(t, "nft add table inet "+name)
+		netlab.Shell(t, "nft add table inet "+name)
 		w.Fires(t)
 		if got := newLoaded(t, netstate.SourceLocal).Blockers(); len(got) == 0 || !strings.HasSuffix(got[0].Name, "table inet "+name) {
 			t.Errorf("blockers of %s that wakes up: %v", name, got)
 		}
-		firewalltest.Run(t, "nft delete table inet "+name)
+		netlab.Shell(t, "nft delete table inet "+name)
 
 		owner := exec.Command("nft", "-i")
 		stdin, err := owner.StdinPipe()
@@ -47,7 +48,7 @@ func TestForeignTablesWithFlags(t *testing.T) {
 		if _, err := io.WriteString(stdin, "add table inet "+name+" { flags owner; }\n"+chain+"add rule inet "+name+" onward iifname br-red accept\n"); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(10 * time.Second); !strings.Contains(firewalltest.Run(t, "nft list ruleset"), "accept"); {
+		for deadline := time.Now().Add(10 * time.Second); !strings.Contains(netlab.Shell(t, "nft list ruleset"), "accept"); {
 			if time.Now().After(deadline) {
 				t.Fatal("the table with an owner does not appear")
 			}
@@ -71,7 +72,7 @@ func TestOwnTableWithFlags(t *testing.T) {
 	firewalltest.Apply(t, cluster, firewalltest.Creates(netstate.Realm{Link: "br-cluster", Guarded: true}))
 	whole := firewalltest.Ruleset(t)
 	for _, family := range []string{"inet", "bridge"} {
-		firewalltest.Run(t, "nft 'add table "+family+" patchbay { flags dormant; }'")
+		netlab.Shell(t, "nft 'add table "+family+" patchbay { flags dormant; }'")
 		b := newLoaded(t, netstate.SourceLocal)
 		firewalltest.Same(t, family+" intact", false, b.Intact())
 		before := b.Transactions()
@@ -80,18 +81,18 @@ func TestOwnTableWithFlags(t *testing.T) {
 		firewalltest.Same(t, "ruleset", whole, firewalltest.Ruleset(t))
 		firewalltest.Same(t, family+" intact", true, newLoaded(t, netstate.SourceLocal).Intact())
 	}
-	firewalltest.Run(t, "nft 'add table inet patchbay { flags dormant; }'")
+	netlab.Shell(t, "nft 'add table inet patchbay { flags dormant; }'")
 	if err := newLoaded(t, netstate.SourceLocal).Clean(t.Context()); err != nil {
 		t.Error(err)
 	}
-	firewalltest.Same(t, "what is left", "", strings.TrimSpace(firewalltest.Run(t, "nft list ruleset")))
+	firewalltest.Same(t, "what is left", "", strings.TrimSpace(netlab.Shell(t, "nft list ruleset")))
 }
 
 // unreadable has nft end as it is told, in place of every listing of tables whose
 // name is part of the call.
 func unreadable(t *testing.T, table, end string) {
 	t.Helper()
-	nft := strings.TrimSpace(firewalltest.Run(t, "command -v nft"))
+	nft := strings.TrimSpace(netlab.Shell(t, "command -v nft"))
 	programs := t.TempDir()
 	text := "#!/bin/sh\ncase \"$*\" in *list*" + table + "*) " + end + ";; esac\nexec " + nft + " \"$@\"\n"
 	if err := os.WriteFile(filepath.Join(programs, "nft"), []byte(text), 0o755); err != nil {
@@ -109,12 +110,12 @@ func TestUnreadableTables(t *testing.T) {
 	for name, end := range map[string]string{"broken": `printf '{"nftables": [{"table'; exit 0`, "crashed": "kill -SEGV $$"} {
 		t.Run(name, func(t *testing.T) {
 			unreadable(t, "foreign", end)
-			firewalltest.Run(t, "nft 'add table inet foreign; add chain inet foreign c { type filter hook forward priority 0; policy drop; }'")
+			netlab.Shell(t, "nft 'add table inet foreign; add chain inet foreign c { type filter hook forward priority 0; policy drop; }'")
 			got := newLoaded(t, netstate.SourceLocal).Blockers()
 			if len(got) == 0 || !got[0].Unknown || !strings.Contains(got[0].Name, "table inet foreign") {
 				t.Errorf("blockers: %+v", got)
 			}
-			firewalltest.Run(t, "nft delete table inet foreign")
+			netlab.Shell(t, "nft delete table inet foreign")
 		})
 		t.Run(name+" ours", func(t *testing.T) {
 			b := newBackend(t, netstate.SourceLocal)
@@ -140,7 +141,7 @@ func TestUnreadableTables(t *testing.T) {
 			if err := newLoaded(t, netstate.SourceLocal).Clean(t.Context()); err != nil {
 				t.Error(err)
 			}
-			firewalltest.Same(t, "what is left", "", strings.TrimSpace(firewalltest.Run(t, "nft list ruleset")))
+			firewalltest.Same(t, "what is left", "", strings.TrimSpace(netlab.Shell(t, "nft list ruleset")))
 		})
 	}
 }
