@@ -252,8 +252,17 @@ func (k *Kernel) announce(end netstate.End, target announce.Target) {
 		addresses = s.addressesOf(end)
 	}
 	if ns, l, err := s.link(end); err == nil && l.Up() && !l.Loopback() {
+		port := s.peer(ns, l)
+		announce.Await(func() bool { return k.blocked(port) })
 		_ = ns.run(func() error { return announce.Send(l.Index, l.MAC, addresses) })
 	}
+}
+
+func (k *Kernel) blocked(port netstate.End) bool {
+	s := k.session()
+	defer s.close()
+	_, l, err := s.link(port)
+	return err == nil && l.Blocked()
 }
 
 func (s *session) addressesOf(end netstate.End) []netip.Addr {
@@ -263,10 +272,7 @@ func (s *session) addressesOf(end netstate.End) []netip.Addr {
 		return nil
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		list, err := ns.addresses(family, l.Index)
-		if err != nil {
-			continue
-		}
+		list, _ := ns.addresses(family, l.Index)
 		for _, a := range list {
 			out = append(out, a.Prefix.Addr())
 		}

@@ -16,10 +16,21 @@ const (
 	// carrier, which takes less than a millisecond.
 	tries = 5
 	pause = 2 * time.Millisecond
+	// patience is how long a port of a bridge may take to forward: on a busy node the kernel
+	// has it forward some time after its carrier came up.
+	patience = 2 * time.Second
 )
 
-// Send tells the neighbours of a link the MAC address of addresses. It must
-// be called on a thread in the link's namespace.
+// Await waits at most two seconds while the bridge port at the other end of a link is
+// blocked: a bridge drops what such a port gets.
+func Await(blocked func() bool) {
+	for end := time.Now().Add(patience); blocked() && time.Now().Before(end); {
+		time.Sleep(pause)
+	}
+}
+
+// Send tells the neighbours of a link the MAC address of addresses. It must be called on a
+// thread in the link's namespace.
 func Send(link int32, mac netstate.MAC, addresses []netip.Addr) error {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

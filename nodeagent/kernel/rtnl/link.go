@@ -211,6 +211,9 @@ func (l *Link) Forwards(master *Link, s netstate.Attributes) (with netstate.Attr
 // Stuck reports whether a port could forward and does not.
 func (l *Link) Stuck() bool { return l.Up() && l.Running() && l.state != netstate.Forwarding }
 
+// Blocked reports whether the link is a port that is up and takes no frames.
+func (l *Link) Blocked() bool { return l.Up() && l.Master != 0 && l.state != netstate.Forwarding }
+
 // portStates are the names of BR_STATE_*.
 var portStates = map[uint32]string{0: "disabled", 1: "listening", 2: "learning", 4: "blocking"}
 
