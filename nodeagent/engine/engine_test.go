@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +19,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -111,17 +109,8 @@ func quickstart() []engine.Input {
 	return []engine.Input{network("red", "192.168.1.0/24"), attachment("net1", "red"), attachment("net2", "red"), publish("web", "net1", 8001)}
 }
 
-func run(t *testing.T, command string) string {
-	t.Helper()
-	out, err := exec.Command("sh", "-ec", command).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", command, err, out)
-	}
-	return string(out)
-}
-
 func dump(t *testing.T) string {
-	return run(t, "ip -o link; ip addr; ip route show table all; ip -6 route show table all; nft list ruleset; for n in net1 net2; do ip -n $n -o link; ip -n $n addr; ip -n $n route; done; find /proc/sys/net/ipv4/conf -name forwarding | xargs cat")
+	return netlab.Shell(t, "ip -o link; ip addr; ip route show table all; ip -6 route show table all; nft list ruleset; for n in net1 net2; do ip -n $n -o link; ip -n $n addr; ip -n $n route; done; find /proc/sys/net/ipv4/conf -name forwarding | xargs cat")
 }
 
 // TestQuiet shows that a second run, a resync and a new process on an
@@ -137,7 +126,7 @@ func TestQuiet(t *testing.T) {
 		t.Fatal("building wrote nothing: the counter does not count")
 	}
 	// Without link-local addresses, which would come while it is compared.
-	run(t, "ip link add lan0 type veth peer name lan1 && ip link set lan0 addrgenmode none && ip link set lan1 addrgenmode none && ip addr add 203.0.113.1/24 dev lan0 && ip link set lan0 up && ip link set lan1 up")
+	netlab.Shell(t, "ip link add lan0 type veth peer name lan1 && ip link set lan0 addrgenmode none && ip link set lan1 addrgenmode none && ip addr add 203.0.113.1/24 dev lan0 && ip link set lan0 up && ip link set lan1 up")
 	talk := connect(t)
 	before, gen, writes := dump(t), generation(t), n.writes()
 
@@ -186,50 +175,22 @@ func generation(t *testing.T) uint32 {
 // net1 and returns a function that proves it alive.
 func connect(t *testing.T) func() {
 	t.Helper()
-	server := exec.Command("ip", "netns", "exec", "net1", os.Args[0], "-test.run=^TestEchoServer$")
-	server.Env = append(os.Environ(), "PATCHBAY_ECHO=:80")
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait() })
-	var conn net.Conn
-	for deadline := time.Now().Add(5 * time.Second); conn == nil; {
-		c, err := net.DialTimeout("tcp", "203.0.113.1:8001", time.Second)
-		if err == nil {
-			conn = c
-		} else if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
-	return func() {
-		t.Helper()
-		buf := make([]byte, 4)
-		_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
-		if _, err := conn.Write([]byte("ping")); err != nil {
-			t.Fatalf("the connection is dead: %v", err)
-		}
-		if _, err := io.ReadFull(conn, buf); err != nil {
-			t.Fatalf("the connection is dead: %v", err)
-		}
-	}
-}
-
-// TestEchoServer is no test: connect runs it in a namespace.
-func TestEchoServer(t *testing.T) {
-	address := os.Getenv("PATCHBAY_ECHO")
-	if address == "" {
-		t.Skip("runs only as a server of other tests")
-	}
-	l, err := net.Listen("tcp", address)
+	client, server, err := netlab.Join(netlab.Node, "net1", ":80", "203.0.113.1:8001")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
+	t.Cleanup(func() { client.Close() })
+	go func() { _, _ = io.Copy(server, server) }()
+	return func() {
+		t.Helper()
+		_ = client.SetDeadline(time.Now().Add(netlab.Stretched(2 * time.Second)))
+		_, err := client.Write([]byte("ping"))
+		if err == nil {
+			_, err = io.ReadFull(client, make([]byte, 4))
 		}
-		go func() { _, _ = io.Copy(c, c) }()
+		if err != nil {
+			t.Fatalf("the connection is dead: %v", err)
+		}
 	}
 }
 
@@ -288,11 +249,11 @@ func TestAddressesKeptByMarks(t *testing.T) {
 	}
 	inputs = append(inputs, network("red", "10.0.0.0/24"))
 	expectReady(t, newNode(t).once(inputs...))
-	before := run(t, "for i in 0 1 2 3 4; do ip -n a$i -o -4 addr show eth0; done")
+	before := netlab.Shell(t, "for i in 0 1 2 3 4; do ip -n a$i -o -4 addr show eth0; done")
 	// The one that sorts first is new: it must not get another's address.
 	n := newNode(t)
 	expectReady(t, n.once(append(inputs, attachment("a", "red"))...))
-	if after := run(t, "for i in 0 1 2 3 4; do ip -n a$i -o -4 addr show eth0; done"); after != before {
+	if after := netlab.Shell(t, "for i in 0 1 2 3 4; do ip -n a$i -o -4 addr show eth0; done"); after != before {
 		t.Errorf("addresses changed from\n%s\nto\n%s", before, after)
 	}
 	if n.drift != 0 {
@@ -318,7 +279,7 @@ func TestSweep(t *testing.T) {
 	n.engine.Update(inputs[:9], nil)
 	go func() { ended <- n.engine.Run(ctx) }()
 	there := func(want int) func() bool {
-		return func() bool { return strings.Count(run(t, "ls /run/netns"), "a") == want }
+		return func() bool { return strings.Count(netlab.Shell(t, "ls /run/netns"), "a") == want }
 	}
 	eventually(t, "nothing is swept before the source is in sync", 300*time.Millisecond, false, there(8))
 	n.engine.Synced(true)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -34,7 +35,7 @@ func pod(name, netns string) engine.Pod {
 // and its default route.
 func podNetns(t *testing.T, name, address string) {
 	t.Helper()
-	run(t, fmt.Sprintf(`ip netns add %[1]s && ip -n %[1]s link set lo up
+	netlab.Shell(t, fmt.Sprintf(`ip netns add %[1]s && ip -n %[1]s link set lo up
 		ip link add cni%[2]s type veth peer name eth0 netns %[1]s && ip link set cni%[2]s up && ip -n %[1]s link set eth0 up
 		ip -n %[1]s addr add %[3]s/24 dev eth0 && ip -n %[1]s route add default via 10.244.0.1 dev eth0`,
 		name, strings.TrimPrefix(name, "cni-"), address))
@@ -56,28 +57,28 @@ func TestPods(t *testing.T) {
 	expect(t, got, "pp:lab/port", v1alpha1.ReasonPending, "waits for")
 
 	podNetns(t, "cni-1", "10.244.0.5")
-	before := run(t, "ip -n cni-1 route; ip -n cni-1 addr show eth0")
+	before := netlab.Shell(t, "ip -n cni-1 route; ip -n cni-1 addr show eth0")
 	n.engine.SetPods([]engine.Pod{pod("web", "cni-1")})
 	expectReady(t, n.once())
-	first := run(t, "ip -n cni-1 -br -4 addr show net1 | tr -s ' ' | cut -d' ' -f3; ip -n cni-1 -br link show net1 | tr -s ' ' | cut -d' ' -f3")
-	run(t, "ip netns exec cni-1 ping -c1 -W1 10.1.0.1 && ip netns exec cni-1 ping -c1 -W1 10.2.0.1 && ip -n cni-1 link show net2")
-	if during := run(t, "ip -n cni-1 route | grep -v net; ip -n cni-1 addr show eth0"); during != before {
+	first := netlab.Shell(t, "ip -n cni-1 -br -4 addr show net1 | tr -s ' ' | cut -d' ' -f3; ip -n cni-1 -br link show net1 | tr -s ' ' | cut -d' ' -f3")
+	netlab.Shell(t, "ip netns exec cni-1 ping -c1 -W1 10.1.0.1 && ip netns exec cni-1 ping -c1 -W1 10.2.0.1 && ip -n cni-1 link show net2")
+	if during := netlab.Shell(t, "ip -n cni-1 route | grep -v net; ip -n cni-1 addr show eth0"); during != before {
 		t.Errorf("the pod's own interface was\n%s\nand is\n%s", before, during)
 	}
 
 	podNetns(t, "cni-2", "10.244.0.6")
-	run(t, "ip netns del cni-1")
+	netlab.Shell(t, "ip netns del cni-1")
 	n.engine.SetPods([]engine.Pod{pod("web", "cni-2")})
 	expectReady(t, n.once())
-	if again := run(t, "ip -n cni-2 -br -4 addr show net1 | tr -s ' ' | cut -d' ' -f3; ip -n cni-2 -br link show net1 | tr -s ' ' | cut -d' ' -f3"); again != first {
+	if again := netlab.Shell(t, "ip -n cni-2 -br -4 addr show net1 | tr -s ' ' | cut -d' ' -f3; ip -n cni-2 -br link show net1 | tr -s ' ' | cut -d' ' -f3"); again != first {
 		t.Errorf("address and MAC were %s and are %s", first, again)
 	}
 
-	run(t, "ip netns del cni-2")
+	netlab.Shell(t, "ip netns del cni-2")
 	n.engine.SetPods(nil)
 	got = n.once()
 	expect(t, got, "nsa:lab/web", v1alpha1.ReasonPodNotRunning, "")
-	if left := run(t, "ip -o link show type veth | grep -c 'veth[0-9a-f]\\{8\\}' || true; nft list ruleset | grep -c 10.1.0. || true"); left != "0\n2\n" {
+	if left := netlab.Shell(t, "ip -o link show type veth | grep -c 'veth[0-9a-f]\\{8\\}' || true; nft list ruleset | grep -c 10.1.0. || true"); left != "0\n2\n" {
 		t.Errorf("links and firewall lines left of a pod that is gone: %s", left)
 	}
 }
@@ -98,7 +99,7 @@ func TestForgedPod(t *testing.T) {
 		got := n.once(network("red", "10.1.0.0/24"), podAttachment("web", "red"))
 		expect(t, got, "nsa:lab/web", v1alpha1.ReasonPodNotRunning, "pod lab/web does not run on node node1")
 	}
-	if left := run(t, "ip -n cni-1 -br link show type veth | grep -c net1 || true"); left != "0\n" {
+	if left := netlab.Shell(t, "ip -n cni-1 -br link show type veth | grep -c net1 || true"); left != "0\n" {
 		t.Error("another's pod is wired")
 	}
 }
@@ -111,13 +112,13 @@ func TestPodDefaultRoute(t *testing.T) {
 	}
 	n := newNode(t)
 	podNetns(t, "cni-1", "10.244.0.5")
-	before := run(t, "ip -n cni-1 route")
+	before := netlab.Shell(t, "ip -n cni-1 route")
 	n.engine.SetPods([]engine.Pod{pod("web", "cni-1")})
 	a := podAttachment("web", "red")
 	expectReady(t, n.once(network("red", "10.1.0.0/24"), a))
 	way := func(want string) {
 		t.Helper()
-		if got := run(t, "ip -n cni-1 route get 192.0.2.1"); !strings.Contains(got, want) {
+		if got := netlab.Shell(t, "ip -n cni-1 route get 192.0.2.1"); !strings.Contains(got, want) {
 			t.Errorf("way out: %s, want %s", got, want)
 		}
 	}
@@ -135,7 +136,7 @@ func TestPodDefaultRoute(t *testing.T) {
 	n.engine.Remove(with)
 	n.once()
 	way("dev eth0")
-	if after := run(t, "ip -n cni-1 route"); after != before {
+	if after := netlab.Shell(t, "ip -n cni-1 route"); after != before {
 		t.Errorf("routes were\n%s\nand are\n%s", before, after)
 	}
 }
@@ -156,14 +157,16 @@ func TestPodDefaultRouteStaysFirst(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- n.engine.Run(ctx) }()
-	first := func() bool { return strings.Contains(run(t, "ip -n cni-1 route get 192.0.2.1 || true"), "dev net1") }
+	first := func() bool {
+		return strings.Contains(netlab.Shell(t, "ip -n cni-1 route get 192.0.2.1 || true"), "dev net1")
+	}
 	eventually(t, "ours is the first", 5*time.Second, true, first)
 	for _, command := range []string{
 		"ip -n cni-1 route prepend default via 10.244.0.7 dev eth0",
 		"ip -n cni-1 route replace default via 10.244.0.8 dev eth0",
 		"ip -n cni-1 route del default dev net1",
 	} {
-		run(t, command)
+		netlab.Shell(t, command)
 		eventually(t, "ours is the first after "+command, 5*time.Second, true, first)
 	}
 	cancel()
@@ -203,7 +206,7 @@ func TestPodsNotKnownYet(t *testing.T) {
 }
 
 func dumpOf(t *testing.T, netns string) string {
-	return run(t, "ip -o link; ip -4 addr; ip route; nft list ruleset; ip -n "+netns+" -o link; ip -n "+netns+" -4 addr; ip -n "+netns+" route")
+	return netlab.Shell(t, "ip -o link; ip -4 addr; ip route; nft list ruleset; ip -n "+netns+" -o link; ip -n "+netns+" -4 addr; ip -n "+netns+" route")
 }
 
 // TestChurnLeavesNothing builds and removes the attachments of a hundred pods
@@ -252,7 +255,7 @@ func churn(t *testing.T, n *node, pods, round int) {
 	batch(t, up)
 	n.engine.Update(inputs, nil)
 	n.engine.SetPods(running)
-	eventually(t, "all are built", 20*time.Second, true, func() bool { return strings.Count(run(t, "ip -o link show type veth"), "\n") == pods })
+	eventually(t, "all are built", 20*time.Second, true, func() bool { return strings.Count(netlab.Shell(t, "ip -o link show type veth"), "\n") == pods })
 	if round%2 == 0 {
 		batch(t, down)
 		n.engine.SetPods(nil)
@@ -261,7 +264,7 @@ func churn(t *testing.T, n *node, pods, round int) {
 		n.engine.Remove(in)
 	}
 	eventually(t, "all are gone", 20*time.Second, true, func() bool {
-		return !strings.Contains(run(t, "ip -o link show type veth; nft list ruleset"), "veth") && !strings.Contains(run(t, "nft list map inet patchbay any4"), ":80")
+		return !strings.Contains(netlab.Shell(t, "ip -o link show type veth; nft list ruleset"), "veth") && !strings.Contains(netlab.Shell(t, "nft list map inet patchbay any4"), ":80")
 	})
 	if round%2 == 1 {
 		batch(t, down)
@@ -283,7 +286,7 @@ type census struct{ links, addresses, firewall, namespaces, goroutines, descript
 
 func count(t *testing.T) census {
 	t.Helper()
-	lines := func(command string) int { return strings.Count(run(t, command), "\n") }
+	lines := func(command string) int { return strings.Count(netlab.Shell(t, command), "\n") }
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)

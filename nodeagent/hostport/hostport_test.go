@@ -3,14 +3,12 @@ package hostport
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"strings"
 	"testing"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -18,14 +16,7 @@ const four, six = "192.0.2.1", "2001:db8::1"
 
 func prepare(t *testing.T) {
 	t.Helper()
-	shell(t, "ip addr add "+four+"/24 dev lo; ip addr add "+six+"/64 dev lo nodad")
-}
-
-func shell(t *testing.T, script string) {
-	t.Helper()
-	if out, err := exec.Command("sh", "-ec", script).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, out)
-	}
+	netlab.Shell(t, "ip addr add "+four+"/24 dev lo; ip addr add "+six+"/64 dev lo nodad")
 }
 
 func publish(proto, host string, port uint16) netstate.Publish {
@@ -45,10 +36,7 @@ func serve(t *testing.T, network, address string) io.Closer {
 }
 
 func try(network, address string) (io.Closer, error) {
-	if strings.HasPrefix(network, "udp") {
-		return net.ListenPacket(network, address)
-	}
-	return net.Listen(network, address)
+	return netlab.Serve(netlab.Node, network, address, "")
 }
 
 func listeners(t *testing.T, p *Ports, pub netstate.Publish) []Listener {
@@ -144,7 +132,7 @@ func TestListenerOfTheKernel(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	shell(t, "ip link add vx0 type vxlan id 7 dstport 4789 dev lo; ip link set vx0 up")
+	netlab.Shell(t, "ip link add vx0 type vxlan id 7 dstport 4789 dev lo; ip link set vx0 up")
 	got := listeners(t, New(), publish("udp", "0.0.0.0", 4789))
 	if len(got) != 1 || got[0].PID != 0 || got[0].String() != "a process listens on UDP 0.0.0.0:4789" {
 		t.Errorf("found %v", got)

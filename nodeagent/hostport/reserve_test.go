@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -157,7 +157,7 @@ func TestSpecificBesideWildcard(t *testing.T) {
 	}
 	refused := func(address string, want bool) {
 		t.Helper()
-		l, err := net.Listen("tcp4", address)
+		l, err := try("tcp4", address)
 		if (err != nil) != want {
 			t.Errorf("to listen on %s gives %v", address, err)
 		}
@@ -214,46 +214,29 @@ func TestHeldIsSilent(t *testing.T) {
 	p := New()
 	for _, host := range []string{four, six} {
 		address := netip.AddrPortFrom(netip.MustParseAddr(host), 80).String()
-		if _, err := net.DialTimeout("tcp", address, time.Second); !errors.Is(err, syscall.ECONNREFUSED) {
+		if err := ask("tcp", address); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("%s before: %v, want it refused", address, err)
 		}
-		if err := datagram(address); !errors.Is(err, syscall.ECONNREFUSED) {
+		if err := ask("udp", address); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("UDP %s before: %v, want it refused", address, err)
 		}
 		if errs := p.Hold([]netstate.Publish{publish("tcp", host, 80), publish("udp", host, 80)}); len(errs) > 0 {
 			t.Fatal(errs)
 		}
-		for what, err := range map[string]error{"TCP": connect(address), "UDP": datagram(address)} {
+		for what, err := range map[string]error{"TCP": ask("tcp", address), "UDP": ask("udp", address)} {
 			if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
 				t.Errorf("%s %s: %v, want silence", what, address, err)
 			}
 		}
 	}
 	p.Close()
-	if err := connect(four + ":80"); !errors.Is(err, syscall.ECONNREFUSED) {
+	if err := ask("tcp", four+":80"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("afterwards: %v, want it refused", err)
 	}
 }
 
-func connect(address string) error {
-	conn, err := net.DialTimeout("tcp", address, 300*time.Millisecond)
-	if err == nil {
-		conn.Close()
-	}
-	return err
-}
-
-func datagram(address string) error {
-	conn, err := net.Dial("udp", address)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(300 * time.Millisecond))
-	if _, err := io.WriteString(conn, "hello"); err != nil {
-		return err
-	}
-	_, err = conn.Read(make([]byte, 16))
+func ask(proto, address string) error {
+	_, err := netlab.Ask(netlab.Node, proto, address, 300*time.Millisecond)
 	return err
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -40,12 +40,7 @@ func open(t testing.TB) *Kernel {
 // sh runs a shell command, as a person on the node would.
 func sh(t testing.TB, format string, args ...any) string {
 	t.Helper()
-	command := fmt.Sprintf(format, args...)
-	out, err := exec.Command("sh", "-ec", command).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", command, err, out)
-	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(netlab.Shell(t, fmt.Sprintf(format, args...)))
 }
 
 func create(objects ...netstate.Object) []plan.Step { return steps(plan.Create, objects) }
