@@ -62,8 +62,8 @@ var (
 
 // nftablesPart shows the sets and the chains of both tables.
 func nftablesPart() (string, error) {
-	realm, filter := netstate.Realm{Link: "br-red"}, netstate.PortFilter{Link: "veth1"}
-	inputs, err := firewall.Inputs(firewall.KindNFTables, netstate.SourceLocal, []netstate.Object{realm, filter})
+	policy, filter := netstate.LinkPolicy{Link: "br-red"}, netstate.PortFilter{Link: "veth1"}
+	inputs, err := firewall.Inputs(firewall.KindNFTables, netstate.SourceLocal, []netstate.Object{policy, filter})
 	if err != nil {
 		return "", err
 	}
@@ -143,7 +143,7 @@ func ofIPv4(rule string) string {
 
 // iptablesPart shows the chains, and the rules in them that are no object's.
 func iptablesPart() (string, error) {
-	inputs, err := firewall.Inputs(firewall.KindIPTables, netstate.SourceLocal, []netstate.Object{netstate.Realm{Link: "br-red"}})
+	inputs, err := firewall.Inputs(firewall.KindIPTables, netstate.SourceLocal, []netstate.Object{netstate.LinkPolicy{Link: "br-red"}})
 	if err != nil {
 		return "", err
 	}

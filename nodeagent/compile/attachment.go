@@ -30,8 +30,6 @@ type AttachmentView struct {
 	// External says that the network's gateway is not Patchbay's: a router, or an
 	// address that the node has on the bridge.
 	External bool
-	// Realm is the node's interface that leads to the target: its bridge, or Host.
-	Realm string
 	// Bridged targets are ports of a bridge.
 	Bridged, Isolated bool
 }
@@ -194,7 +192,7 @@ func (b *attachment) bridged() {
 		b.allow(b.view.Host.Name)
 	}
 	b.r.Claims = append(b.r.Claims, AllowedClaims(b.a)...)
-	b.view.Realm, b.view.Bridged, b.view.Isolated = v.Bridge, true, v.Isolated
+	b.view.Bridged, b.view.Isolated = true, v.Isolated
 	b.reach()
 }
 
@@ -302,7 +300,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 		}
 	}
 	b.r.add(linkSysctl("", link, "ipv6", "disable_ipv6", disable6), linkSysctl("", link, "ipv4", "rp_filter", "1"),
-		netstate.Realm{Link: link, Guarded: true})
+		netstate.LinkPolicy{Link: link, Guarded: true})
 	if disable6 == "0" {
 		b.r.add(linkSysctl("", link, "ipv6", "accept_dad", "0"), linkSysctl("", link, "ipv6", "accept_ra", "0"))
 	}
@@ -323,7 +321,7 @@ func (b *attachment) toHost(hostAddresses []netip.Prefix) {
 			b.r.add(forwarding(b.c, netstate.FamilyOf(p.Addr()))...)
 		}
 	}
-	b.view.Realm, b.view.Reachable, b.view.Reached = link, true, b.view.Addresses
+	b.view.Reachable, b.view.Reached = true, b.view.Addresses
 	for _, p := range hostAddresses {
 		b.gateway(p.Addr())
 	}

@@ -165,8 +165,8 @@ func TestExternalBridgeIsNotGuarded(t *testing.T) {
 	if p != nil {
 		t.Fatal(p)
 	}
-	if realm := r.Objects[netstate.Realm{Link: "br0"}.Key()]; realm != (netstate.Realm{Link: "br0"}) {
-		t.Errorf("realm: %v", realm)
+	if policy := r.Objects[netstate.LinkPolicy{Link: "br0"}.Key()]; policy != (netstate.LinkPolicy{Link: "br0"}) {
+		t.Errorf("policy of br0: %v", policy)
 	}
 	if note := Joined(r.Notes); note == nil || note.Reason != v1alpha1.ReasonUnsupported {
 		t.Errorf("note: %v", note)

@@ -109,7 +109,7 @@ func Network(n *v1alpha1.BridgeNetwork, c Context) (Result, *Problem) {
 	}
 	// Behind an uplink the bridge is no gateway that could be the way around isolated
 	// ports, and br_netfilter shows the LAN's frames as forwarded.
-	r.add(netstate.Realm{Link: v.Bridge, Guarded: v.Guarded, Isolated: v.Isolated && v.Uplink == ""})
+	r.add(netstate.LinkPolicy{Link: v.Bridge, Guarded: v.Guarded, Isolated: v.Isolated && v.Uplink == ""})
 	if v.Mode == v1alpha1.GatewayBridge {
 		addGateway(&r, v, c)
 	}

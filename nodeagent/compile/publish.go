@@ -150,10 +150,10 @@ func (b *publish) loopback(targets []AttachmentView) {
 		for _, a := range oneOfEachFamily(t.Reached) {
 			four, six = four || a.Is4(), six || a.Is6()
 			if a.Is4() {
-				s := linkSysctl("", t.Realm, "ipv4", "route_localnet", "1")
+				s := linkSysctl("", t.Way, "ipv4", "route_localnet", "1")
 				// The link may stay when the publish goes.
 				s.Restore = true
-				b.r.add(s, netstate.LoopbackGuard{Link: t.Realm})
+				b.r.add(s, netstate.LoopbackGuard{Link: t.Way})
 			}
 		}
 	}

@@ -101,7 +101,7 @@ func TestPublishRanges(t *testing.T) {
 		{Protocol: v1alpha1.TCP, HostPort: 80, HostPortEnd: 80},
 	}
 	both := view([]string{"10.0.0.2/24", "fd00::2/64"}, "10.0.0.1", "fd00::1")
-	both.Realm = "br-red"
+	both.Way = "br-red"
 	got, note := published(t, p, both)
 	want := map[string]string{
 		"0.0.0.0:8000-8010/tcp": "to 10.0.0.2:8000 from 10.0.0.0/8, 192.0.2.0/24", "127.0.0.1:8000-8010/tcp": "to 10.0.0.2:8000", "[::]:8000-8010/tcp": "to [fd00::2]:8000 from nobody",
@@ -146,7 +146,7 @@ func TestPublishLoopback(t *testing.T) {
 	p := publishOf()
 	p.Spec.Loopback = true
 	one, two := view([]string{"10.0.0.2/24"}, "10.0.0.1"), view([]string{"fd00::2/64"}, "fd00::1")
-	one.Realm, two.Realm = "br-red", "br-blue"
+	one.Way, two.Way = "br-red", "br-blue"
 	r, problem := Publish(p, []AttachmentView{one}, on(netstate.Node{}))
 	sysctl := netstate.Sysctl{Link: "br-red", Path: "net/ipv4/conf/br-red/route_localnet", Value: "1", Restore: true}
 	if problem != nil || len(r.Notes) > 0 || len(r.Lacks) > 0 || r.Objects[sysctl.Key()] != sysctl || r.Objects[netstate.LoopbackGuard{Link: "br-red"}.Key()] == nil {

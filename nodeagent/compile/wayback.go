@@ -56,7 +56,7 @@ func (b *publish) waysBack(targets []AttachmentView) {
 		}
 		for _, t := range targets {
 			if _, reached := ofFamily(oneOfEachFamily(t.Reached), ident, anyOf(w.family)); reached && t.Reachable {
-				b.r.add(netstate.WayBack{Link: w.link, Realm: t.Way, Way: n}, netstate.Rule{Family: w.family, Way: n, Table: w.table})
+				b.r.add(netstate.WayBack{Link: w.link, TargetLink: t.Way, Way: n}, netstate.Rule{Family: w.family, Way: n, Table: w.table})
 			}
 		}
 		if w.family == netstate.IPv4 && b.c.Node.Links[w.link].Strict {

@@ -163,8 +163,8 @@ func TestStraysInTheFirewall(t *testing.T) {
 	external.Spec.Gateway.Mode = v1alpha1.GatewayExternal
 	w.k.node.Links["br0"] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500}
 	w.k.node.Links["br-lost"] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500, Ours: true}
-	stray, lost := netstate.Realm{Link: "eth0", Guarded: true}, netstate.Realm{Link: "br-lost", Guarded: true}
-	w.n.set.Add(stray, lost, netstate.Realm{Link: "br0", Guarded: true})
+	stray, lost := netstate.LinkPolicy{Link: "eth0", Guarded: true}, netstate.LinkPolicy{Link: "br-lost", Guarded: true}
+	w.n.set.Add(stray, lost, netstate.LinkPolicy{Link: "br0", Guarded: true})
 	w.set(external)
 	planned, err := w.e.Plan(context.Background())
 	if err != nil {
@@ -186,7 +186,7 @@ func TestStraysInTheFirewall(t *testing.T) {
 	if _, err := w.e.RunOnce(context.Background(), 5*time.Second, nil); err != nil {
 		t.Fatal(err)
 	}
-	if w.n.set[stray.Key()] != nil || w.n.set[lost.Key()] == nil || w.n.set[netstate.Realm{Link: "br0"}.Key()] == nil {
+	if w.n.set[stray.Key()] != nil || w.n.set[lost.Key()] == nil || w.n.set[netstate.LinkPolicy{Link: "br0"}.Key()] == nil {
 		t.Errorf("held at the end: %v", w.n.set)
 	}
 }

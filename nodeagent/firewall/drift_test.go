@@ -176,21 +176,21 @@ func TestSources(t *testing.T) {
 func sources(t *testing.T, k kind) {
 	local, cluster := k.open(t, netstate.SourceLocal), k.open(t, netstate.SourceCluster)
 	mine, theirs := firewalltest.Publish("0.0.0.0", "tcp", 8001, "10.68.0.101:80"), firewalltest.Publish("0.0.0.0", "tcp", 8002, "10.68.0.101:80")
-	firewalltest.Apply(t, local, firewalltest.Creates(mine, netstate.Realm{Link: "br-red"}))
-	firewalltest.Apply(t, cluster, firewalltest.Creates(theirs, netstate.Realm{Link: "br-blue"}))
+	firewalltest.Apply(t, local, firewalltest.Creates(mine, netstate.LinkPolicy{Link: "br-red"}))
+	firewalltest.Apply(t, cluster, firewalltest.Creates(theirs, netstate.LinkPolicy{Link: "br-blue"}))
 	if err := local.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	firewalltest.Same(t, "what local holds", netstate.Set{}.Add(mine, netstate.Realm{Link: "br-red"}), local.Held())
+	firewalltest.Same(t, "what local holds", netstate.Set{}.Add(mine, netstate.LinkPolicy{Link: "br-red"}), local.Held())
 	firewalltest.Same(t, "what local sees of the other's", netstate.Set{}, local.Observe([]netstate.Key{theirs.Key()}))
 	firewalltest.Apply(t, local, firewalltest.Deletes(theirs))
 	if err := local.Apply(t.Context(), firewalltest.Creates(firewalltest.Publish("0.0.0.0", "tcp", 8002, "10.68.0.7:80"))); err == nil {
 		t.Error("local took a port that cluster publishes")
 	}
-	firewalltest.Apply(t, local, firewalltest.Deletes(mine, netstate.Realm{Link: "br-red"}))
+	firewalltest.Apply(t, local, firewalltest.Deletes(mine, netstate.LinkPolicy{Link: "br-red"}))
 	firewalltest.Same(t, "what local holds at the end", netstate.Set{}, k.loaded(t, netstate.SourceLocal).Held())
-	repair(t, cluster, netstate.Set{}.Add(theirs, netstate.Realm{Link: "br-blue"}))
-	firewalltest.Same(t, "what cluster holds", netstate.Set{}.Add(theirs, netstate.Realm{Link: "br-blue"}), k.loaded(t, netstate.SourceCluster).Held())
+	repair(t, cluster, netstate.Set{}.Add(theirs, netstate.LinkPolicy{Link: "br-blue"}))
+	firewalltest.Same(t, "what cluster holds", netstate.Set{}.Add(theirs, netstate.LinkPolicy{Link: "br-blue"}), k.loaded(t, netstate.SourceCluster).Held())
 	if err := local.Clean(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestUpdates(t *testing.T) {
 func updatesAll(t *testing.T, k kind) {
 	subnet, subnet6 := firewalltest.Prefix("10.68.0.0/24"), firewalltest.Prefix("fd00:68::/64")
 	chains := [][]netstate.Object{
-		{netstate.Realm{Link: "br-red"}, netstate.Realm{Link: "br-red", Guarded: true}, netstate.Realm{Link: "br-red", Isolated: true}},
+		{netstate.LinkPolicy{Link: "br-red"}, netstate.LinkPolicy{Link: "br-red", Guarded: true}, netstate.LinkPolicy{Link: "br-red", Isolated: true}},
 		{netstate.PortFilter{Link: "veth1", MAC: firewalltest.MacA}, netstate.PortFilter{Link: "veth1", MAC: firewalltest.MacB}},
 		{netstate.PortAddress{Link: "veth1", MAC: firewalltest.MacA, Addr: firewalltest.Addr("10.68.0.1")}, netstate.PortAddress{Link: "veth1", MAC: firewalltest.MacB, Addr: firewalltest.Addr("10.68.0.1")}},
 		{netstate.PortAddress{Link: "veth1", MAC: firewalltest.MacA, Addr: firewalltest.Addr("fd00::1")}, netstate.PortAddress{Link: "veth1", MAC: firewalltest.MacB, Addr: firewalltest.Addr("fd00::1")}},
@@ -273,8 +273,8 @@ func TestRefusals(t *testing.T) {
 	}
 	b := backend(t, netstate.SourceLocal)
 	for _, o := range []netstate.Object{
-		netstate.Realm{Link: `br" }; flush ruleset; #`},
-		netstate.Realm{Link: "a name of many bytes"},
+		netstate.LinkPolicy{Link: `br" }; flush ruleset; #`},
+		netstate.LinkPolicy{Link: "a name of many bytes"},
 		netstate.PortFilter{Link: ""},
 		netstate.PortAddress{Link: "veth1", Addr: firewalltest.Addr("fe80::1%eth0")},
 		netstate.ForwardGuard{Family: "arp"},
@@ -293,8 +293,8 @@ func TestRefusals(t *testing.T) {
 		netstate.Publish{Host: firewalltest.Addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80 }; flush ruleset; #"},
 		firewalltest.Balance("0.0.0.0", "tcp", 80, firewalltest.Many(netstate.MaxTargets+1)...),
 		netstate.LoopbackGuard{Link: `br" }; flush ruleset; #`},
-		netstate.WayBack{Link: "wan2", Realm: "br-red", Way: netstate.WaysBack + 1},
-		netstate.WayBack{Link: "wan2", Realm: `br" }; flush ruleset; #`, Way: 1},
+		netstate.WayBack{Link: "wan2", TargetLink: "br-red", Way: netstate.WaysBack + 1},
+		netstate.WayBack{Link: "wan2", TargetLink: `br" }; flush ruleset; #`, Way: 1},
 		firewalltest.Ranged("0.0.0.0", "tcp", 80, 80, "10.0.0.1:80"),
 		firewalltest.Ranged("0.0.0.0", "tcp", 80, 79, "10.0.0.1:80"),
 		firewalltest.Ranged("0.0.0.0", "tcp", 80, 90, "10.0.0.1:65530"),
@@ -305,7 +305,7 @@ func TestRefusals(t *testing.T) {
 		firewalltest.From(firewalltest.Publish("0.0.0.0", "tcp", 80, "10.0.0.1:80"), "fd00::/8"),
 		netstate.Netns{Name: "net1"},
 	} {
-		if err := b.Apply(t.Context(), firewalltest.Creates(o, netstate.Realm{Link: "br-ok"})); err == nil {
+		if err := b.Apply(t.Context(), firewalltest.Creates(o, netstate.LinkPolicy{Link: "br-ok"})); err == nil {
 			t.Errorf("%s %s was applied", o.Key(), o)
 		}
 	}

@@ -112,7 +112,7 @@ func ipRulesets(t testing.TB) string {
 }
 
 func TestInputsRefuse(t *testing.T) {
-	wrong := netstate.Realm{Link: "a b"}
+	wrong := netstate.LinkPolicy{Link: "a b"}
 	filter := netstate.PortFilter{Link: "veth1", MAC: firewalltest.MacA}
 	for _, c := range []struct {
 		kind   string
@@ -122,7 +122,7 @@ func TestInputsRefuse(t *testing.T) {
 		{KindNFTables, wrong, `interface name "a b"`},
 		{KindIPTables, wrong, `interface name "a b"`},
 		{KindIPTables, filter, "cannot hold"},
-		{KindAuto, netstate.Realm{Link: "br-red"}, "unknown kind"},
+		{KindAuto, netstate.LinkPolicy{Link: "br-red"}, "unknown kind"},
 	} {
 		_, err := Inputs(c.kind, netstate.SourceLocal, []netstate.Object{c.object})
 		if err == nil || !strings.Contains(err.Error(), c.says) {

@@ -173,7 +173,7 @@ func TestIPTablesWatchIsSilent(t *testing.T) {
 	}
 	eachVariant(t, func(t *testing.T, k kind, v iptsave.Variant) {
 		b := k.open(t, netstate.SourceLocal)
-		firewalltest.Apply(t, b, firewalltest.Creates(netstate.Realm{Link: "br-red", Guarded: true}))
+		firewalltest.Apply(t, b, firewalltest.Creates(netstate.LinkPolicy{Link: "br-red", Guarded: true}))
 		w := firewalltest.WatchAll(t, b)
 		for i := range 20 {
 			firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.Publish("0.0.0.0", "tcp", uint16(8000+i), "10.68.0.101:80")))
@@ -221,7 +221,7 @@ func TestIPTablesRefusals(t *testing.T) {
 	}
 	b := ipBackend(t, iptsave.NFT, Options{Source: netstate.SourceLocal})
 	for _, o := range []netstate.Object{
-		netstate.Realm{Link: "br -j ACCEPT\nCOMMIT"},
+		netstate.LinkPolicy{Link: "br -j ACCEPT\nCOMMIT"},
 		netstate.PortFilter{Link: "veth1", MAC: firewalltest.MacA},
 		netstate.PortAddress{Link: "veth1", MAC: firewalltest.MacA, Addr: firewalltest.Addr("10.68.0.101")},
 		firewalltest.Ranged("0.0.0.0", "tcp", 80, 80, "10.0.0.1:80"),
@@ -229,7 +229,7 @@ func TestIPTablesRefusals(t *testing.T) {
 		firewalltest.From(firewalltest.Publish("0.0.0.0", "tcp", 80, "10.0.0.1:80"), "fd00::/64"),
 		netstate.Publish{Host: firewalltest.Addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80", Sources: "10.0.0.1/8"},
 	} {
-		if err := b.Apply(t.Context(), firewalltest.Creates(o, netstate.Realm{Link: "br-ok"})); err == nil {
+		if err := b.Apply(t.Context(), firewalltest.Creates(o, netstate.LinkPolicy{Link: "br-ok"})); err == nil {
 			t.Errorf("%s %s was applied", o.Key(), o)
 		}
 	}

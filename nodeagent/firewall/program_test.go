@@ -57,12 +57,12 @@ func TestHangingProgram(t *testing.T) {
 		answer := program.AnswerTime
 		program.AnswerTime = 300 * time.Millisecond
 		defer func() { program.AnswerTime = answer }()
-		realm := netstate.Realm{Link: "br-red", Guarded: true}
+		policy := netstate.LinkPolicy{Link: "br-red", Guarded: true}
 		for name, call := range map[string]func() error{
 			"make":   func() error { _, err := New(b.Name(), Options{Source: netstate.SourceLocal}); return err },
 			"choose": func() error { _, err := New(KindAuto, Options{Source: netstate.SourceLocal}); return err },
 			"load":   func() error { return b.Load(t.Context()) },
-			"apply":  func() error { return b.Apply(t.Context(), firewalltest.Creates(realm)) },
+			"apply":  func() error { return b.Apply(t.Context(), firewalltest.Creates(policy)) },
 			"clean":  func() error { return b.Clean(t.Context()) },
 		} {
 			// No program is asked of a firewall without a table.
@@ -92,9 +92,9 @@ func TestHangingProgram(t *testing.T) {
 			}
 		}
 		program.AnswerTime = answer
-		firewalltest.Apply(t, b, firewalltest.Creates(realm))
+		firewalltest.Apply(t, b, firewalltest.Creates(policy))
 		firewalltest.Same(t, "held", 1, len(b.Held()))
-		firewalltest.Apply(t, b, firewalltest.Deletes(realm))
+		firewalltest.Apply(t, b, firewalltest.Deletes(policy))
 		netlab.Shell(t, "nft flush ruleset")
 	})
 }

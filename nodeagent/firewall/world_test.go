@@ -64,7 +64,7 @@ func worldObjects() []netstate.Object {
 	s := netstate.Set{}
 	for i, netns := range targets {
 		link := "veth-" + string(netns)
-		s.Add(netstate.Realm{Link: link, Guarded: true})
+		s.Add(netstate.LinkPolicy{Link: link, Guarded: true})
 		for _, subnet := range []netip.Prefix{firewalltest.Prefix(fmt.Sprintf("10.68.%d.0/24", i)), firewalltest.Prefix(fmt.Sprintf("fd00:68:%d::/64", i))} {
 			s.Add(netstate.Masquerade{Link: link, Subnet: subnet, Egress: true})
 		}

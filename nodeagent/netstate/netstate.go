@@ -28,7 +28,7 @@ const (
 	KindSysctl
 	KindShaper
 	KindRedirect
-	KindRealm
+	KindLinkPolicy
 	KindForwardGuard
 	KindForeignBridge
 	KindOpening
@@ -58,7 +58,7 @@ func (k Kind) String() string { return kindNames[k] }
 // other kinds are netlink's and /proc's.
 func (k Kind) Firewall() bool {
 	switch k {
-	case KindRealm, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindAllowedMAC, KindAllowedPrefix, KindDHCPClient, KindMasquerade, KindNoMasquerade, KindWayBack, KindPublish:
+	case KindLinkPolicy, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindAllowedMAC, KindAllowedPrefix, KindDHCPClient, KindMasquerade, KindNoMasquerade, KindWayBack, KindPublish:
 		return true
 	}
 	return false

@@ -269,23 +269,23 @@ func HairpinOf(o Object) (Key, bool) {
 	return Hairpin{Link: l.Name}.Key(), ok && l.Netns == "" && l.Master != ""
 }
 
-// Realm is the firewall's policy for one bridge or point-to-point interface.
-type Realm struct {
+// LinkPolicy is the firewall's policy for one bridge or point-to-point interface.
+type LinkPolicy struct {
 	Link string
-	// Guarded realms let in only packets to published ports.
+	// Guarded links let in only packets to published ports.
 	Guarded bool
-	// Isolated realms do not forward between their own members.
+	// Isolated links do not forward between their own members.
 	Isolated bool
 }
 
-func (r Realm) Key() Key { return Key{Kind: KindRealm, Link: r.Link} }
+func (l LinkPolicy) Key() Key { return Key{Kind: KindLinkPolicy, Link: l.Link} }
 
-func (r Realm) String() string {
+func (l LinkPolicy) String() string {
 	s := "ingress=Open"
-	if r.Guarded {
+	if l.Guarded {
 		s = "ingress=PublishedOnly"
 	}
-	if r.Isolated {
+	if l.Isolated {
 		s += " isolated"
 	}
 	return s

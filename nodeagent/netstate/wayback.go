@@ -13,16 +13,16 @@ const MarkMask = 0x3000
 // WayMark is the mark of the n-th way back, from 1 to WaysBack.
 func WayMark(n int) uint32 { return uint32(n) << 12 }
 
-// WayBack has translated connections to a realm answered by the interface that they came in
-// by: the connection is marked, and its answers are.
+// WayBack has translated connections answered by the interface that they came in by: the
+// connection is marked, and its answers are.
 type WayBack struct {
-	// Link is the node's interface, Realm that by which the targets are reached.
-	Link, Realm string
+	// Link is the node's interface, TargetLink the interface that leads to the targets.
+	Link, TargetLink string
 	// Way numbers the mark.
 	Way int
 }
 
-func (w WayBack) Key() Key       { return Key{Kind: KindWayBack, Link: w.Link, Name: w.Realm} }
+func (w WayBack) Key() Key       { return Key{Kind: KindWayBack, Link: w.Link, Name: w.TargetLink} }
 func (w WayBack) String() string { return fmt.Sprintf("mark %#x", WayMark(w.Way)) }
 
 // Rule routes marked answers by the table that leads out by the way's interface. It has

@@ -34,7 +34,7 @@ func world() netstate.Set {
 		netstate.Redirect{Link: "veth1", To: "ifb1"},
 		netstate.Sysctl{Link: "veth1", Path: "net/ipv6/conf/veth1/disable_ipv6", Value: "1"},
 		netstate.Sysctl{Path: "net/ipv4/ip_forward", Value: "1", Restore: true},
-		netstate.Realm{Link: "br-red", Guarded: true},
+		netstate.LinkPolicy{Link: "br-red", Guarded: true},
 		netstate.ForwardGuard{Family: netstate.IPv4},
 		netstate.PortFilter{Link: "veth1", MAC: mac},
 		netstate.PortAddress{Link: "veth1", MAC: mac, Addr: addr.Addr()},

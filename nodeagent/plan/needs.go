@@ -51,13 +51,13 @@ func closing(s Step, loopback []netstate.Key) []netstate.Key {
 	switch o := s.New.(type) {
 	case netstate.Link:
 		if s.Op == Activate && o.Netns == "" {
-			return []netstate.Key{filterKey(o.Name), realmKey(o.Name), realmKey(o.Master)}
+			return []netstate.Key{filterKey(o.Name), policyKey(o.Name), policyKey(o.Master)}
 		}
 	case netstate.Port:
-		return []netstate.Key{filterKey(o.Link), realmKey(o.Master)}
+		return []netstate.Key{filterKey(o.Link), policyKey(o.Master)}
 	case netstate.Address:
 		if o.Netns == "" {
-			return []netstate.Key{realmKey(o.Link)}
+			return []netstate.Key{policyKey(o.Link)}
 		}
 	case netstate.Sysctl:
 		return guardsOf(o)
@@ -73,7 +73,7 @@ func closing(s Step, loopback []netstate.Key) []netstate.Key {
 
 func filterKey(link string) netstate.Key { return netstate.PortFilter{Link: link}.Key() }
 
-func realmKey(link string) netstate.Key { return netstate.Realm{Link: link}.Key() }
+func policyKey(link string) netstate.Key { return netstate.LinkPolicy{Link: link}.Key() }
 
 var forwardingPaths = map[string]netstate.Family{"net/ipv4/ip_forward": netstate.IPv4, "net/ipv6/conf/all/forwarding": netstate.IPv6}
 
@@ -92,7 +92,7 @@ func guardsOf(s netstate.Sysctl) []netstate.Key {
 // openedBehind are what lets packets through that an object of the firewall holds back.
 func openedBehind(k netstate.Key) []netstate.Key {
 	switch k.Kind {
-	case netstate.KindPortFilter, netstate.KindRealm:
+	case netstate.KindPortFilter, netstate.KindLinkPolicy:
 		return []netstate.Key{linkKey(netstate.End{Name: k.Link}), {Kind: netstate.KindPort, Link: k.Link}}
 	case netstate.KindLoopbackGuard:
 		return []netstate.Key{netstate.Sysctl{Link: k.Link, Path: "net/ipv4/conf/" + k.Link + "/route_localnet", Restore: true}.Key()}

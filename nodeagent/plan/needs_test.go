@@ -30,8 +30,8 @@ func open(s netstate.Set) (names []string) {
 		return l
 	}
 	missing("a port without its filter", link("veth1").Up, netstate.PortFilter{Link: "veth1"}.Key())
-	missing("a port of a bridge without its realm", link("veth1").Up && link("veth1").Master != "", netstate.Realm{Link: "br-red"}.Key())
-	missing("a bridge without its realm", link("br-red").Up, netstate.Realm{Link: "br-red"}.Key())
+	missing("a port of a bridge without its link policy", link("veth1").Up && link("veth1").Master != "", netstate.LinkPolicy{Link: "br-red"}.Key())
+	missing("a bridge without its link policy", link("br-red").Up, netstate.LinkPolicy{Link: "br-red"}.Key())
 	missing("forwarding without its guard", s[forwards.Key()] != nil, netstate.ForwardGuard{Family: netstate.IPv4}.Key())
 	missing("loopback addresses without their guard", s[localnet.Key()] != nil, netstate.LoopbackGuard{Link: "br-red"}.Key())
 	return names

@@ -35,7 +35,7 @@ const (
 	StageClosePublish Stage = iota
 	// StageRemove removes routes, addresses, hairpins, ports, links, sysctls.
 	StageRemove
-	// StageUnfilter removes filters and realms of ports that are gone (firewall).
+	// StageUnfilter removes filters and link policies of ports that are gone (firewall).
 	StageUnfilter
 	// StageRemoveNetns removes namespaces without users.
 	StageRemoveNetns
@@ -46,7 +46,7 @@ const (
 	// StageMark sets aliases, link sysctls, changed link properties and what
 	// limits links.
 	StageMark
-	// StageFilter adds realms, filters and filter addresses (firewall).
+	// StageFilter adds link policies, filters and filter addresses (firewall).
 	StageFilter
 	// StageActivate sets masters and brings links up.
 	StageActivate

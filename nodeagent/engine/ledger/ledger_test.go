@@ -20,7 +20,7 @@ type book struct {
 func TestHistories(t *testing.T) {
 	var keys []netstate.Object
 	for i := range 4 {
-		keys = append(keys, netstate.Link{Name: fmt.Sprint("l", i)}, netstate.Realm{Link: fmt.Sprint("l", i)})
+		keys = append(keys, netstate.Link{Name: fmt.Sprint("l", i)}, netstate.LinkPolicy{Link: fmt.Sprint("l", i)})
 	}
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 2))

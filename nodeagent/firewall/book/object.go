@@ -47,7 +47,7 @@ func CheckSteps(steps []plan.Step, validate func(netstate.Object) error) error {
 func Check(o netstate.Object) error {
 	var err error
 	switch o := o.(type) {
-	case netstate.Realm:
+	case netstate.LinkPolicy:
 		err = CheckLink(o.Link)
 	case netstate.ForwardGuard:
 		err = checkKnown(o.Family)
@@ -72,7 +72,7 @@ func Check(o netstate.Object) error {
 	case netstate.NoMasquerade:
 		err = errors.Join(CheckLink(o.Link), checkPrefix(o.Subnet), checkPrefix(o.Dst), checkFamily(o.Subnet.Addr(), o.Dst.Addr()))
 	case netstate.WayBack:
-		err = errors.Join(CheckLink(o.Link), CheckLink(o.Realm), checkWay(o.Way))
+		err = errors.Join(CheckLink(o.Link), CheckLink(o.TargetLink), checkWay(o.Way))
 	case netstate.Publish:
 		err = checkPublish(o)
 	default:

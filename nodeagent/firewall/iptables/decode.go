@@ -27,8 +27,8 @@ func objectNamed(name string, lines []iptsave.Rule) netstate.Object {
 	link, more, _ := strings.Cut(rest, " ")
 	var o netstate.Object
 	switch kind {
-	case netstate.KindRealm.String():
-		o = realmFrom(rest, lines)
+	case netstate.KindLinkPolicy.String():
+		o = policyFrom(rest, lines)
 	case netstate.KindForwardGuard.String():
 		o = netstate.ForwardGuard{Family: netstate.Family(rest)}
 	case netstate.KindForeignBridge.String():
@@ -50,14 +50,14 @@ func objectNamed(name string, lines []iptsave.Rule) netstate.Object {
 	return o
 }
 
-func realmFrom(link string, lines []iptsave.Rule) netstate.Object {
-	r := netstate.Realm{Link: link}
+func policyFrom(link string, lines []iptsave.Rule) netstate.Object {
+	p := netstate.LinkPolicy{Link: link}
 	for _, l := range lines {
 		both := iptsave.Option(l.Spec, "-i") != "" && iptsave.Option(l.Spec, "-o") != ""
-		r.Isolated = r.Isolated || l.Chain == ipDrop && both
-		r.Guarded = r.Guarded || l.Chain == ipRealm && !both
+		p.Isolated = p.Isolated || l.Chain == ipDrop && both
+		p.Guarded = p.Guarded || l.Chain == ipPolicy && !both
 	}
-	return r
+	return p
 }
 
 func masqueradeFrom(link, subnet string, lines []iptsave.Rule) netstate.Object {
@@ -71,8 +71,8 @@ func masqueradeFrom(link, subnet string, lines []iptsave.Rule) netstate.Object {
 	return m
 }
 
-func wayBackFrom(link, realm string, lines []iptsave.Rule) netstate.Object {
-	w := netstate.WayBack{Link: link, Realm: realm}
+func wayBackFrom(link, target string, lines []iptsave.Rule) netstate.Object {
+	w := netstate.WayBack{Link: link, TargetLink: target}
 	for _, l := range lines {
 		mark, _, _ := strings.Cut(iptsave.Option(l.Spec, "--set-xmark"), "/")
 		for n := 1; n <= netstate.WaysBack; n++ {

@@ -15,11 +15,11 @@ import (
 // chain, so that rules come and go one by one.
 const (
 	ipRaw      = iptsave.Prefix + "RAW"      // loopback addresses to and from where they are guarded
-	ipPorts    = iptsave.Prefix + "PORTS"    // our links that are no realms, and so bridge ports
-	ipDrop     = iptsave.Prefix + "DROP"     // what realms do not forward
+	ipPorts    = iptsave.Prefix + "PORTS"    // our links without a policy, and so bridge ports
+	ipDrop     = iptsave.Prefix + "DROP"     // what links with a policy do not forward
 	ipGuard    = iptsave.Prefix + "GUARD"    // families with a ForwardGuard
-	ipForeign  = iptsave.Prefix + "FOREIGN"  // all but realms and foreign bridges
-	ipRealm    = iptsave.Prefix + "REALM"    // what enters realms
+	ipForeign  = iptsave.Prefix + "FOREIGN"  // all but links with a policy and foreign bridges
+	ipPolicy   = iptsave.Prefix + "REALM"    // what enters links with a policy
 	ipInto     = iptsave.Prefix + "INTO"     // what may enter guarded ones
 	ipOpen     = iptsave.Prefix + "OPEN"     // what FORWARD must not drop afterwards
 	ipAddress  = iptsave.Prefix + "ADDRESS"  // publishes of an address
@@ -78,11 +78,11 @@ var ipFrames = map[string][]frame{
 	"filter": {
 		{chain: ipDrop}, {chain: ipGuard},
 		{chain: ipForeign, tail: []string{iptsave.Marked + "-j DROP"}},
-		{chain: ipRealm}, {chain: ipOpen},
+		{chain: ipPolicy}, {chain: ipOpen},
 		{chain: ipInto, head: []string{"-m conntrack --ctstate RELATED,ESTABLISHED " + iptsave.Marked + "-j RETURN"}, tail: []string{iptsave.Marked + "-j DROP"}},
 		// As in the chain resets of nftables.
 		{chain: ipResets, head: []string{"-p tcp -m tcp --tcp-flags SYN,RST,ACK RST -m conntrack --ctstate INVALID " + iptsave.Marked + "-j DROP"}},
-		{chain: ipForward, head: []string{iptsave.Marked + "-j " + ipDrop, iptsave.Marked + "-j " + ipGuard, iptsave.Marked + "-j " + ipRealm, iptsave.Marked + "-j " + ipOpen}},
+		{chain: ipForward, head: []string{iptsave.Marked + "-j " + ipDrop, iptsave.Marked + "-j " + ipGuard, iptsave.Marked + "-j " + ipPolicy, iptsave.Marked + "-j " + ipOpen}},
 	},
 	"mangle": {{chain: ipArrival}, {chain: ipAnswer}},
 	"nat": {
@@ -158,8 +158,8 @@ func (b *builder) both(table, chain, match, target string) {
 func rulesOf(s netstate.Source, o netstate.Object) []iptsave.Rule {
 	b := &builder{comment: iptsave.Comment(s, o.Key())}
 	switch o := o.(type) {
-	case netstate.Realm:
-		b.realm(o)
+	case netstate.LinkPolicy:
+		b.policy(o)
 	case netstate.ForwardGuard:
 		b.add(o.Family == netstate.IPv6, "filter", ipGuard, "", "-j "+ipForeign)
 	case netstate.ForeignBridge:
@@ -181,34 +181,34 @@ func rulesOf(s netstate.Source, o netstate.Object) []iptsave.Rule {
 		b.add(o.Subnet.Addr().Is6(), "nat", ipEgress, match, "-j RETURN")
 	case netstate.WayBack:
 		mark := fmt.Sprintf("%#x/%#x", netstate.WayMark(o.Way), netstate.MarkMask)
-		b.both("mangle", ipArrival, "-i "+o.Link+" -o "+o.Realm+" -m conntrack --ctstate DNAT --ctdir ORIGINAL", "-j CONNMARK --set-xmark "+mark)
-		b.both("mangle", ipAnswer, "-i "+o.Realm+" -m conntrack --ctstate DNAT --ctdir REPLY -m connmark --mark "+mark, "-j MARK --set-xmark "+mark)
+		b.both("mangle", ipArrival, "-i "+o.Link+" -o "+o.TargetLink+" -m conntrack --ctstate DNAT --ctdir ORIGINAL", "-j CONNMARK --set-xmark "+mark)
+		b.both("mangle", ipAnswer, "-i "+o.TargetLink+" -m conntrack --ctstate DNAT --ctdir REPLY -m connmark --mark "+mark, "-j MARK --set-xmark "+mark)
 	case netstate.Publish:
 		b.publish(s, o)
 	}
 	return b.lines
 }
 
-func (b *builder) realm(r netstate.Realm) {
-	in, out := "-i "+r.Link, "-o "+r.Link
+func (b *builder) policy(p netstate.LinkPolicy) {
+	in, out := "-i "+p.Link, "-o "+p.Link
 	// Frames to link-local groups come from the bridge's port itself.
 	b.both("raw", ipPorts, in, "-j RETURN")
 	// What conntrack cannot place is not translated and would leave with the
-	// realm's own addresses.
+	// network's own addresses.
 	b.both("filter", ipDrop, in+" -m conntrack --ctstate INVALID", "-j DROP")
 	b.both("filter", ipForeign, in, "-j RETURN")
 	b.both("filter", ipForeign, out, "-j RETURN")
 	switch {
-	case r.Isolated:
+	case p.Isolated:
 		b.both("filter", ipDrop, in+" "+out+" -m conntrack ! --ctstate DNAT", "-j DROP")
 	default:
 		b.both("filter", ipInto, in+" "+out, "-j RETURN")
 	}
 	switch {
-	case r.Guarded:
-		b.both("filter", ipRealm, out, "-g "+ipInto)
-	case r.Isolated:
-		b.both("filter", ipRealm, in+" "+out, "-g "+ipInto)
+	case p.Guarded:
+		b.both("filter", ipPolicy, out, "-g "+ipInto)
+	case p.Isolated:
+		b.both("filter", ipPolicy, in+" "+out, "-g "+ipInto)
 	}
 	b.both("nat", ipEgress, out, "-j RETURN")
 }

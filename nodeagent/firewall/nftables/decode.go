@@ -23,7 +23,7 @@ func (sets) KeyOf(i id, h book.Held) (netstate.Key, bool) {
 	p := fieldsOf(i.key)
 	switch setByName[i.set].both {
 	case setOurs, setGuarded, setSame, setIsolated:
-		return netstate.Realm{Link: p.Text(0)}.Key(), p.Text(0) == p.Text(len(p)-1)
+		return netstate.LinkPolicy{Link: p.Text(0)}.Key(), p.Text(0) == p.Text(len(p)-1)
 	case setNoForward:
 		return netstate.ForwardGuard{Family: netstate.Family(p.Text(0))}.Key(), true
 	case setBridged:
@@ -45,7 +45,7 @@ func (sets) KeyOf(i id, h book.Held) (netstate.Key, bool) {
 	case setNoMasq:
 		return netstate.NoMasquerade{Link: h.Note, Subnet: p.Prefix(0), Dst: p.Prefix(1)}.Key(), h.Note != ""
 	case waySets[0], waySets[1], waySets[2]:
-		return netstate.WayBack{Link: p.Text(0), Realm: p.Text(1)}.Key(), true
+		return netstate.WayBack{Link: p.Text(0), TargetLink: p.Text(1)}.Key(), true
 	case setLoopback:
 		return netstate.LoopbackGuard{Link: p.Text(0)}.Key(), true
 	}
@@ -75,11 +75,8 @@ func (sets) Decode(k netstate.Key, group []id, holds map[id]book.Held) netstate.
 func objectOf(k netstate.Key, group []id, holds map[id]book.Held) netstate.Object {
 	first := fieldsOf(group[0].key)
 	switch k.Kind {
-	case netstate.KindRealm:
-		r := netstate.Realm{Link: k.Link}
-		r.Guarded = has(holds, at(setGuarded, k.Link))
-		r.Isolated = has(holds, at(setIsolated, k.Link, k.Link))
-		return r
+	case netstate.KindLinkPolicy:
+		return netstate.LinkPolicy{Link: k.Link, Guarded: has(holds, at(setGuarded, k.Link)), Isolated: has(holds, at(setIsolated, k.Link, k.Link))}
 	case netstate.KindForwardGuard:
 		return netstate.ForwardGuard{Family: netstate.Family(k.Name)}
 	case netstate.KindForeignBridge:
@@ -101,7 +98,7 @@ func objectOf(k netstate.Key, group []id, holds map[id]book.Held) netstate.Objec
 	case netstate.KindNoMasquerade:
 		return netstate.NoMasquerade{Link: k.Link, Subnet: first.Prefix(0), Dst: first.Prefix(1)}
 	case netstate.KindWayBack:
-		return netstate.WayBack{Link: first.Text(0), Realm: first.Text(1), Way: slices.Index(waySets[:], group[0].set) + 1}
+		return netstate.WayBack{Link: first.Text(0), TargetLink: first.Text(1), Way: slices.Index(waySets[:], group[0].set) + 1}
 	case netstate.KindPublish:
 		return publishFrom(group, holds)
 	}

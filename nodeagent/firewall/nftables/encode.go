@@ -24,8 +24,8 @@ type element = book.Entry[id]
 // same element. objectOf is the inverse.
 func elements(o netstate.Object) []element {
 	switch o := o.(type) {
-	case netstate.Realm:
-		return realmElements(o)
+	case netstate.LinkPolicy:
+		return policyElements(o)
 	case netstate.ForwardGuard:
 		return []element{at(setNoForward, o.Family)}
 	case netstate.ForeignBridge:
@@ -58,22 +58,22 @@ func elements(o netstate.Object) []element {
 		e.Note = o.Link
 		return []element{e}
 	case netstate.WayBack:
-		return []element{at(waySets[o.Way-1], o.Link, o.Realm)}
+		return []element{at(waySets[o.Way-1], o.Link, o.TargetLink)}
 	case netstate.Publish:
 		return publishElements(o)
 	}
 	return nil
 }
 
-func realmElements(r netstate.Realm) []element {
-	es := []element{at(setOurs, r.Link)}
-	if r.Guarded {
-		es = append(es, at(setGuarded, r.Link))
+func policyElements(p netstate.LinkPolicy) []element {
+	es := []element{at(setOurs, p.Link)}
+	if p.Guarded {
+		es = append(es, at(setGuarded, p.Link))
 	}
-	if r.Isolated {
-		return append(es, at(setIsolated, r.Link, r.Link))
+	if p.Isolated {
+		return append(es, at(setIsolated, p.Link, p.Link))
 	}
-	return append(es, at(setSame, r.Link, r.Link))
+	return append(es, at(setSame, p.Link, p.Link))
 }
 
 func masqueradeElements(m netstate.Masquerade) []element {

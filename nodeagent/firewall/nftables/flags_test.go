@@ -69,7 +69,7 @@ func TestOwnTableWithFlags(t *testing.T) {
 	}
 	local, cluster := newBackend(t, netstate.SourceLocal), newBackend(t, netstate.SourceCluster)
 	firewalltest.Apply(t, local, firewalltest.Creates(firewalltest.List(firewalltest.Rich())...))
-	firewalltest.Apply(t, cluster, firewalltest.Creates(netstate.Realm{Link: "br-cluster", Guarded: true}))
+	firewalltest.Apply(t, cluster, firewalltest.Creates(netstate.LinkPolicy{Link: "br-cluster", Guarded: true}))
 	whole := firewalltest.Ruleset(t)
 	for _, family := range []string{"inet", "bridge"} {
 		netlab.Shell(t, "nft 'add table "+family+" patchbay { flags dormant; }'")

@@ -111,7 +111,7 @@ var inetChains = []chainDef{
 	}},
 	{name: chainForward, base: &baseChain{knftables.FilterType, knftables.ForwardHook, 0}, rules: []string{
 		// What conntrack cannot place is not translated and would leave with
-		// the realm's own addresses.
+		// the network's own addresses.
 		"iifname @" + setOurs + " ct state invalid drop",
 		"meta nfproto @" + setNoForward + " iifname != @" + setOurs + " oifname != @" + setOurs + " iifname . oifname != @" + setBridged + " counter drop",
 		"iifname . oifname @" + setIsolated + " goto " + chainBetween,

@@ -14,10 +14,10 @@ import (
 // The sets and maps. Their elements are all that ever changes; the rules are the same
 // whatever they hold. Of a name with # there is one for each family, such as tgt4 and tgt6.
 const (
-	setOurs      = "ours"      // interfaces of realms
-	setGuarded   = "guarded"   // realms that only published flows enter
-	setSame      = "same"      // realm . realm, where members reach each other
-	setIsolated  = "isolated"  // realm . realm, where they do not
+	setOurs      = "ours"      // links with a policy
+	setGuarded   = "guarded"   // links that only published flows enter
+	setSame      = "same"      // link . the same link, where members reach each other
+	setIsolated  = "isolated"  // link . the same link, where they do not
 	setNoForward = "noforward" // families not forwarded between foreign interfaces
 	setBridged   = "bridged"   // foreign bridge . itself, which is not forwarding
 
@@ -64,7 +64,7 @@ const (
 	setMasq    = "snet#"   // subnets hidden behind whatever routing chooses
 )
 
-// waySets are the sets of the ways back, in their order: interface . realm.
+// waySets are the sets of the ways back, in their order: interface . link to the targets.
 var waySets = [netstate.WaysBack]string{"way1", "way2", "way3"}
 
 // of is a name, or a text with names, of sets of the family of an address.
