@@ -281,43 +281,24 @@ func TestSweep(t *testing.T) {
 	there := func(want int) func() bool {
 		return func() bool { return strings.Count(netlab.Shell(t, "ls /run/netns"), "a") == want }
 	}
-	eventually(t, "nothing is swept before the source is in sync", 300*time.Millisecond, false, there(8))
+	netlab.Stays(t, 300*time.Millisecond, "nothing is swept before the source is in sync", there(11))
 	n.engine.Synced(true)
-	eventually(t, "what nobody wants is swept", 3*time.Second, true, there(8))
+	netlab.Until(t, 3*time.Second, "what nobody wants is swept", there(8))
 	// 1 of 9 owners stays, but nine are too few for the brake.
 	n.engine.Update(inputs[9:], nil)
-	eventually(t, "built again", 3*time.Second, true, there(11))
+	netlab.Until(t, 3*time.Second, "built again", there(11))
 	var gone []netstate.Owner
 	for _, in := range inputs {
 		gone = append(gone, in.Owner())
 	}
 	n.engine.Update(nil, gone)
-	eventually(t, "most is gone at once", 500*time.Millisecond, false, func() bool { return !there(11)() })
-	eventually(t, "the delay is over", 5*time.Second, true, there(0))
+	netlab.Stays(t, 500*time.Millisecond, "the sweep of most waits", there(11))
+	netlab.Until(t, 5*time.Second, "the delay is over", there(0))
 	cancel()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
 	if n.braked != 1 {
 		t.Errorf("braked %d times, want once", n.braked)
-	}
-}
-
-// eventually asks until the answer is yes or the time is over, and fails
-// unless the answer is as wanted.
-func eventually(t *testing.T, what string, limit time.Duration, want bool, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); <-tick.C {
-		if ok() {
-			if !want {
-				t.Fatalf("%s: it happened", what)
-			}
-			return
-		}
-	}
-	if want {
-		t.Fatalf("%s: it did not happen", what)
 	}
 }

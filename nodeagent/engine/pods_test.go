@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -160,14 +159,14 @@ func TestPodDefaultRouteStaysFirst(t *testing.T) {
 	first := func() bool {
 		return strings.Contains(netlab.Shell(t, "ip -n cni-1 route get 192.0.2.1 || true"), "dev net1")
 	}
-	eventually(t, "ours is the first", 5*time.Second, true, first)
+	netlab.Until(t, 5*time.Second, "ours is the first", first)
 	for _, command := range []string{
 		"ip -n cni-1 route prepend default via 10.244.0.7 dev eth0",
 		"ip -n cni-1 route replace default via 10.244.0.8 dev eth0",
 		"ip -n cni-1 route del default dev net1",
 	} {
 		netlab.Shell(t, command)
-		eventually(t, "ours is the first after "+command, 5*time.Second, true, first)
+		netlab.Until(t, 5*time.Second, "ours is the first after "+command, first)
 	}
 	cancel()
 	if err := <-ended; err != nil {
@@ -231,7 +230,7 @@ func TestChurnLeavesNothing(t *testing.T) {
 			before = count(t)
 		}
 	}
-	eventually(t, fmt.Sprintf("as much as before: %+v", before), 20*time.Second, true, func() bool { return before.covers(count(t)) })
+	netlab.Until(t, 20*time.Second, fmt.Sprintf("as much as before: %+v", before), func() bool { return before.covers(count(t)) })
 	cancel()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
@@ -255,7 +254,7 @@ func churn(t *testing.T, n *node, pods, round int) {
 	batch(t, up)
 	n.engine.Update(inputs, nil)
 	n.engine.SetPods(running)
-	eventually(t, "all are built", 20*time.Second, true, func() bool { return strings.Count(netlab.Shell(t, "ip -o link show type veth"), "\n") == pods })
+	netlab.Until(t, 20*time.Second, "all are built", func() bool { return strings.Count(netlab.Shell(t, "ip -o link show type veth"), "\n") == pods })
 	if round%2 == 0 {
 		batch(t, down)
 		n.engine.SetPods(nil)
@@ -263,7 +262,7 @@ func churn(t *testing.T, n *node, pods, round int) {
 	for _, in := range slices.Backward(inputs) {
 		n.engine.Remove(in)
 	}
-	eventually(t, "all are gone", 20*time.Second, true, func() bool {
+	netlab.Until(t, 20*time.Second, "all are gone", func() bool {
 		return !strings.Contains(netlab.Shell(t, "ip -o link show type veth; nft list ruleset"), "veth") && !strings.Contains(netlab.Shell(t, "nft list map inet patchbay any4"), ":80")
 	})
 	if round%2 == 1 {
@@ -274,11 +273,7 @@ func churn(t *testing.T, n *node, pods, round int) {
 
 func batch(t *testing.T, commands string) {
 	t.Helper()
-	cmd := exec.Command("ip", "-batch", "-")
-	cmd.Stdin = strings.NewReader(commands)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	netlab.Shell(t, "ip -batch - <<.\n"+commands+".")
 }
 
 // census is what must not grow.

@@ -90,11 +90,11 @@ func TestThousands(t *testing.T) {
 	firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.List(want)...))
 	firewalltest.Same(t, "transactions", uint64(5), b.Transactions())
 	// While the kernel's worker enlarges the table of a set, a dump lacks some of it.
-	again := loaded(t, netstate.SourceLocal)
-	for end := time.Now().Add(10 * time.Second); len(again.Observe(want.Keys())) < len(want) && time.Now().Before(end); {
+	var again Backend
+	netlab.Until(t, 10*time.Second, "all is observed", func() bool {
 		again = loaded(t, netstate.SourceLocal)
-	}
-	firewalltest.Same(t, "observed", len(want), len(again.Observe(want.Keys())))
+		return len(again.Observe(want.Keys())) == len(want)
+	})
 
 	whole := firewalltest.Ruleset(t)
 	netlab.Shell(t, "nft add set inet patchbay mine '{ type mark; }'")

@@ -83,9 +83,10 @@ func TestHangingProgram(t *testing.T) {
 				t.Errorf("%s ran no program: %v", name, err)
 			}
 			for _, pid := range strings.Fields(string(children)) {
-				if !ends(pid) {
-					t.Errorf("%s left the child %s of a program running", name, pid)
-				}
+				netlab.Until(t, 10*time.Second, name+" ends the child "+pid+" of a program", func() bool {
+					state, err := os.ReadFile("/proc/" + pid + "/stat")
+					return err != nil || strings.Contains(string(state), ") Z ")
+				})
 			}
 			if err := os.Remove(hang); err != nil {
 				t.Fatal(err)
@@ -97,14 +98,4 @@ func TestHangingProgram(t *testing.T) {
 		firewalltest.Apply(t, b, firewalltest.Deletes(policy))
 		netlab.Shell(t, "nft flush ruleset")
 	})
-}
-
-// ends waits for a process that was killed.
-func ends(pid string) bool {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if state, err := os.ReadFile("/proc/" + pid + "/stat"); err != nil || strings.Contains(string(state), ") Z ") {
-			return true
-		}
-	}
-	return false
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -26,12 +27,7 @@ func TestAnnouncementWaitsForPort(t *testing.T) {
 		ip -n b neigh add 10.9.0.2 lladdr 02:00:00:00:00:0c dev eth0 nud stale`)
 	k := open(t)
 	neighbour := func() string { return sh(t, "ip -n b neigh show 10.9.0.2") }
-	for i := 0; !strings.Contains(sh(t, "bridge link show dev va"), "forwarding"); i++ {
-		if i > 100 {
-			t.Fatal("the port does not come to forward")
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	netlab.Until(t, 5*time.Second, "the port forwards", func() bool { return strings.Contains(sh(t, "bridge link show dev va"), "forwarding") })
 	sh(t, "bridge link set dev va state 0")
 	target := netstate.Address{Netns: "a", Link: "eth0", Prefix: netip.MustParsePrefix("10.9.0.2/24")}
 	k.Announce(create(target))
@@ -41,10 +37,5 @@ func TestAnnouncementWaitsForPort(t *testing.T) {
 	}
 	sh(t, "bridge link set dev va state 3")
 	k.announcing.Wait()
-	for i := 0; !strings.Contains(neighbour(), "00:0a"); i++ {
-		if i > 100 {
-			t.Fatalf("the neighbour knows %s", neighbour())
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	netlab.Until(t, 5*time.Second, "the neighbour learns the address", func() bool { return strings.Contains(neighbour(), "00:0a") })
 }

@@ -3,9 +3,11 @@ package kernel
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -87,7 +89,13 @@ func TestLinkRunsAgain(t *testing.T) {
 			t.Errorf("a new link is told of: %+v", e)
 		}
 	}
+	// The kernel tells of carriers once a second, and of none that was away in between.
+	state := func(want string) {
+		netlab.Until(t, 5*time.Second, host.Name+" is "+want, func() bool { return strings.Contains(sh(t, "ip -o link show %s", host.Name), " state "+want+" ") })
+	}
+	state("UP")
 	sh(t, "ip -n net1 link set %s down", inside.Name)
+	state("DOWN")
 	sh(t, "ip -n net1 link set %s up", inside.Name)
 	seen.want(t, "the link runs again", runs)
 }
@@ -198,7 +206,7 @@ func TestForeignTreeKeepsPort(t *testing.T) {
 		t.Errorf("it waits: %q", got)
 	}
 	seen.want(t, "the port listens", isLook(host))
-	eventually(t, "the port forwards", func() bool { return waits() == "" })
+	netlab.Until(t, 5*time.Second, "the port forwards", func() bool { return waits() == "" })
 	seen.clear()
 	sh(t, "ip link set br0 down")
 	seen.want(t, "the bridge is down", isLook(host))
@@ -206,7 +214,7 @@ func TestForeignTreeKeepsPort(t *testing.T) {
 		t.Errorf("it waits: %q", got)
 	}
 	sh(t, "ip link set br0 type bridge stp_state 0; ip link set br0 up")
-	eventually(t, "the port forwards again", func() bool { return waits() == "" })
+	netlab.Until(t, 5*time.Second, "the port forwards again", func() bool { return waits() == "" })
 	wantObserved(t, k, keysOf(host), unPrimary(host))
 }
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -133,18 +132,6 @@ func asListed(o netstate.Object) netstate.Object {
 		return l
 	}
 	return o
-}
-
-// eventually waits until a condition holds.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
-		if condition() {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("in vain: %s", what)
 }
 
 func managed(name string) netstate.Netns { return netstate.Netns{Name: name, Managed: true} }

@@ -6,9 +6,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -288,7 +290,7 @@ func TestNothingKeepsNamespaces(t *testing.T) {
 	_, host, _ := attachment(t, k)
 	inventory(t, k)
 	sh(t, "ip netns del net1")
-	eventually(t, "the veth goes with the namespace", func() bool { return len(observe(t, k, host.Key())) == 0 })
+	netlab.Until(t, 5*time.Second, "the veth goes with the namespace", func() bool { return len(observe(t, k, host.Key())) == 0 })
 
 	before := descriptors(t)
 	for range 200 {
@@ -303,7 +305,7 @@ func TestNothingKeepsNamespaces(t *testing.T) {
 	if after := descriptors(t); after > before {
 		t.Errorf("%d open files before, %d after", before, after)
 	}
-	eventually(t, "all threads are in the host's namespace", func() bool {
+	netlab.Until(t, 5*time.Second, "all threads are in the host's namespace", func() bool {
 		own, err := os.Readlink("/proc/self/ns/net")
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -49,21 +50,18 @@ func (l *journal) clear() {
 // want waits for an event, at most the second that repairing drift may take.
 func (l *journal) want(t *testing.T, what string, match func(Event) bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	netlab.Eventually(t, time.Second, what, func() error {
 		l.mu.Lock()
-		found := slices.ContainsFunc(l.events, match)
-		l.mu.Unlock()
-		if found {
-			return
+		defer l.mu.Unlock()
+		var got strings.Builder
+		for _, e := range l.events {
+			if match(e) {
+				return nil
+			}
+			fmt.Fprintf(&got, "\n%+v", e)
 		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var got []string
-	for _, e := range l.events {
-		got = append(got, fmt.Sprintf("%+v", e))
-	}
-	t.Errorf("no event: %s; got\n%s", what, strings.Join(got, "\n"))
+		return fmt.Errorf("no such event in%s", got.String())
+	})
 }
 
 func isGone(o netstate.Object) func(Event) bool {
@@ -317,14 +315,14 @@ func TestWatchEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	eventually(t, "its files are closed", func() bool { return descriptors(t) <= before+1 }) // the poller's own
+	netlab.Until(t, 5*time.Second, "its files are closed", func() bool { return descriptors(t) <= before+1 }) // the poller's own
 }
 
 func within(t *testing.T, what string, c <-chan bool) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(time.Second):
+	case <-time.After(netlab.Stretched(time.Second)):
 		t.Errorf("in vain: %s", what)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"testing"
 	"time"
 )
 
@@ -21,17 +22,55 @@ func Refuted(format string, args ...any) error { return Refutation{fmt.Errorf(fo
 // IsRefuted reports whether an error is a Refutation.
 func IsRefuted(err error) bool { return errors.As(err, &Refutation{}) }
 
-// pollEvery is the pause before a check is repeated. A program takes the processor for
-// about as long, so that waiting tests leave half of it to others.
-const pollEvery = 100 * time.Millisecond
+// A check is repeated after a pause as long as it took, so that waiting tests leave half of
+// the processor to others.
+const shortestPause, longestPause = 10 * time.Millisecond, 100 * time.Millisecond
 
 // Retry calls f, at least once, until it returns nil or an error that is no Refutation, or
 // until the patience of an idle machine, stretched by the crowd, ends.
 func Retry(patience time.Duration, f func() error) error {
-	for begin := time.Now(); ; time.Sleep(pollEvery) {
+	for begin := time.Now(); ; {
+		called := time.Now()
 		err := f()
 		if err == nil || !IsRefuted(err) || time.Since(begin) > Stretched(patience) {
 			return err
+		}
+		time.Sleep(min(max(time.Since(called), shortestPause), longestPause))
+	}
+}
+
+// Eventually fails the test unless f returns nil within the patience of an idle machine.
+func Eventually(t testing.TB, patience time.Duration, what string, f func() error) {
+	t.Helper()
+	err := Retry(patience, func() error {
+		err := f()
+		if err != nil {
+			err = Refutation{err}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%s: not within %v: %v", what, patience, err)
+	}
+}
+
+// Until is Eventually for a condition.
+func Until(t testing.TB, patience time.Duration, what string, holds func() bool) {
+	t.Helper()
+	Eventually(t, patience, what, func() error {
+		if !holds() {
+			return errors.New("it does not hold")
+		}
+		return nil
+	})
+}
+
+// Stays fails the test unless a condition holds for so long.
+func Stays(t testing.TB, period time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for begin := time.Now(); time.Since(begin) < period; time.Sleep(shortestPause) {
+		if !holds() {
+			t.Fatalf("%s: not after %v", what, time.Since(begin))
 		}
 	}
 }

@@ -3,7 +3,6 @@ package foreign
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -142,11 +141,7 @@ func TestForwardSpecs(t *testing.T) {
 			}
 			defer netlab.Shell(t, "iptables -P FORWARD ACCEPT; iptables -F; iptables -X")
 			firewalltest.Same(t, "as nft tells", c.nft, strings.TrimPrefix(firewalltest.InShort(blockersNow(t)), "4 "))
-			out, err := exec.Command("iptables-save").Output()
-			if err != nil {
-				t.Fatal(err)
-			}
-			firewalltest.Same(t, "as iptables-save tells", c.save, strings.TrimPrefix(firewalltest.InShort(parseLegacy(false, out)), "4 "))
+			firewalltest.Same(t, "as iptables-save tells", c.save, strings.TrimPrefix(firewalltest.InShort(parseLegacy(false, []byte(netlab.Shell(t, "iptables-save")))), "4 "))
 		})
 	}
 }
@@ -198,11 +193,7 @@ func TestForwardNames(t *testing.T) {
 		want = nil
 	}
 	firewalltest.Same(t, "blockers without names", []string(nil), want)
-	out, err := exec.Command("iptables-save").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	firewalltest.Same(t, "as iptables-save tells", []string{"guest*", "virbr0"}, parseLegacy(false, out)[0].Names)
+	firewalltest.Same(t, "as iptables-save tells", []string{"guest*", "virbr0"}, parseLegacy(false, []byte(netlab.Shell(t, "iptables-save")))[0].Names)
 }
 
 // TestDropsAtOtherHooksOfLegacy has the same in iptables' words, which legacy iptables

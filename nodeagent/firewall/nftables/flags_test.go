@@ -48,11 +48,7 @@ func TestForeignTablesWithFlags(t *testing.T) {
 		if _, err := io.WriteString(stdin, "add table inet "+name+" { flags owner; }\n"+chain+"add rule inet "+name+" onward iifname br-red accept\n"); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(10 * time.Second); !strings.Contains(netlab.Shell(t, "nft list ruleset"), "accept"); {
-			if time.Now().After(deadline) {
-				t.Fatal("the table with an owner does not appear")
-			}
-		}
+		netlab.Until(t, 10*time.Second, "the table with an owner appears", func() bool { return strings.Contains(netlab.Shell(t, "nft list ruleset"), "accept") })
 		if got := newLoaded(t, netstate.SourceLocal).Blockers(); len(got) != 2 || got[0].Blocks(netstate.IPv4, "br-red") || !got[0].Blocks(netstate.IPv4, "br-blue") {
 			t.Errorf("blockers of owned %s: %v", name, got)
 		}
