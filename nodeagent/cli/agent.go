@@ -18,6 +18,7 @@ import (
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/pods"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
@@ -46,6 +47,7 @@ func agentCommand(f *flags) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			f.patience = firewall.AgentPatience
 			if a.manifests == "" {
 				return f.clusterAgent(cmd.Context(), a, log)
 			}
@@ -80,7 +82,7 @@ func (f *flags) clusterAgent(ctx context.Context, a agentFlags, log *slog.Logger
 	}
 	defer l.release()
 	netns := make(chan struct{}, 1)
-	n, err := f.open(netstate.SourceCluster, log, func(o *engine.Options) {
+	n, err := f.open(ctx, netstate.SourceCluster, log, func(o *engine.Options) {
 		o.Resync, o.SweepDelay, o.Kernel = a.resync, a.brake, netnsWatch{o.Kernel, netns}
 	})
 	if err != nil {
@@ -144,7 +146,7 @@ func (f *flags) folderAgent(ctx context.Context, a agentFlags, log *slog.Logger)
 		return err
 	}
 	defer l.release()
-	n, err := f.open(netstate.SourceLocal, log, func(o *engine.Options) { o.Resync, o.SweepDelay = a.resync, a.brake })
+	n, err := f.open(ctx, netstate.SourceLocal, log, func(o *engine.Options) { o.Resync, o.SweepDelay = a.resync, a.brake })
 	if err != nil {
 		return err
 	}

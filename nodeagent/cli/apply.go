@@ -51,7 +51,7 @@ func (f *flags) apply(cmd *cobra.Command, files []string, timeout time.Duration)
 		return err
 	}
 	defer l.release()
-	n, err := f.open(netstate.SourceLocal, log, nil)
+	n, err := f.open(cmd.Context(), netstate.SourceLocal, log, nil)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (f *flags) apply(cmd *cobra.Command, files []string, timeout time.Duration)
 		return err
 	}
 	if !slices.ContainsFunc(statuses, func(s engine.Status) bool { return s.Ready.Status != metav1.ConditionTrue }) {
-		err = n.retire(netstate.SourceLocal, f.step)(cmd.Context())
+		err = n.retire()
 	}
 	return errors.Join(n.result(cmd, docs, statuses, n.writes()-writes), err)
 }

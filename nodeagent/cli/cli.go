@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -104,7 +105,9 @@ type flags struct {
 	runDir, nodeName, backend, logLevel string
 	step                                func()
 	// findNAT replaces the backend auto where it is set.
-	findNAT func(firewall.Options) (firewall.Backend, error)
+	findNAT func(firewall.Options) (*firewall.Firewall, error)
+	// patience is how long an agent waits for a program of the firewall.
+	patience time.Duration
 }
 
 func (f *flags) logger(w io.Writer, fallback slog.Level) (*slog.Logger, error) {

@@ -102,7 +102,7 @@ func (f *flags) openQuiet(cmd *cobra.Command, s netstate.Source, tune ...func(*e
 	if err != nil {
 		return nil, err
 	}
-	return f.open(s, log, func(o *engine.Options) {
+	return f.open(cmd.Context(), s, log, func(o *engine.Options) {
 		o.SweepDelay = -1
 		for _, t := range tune {
 			t(o)
@@ -168,21 +168,20 @@ func (f *flags) deleteAll(cmd *cobra.Command, timeout time.Duration) error {
 }
 
 // unlisted is a firewall that is neither read nor changed.
-type unlisted struct{ firewall.Backend }
+type unlisted struct{ engine.Firewall }
 
-func (unlisted) Load(context.Context) error               { return nil }
-func (unlisted) Known() bool                              { return true }
-func (unlisted) Observe([]netstate.Key) netstate.Set      { return netstate.Set{} }
-func (unlisted) Held() netstate.Set                       { return netstate.Set{} }
-func (unlisted) Apply(context.Context, []plan.Step) error { return nil }
-func (unlisted) Blockers() []netstate.Blocker             { return nil }
-func (unlisted) Intact() bool                             { return true }
-func (unlisted) Watch(context.Context, func()) error      { return nil }
+func (unlisted) Observe([]netstate.Key) (netstate.Set, map[netstate.Key]error) {
+	return netstate.Set{}.Add(netstate.Ruleset{}), nil
+}
+func (unlisted) Apply(steps []plan.Step) []error     { return make([]error, len(steps)) }
+func (unlisted) Inventory() ([]netstate.Held, error) { return nil, nil }
+func (unlisted) Blockers() []netstate.Blocker        { return nil }
+func (unlisted) Watch(context.Context, func()) error { return nil }
 
 // sweepAll removes all that bears a source's mark: no resource is set, so nothing has
 // an owner. Filters go last, and need not be listed for it.
 func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Duration) error {
-	n, err := f.openQuiet(cmd, s, func(o *engine.Options) { o.NAT = unlisted{o.NAT} })
+	n, err := f.openQuiet(cmd, s, func(o *engine.Options) { o.Firewall = unlisted{o.Firewall} })
 	if err != nil {
 		return err
 	}
@@ -192,5 +191,5 @@ func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Dur
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
 		return err
 	}
-	return errors.Join(n.engine.Left(), firewall.CleanAll(cmd.Context(), n.nat, firewall.Options{Source: s, Step: f.step}))
+	return errors.Join(n.engine.Left(), firewall.CleanAll(n.nat, firewall.Options{Source: s, Step: f.step, Context: cmd.Context()}))
 }

@@ -28,9 +28,11 @@ import (
 
 // node is this machine as the commands use it.
 type node struct {
-	name    string
-	kernel  *kernel.Kernel
-	nat     firewall.Backend
+	name   string
+	kernel *kernel.Kernel
+	nat    *firewall.Firewall
+	// retire removes the objects of the source from the node's other firewalls.
+	retire  func() error
 	store   *report.Store
 	metrics *report.Metrics
 	ports   *hostport.Ports
@@ -43,8 +45,9 @@ type node struct {
 	damaged map[string]bool
 }
 
-// open prepares an engine for the objects of a source. Nothing is touched yet.
-func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine.Options)) (*node, error) {
+// open prepares an engine for the objects of a source, until a context ends. Nothing is
+// touched yet.
+func (f *flags) open(ctx context.Context, source netstate.Source, log *slog.Logger, tune func(*engine.Options)) (*node, error) {
 	if err := privileged(); err != nil {
 		return nil, err
 	}
@@ -60,13 +63,15 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 	if n.kernel, err = kernel.Open(kernel.Options{Source: source, NodeName: n.name, RunDir: f.runDir, Step: f.step}); err != nil {
 		return nil, err
 	}
-	if n.nat, err = f.firewall(firewall.Options{Source: source, Step: f.step}); err != nil {
+	rules := firewall.Options{Source: source, Step: f.step, Context: ctx, Patience: f.patience}
+	if n.nat, err = f.firewall(rules); err != nil {
 		return nil, errors.Join(err, n.kernel.Close())
 	}
+	n.retire = func() error { return firewall.Retire(n.nat, rules) }
 	n.store.By(report.Node{Name: n.name, Backend: n.nat.Name()})
 	n.ports = hostport.New()
 	n.metrics = report.NewMetrics(n.registry)
-	o := engine.Options{Source: source, Kernel: n.kernel, NAT: n.nat, HostPorts: n.ports, Log: log, Retire: n.retire(source, f.step)}
+	o := engine.Options{Source: source, Kernel: n.kernel, Firewall: n.nat, HostPorts: n.ports, Log: log, Retire: n.retire}
 	if source == netstate.SourceLocal {
 		o.Reporter = &report.Local{Store: n.store, Metrics: n.metrics, Log: log}
 	} else {
@@ -82,18 +87,11 @@ func (f *flags) open(source netstate.Source, log *slog.Logger, tune func(*engine
 
 // firewall is the backend that the command line chooses, or where it leaves that open,
 // the command.
-func (f *flags) firewall(o firewall.Options) (firewall.Backend, error) {
+func (f *flags) firewall(o firewall.Options) (*firewall.Firewall, error) {
 	if f.backend == firewall.KindAuto && f.findNAT != nil {
 		return f.findNAT(o)
 	}
 	return firewall.New(f.backend, o)
-}
-
-// retire removes the source's objects from the node's other firewalls.
-func (n *node) retire(source netstate.Source, step func()) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return firewall.Retire(ctx, n.nat, firewall.Options{Source: source, Step: step})
-	}
 }
 
 // privileged fails early, and in one line, where every netlink message would fail.
@@ -112,6 +110,7 @@ func privileged() error {
 
 func (n *node) close() {
 	n.ports.Close()
+	n.nat.Close()
 	_ = n.kernel.Close()
 }
 

@@ -33,7 +33,7 @@ func (f *flags) plan(cmd *cobra.Command, files []string) error {
 	if err != nil {
 		return err
 	}
-	n, err := f.open(netstate.SourceLocal, log, nil)
+	n, err := f.open(cmd.Context(), netstate.SourceLocal, log, nil)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (f *flags) plan(cmd *cobra.Command, files []string) error {
 	for _, in := range inputs {
 		n.engine.Set(in)
 	}
-	planned, err := n.engine.Plan(cmd.Context())
+	planned, err := n.engine.Plan()
 	if err != nil {
 		return err
 	}

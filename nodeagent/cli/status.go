@@ -44,8 +44,8 @@ func (f *flags) status(cmd *cobra.Command, output string) error {
 		return err
 	}
 	look, by := *f, f.store().WrittenBy()
-	look.findNAT = func(o firewall.Options) (firewall.Backend, error) {
-		return firewall.InUse(cmd.Context(), by.Backend, o)
+	look.findNAT = func(o firewall.Options) (*firewall.Firewall, error) {
+		return firewall.InUse(by.Backend, o)
 	}
 	if f.nodeName == "" {
 		look.nodeName = by.Name
@@ -68,7 +68,7 @@ func (f *flags) status(cmd *cobra.Command, output string) error {
 // observe compares a source's objects on this node with its records. The records of a
 // cluster are in the cluster: each of its objects here is without a record.
 func (f *flags) observe(ctx context.Context, s netstate.Source, log *slog.Logger) ([]engine.Planned, error) {
-	n, err := f.open(s, log, func(o *engine.Options) { o.SweepDelay = -1 })
+	n, err := f.open(ctx, s, log, func(o *engine.Options) { o.SweepDelay = -1 })
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (f *flags) observe(ctx context.Context, s netstate.Source, log *slog.Logger
 		}
 	}
 	n.engine.Synced(true)
-	return n.engine.Look(ctx)
+	return n.engine.Look()
 }
 
 func show(w io.Writer, output string, planned, clusters []engine.Planned, last engine.Teller) error {

@@ -16,7 +16,6 @@ type what uint8
 
 const (
 	lookAtOwner what = iota
-	readFirewall
 	readNode
 	readRouting
 	lookAtSilent
@@ -30,11 +29,8 @@ const (
 	firstRetry = 200 * time.Millisecond
 	lastRetry  = time.Minute
 	// pauseAfterError is how long to wait before the node is read again that could
-	// not be read, and the longest such pause of the firewall.
+	// not be read.
 	pauseAfterError = time.Second
-	// firstNATPause is that pause after a first failure: a program that flushes a
-	// firewall table by table is in the way of repairs meanwhile.
-	firstNATPause = 50 * time.Millisecond
 	// nodePause is the shortest time between two looks at the node's own links
 	// and routes: on a busy node they change all the time.
 	nodePause = 200 * time.Millisecond

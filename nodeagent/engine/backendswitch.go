@@ -1,18 +1,18 @@
 package engine
 
 import (
-	"context"
 	"errors"
+
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 )
 
 // retire removes the objects of a former firewall once the firewall of this node holds
 // everything: before, it may be all that isolates or publishes something.
-func (e *Engine) retire(ctx context.Context) {
+func (e *Engine) retire() {
 	if e.Retire == nil || e.retired || e.alarms.Has(alarm{what: retryRetire}) || !e.complete() {
 		return
 	}
-	if err := e.firewall.run(false, func() error { return e.Retire(ctx) }); err != nil {
+	if err := e.Retire(); err != nil {
 		e.Log.Error("remove what another firewall held", "err", err)
 		e.alarms.At(alarm{what: retryRetire}, e.Now().Add(pauseAfterError))
 		return
@@ -24,13 +24,13 @@ func (e *Engine) retire(ctx context.Context) {
 // wants, but for what waits for something that is not the firewall's.
 func (e *Engine) complete() bool {
 	e.mu.Lock()
-	pending := !e.synced || e.natLost || e.lost || len(e.inputs) > 0 || e.dirty()
+	pending := !e.synced || e.firewall || e.lost || e.unread > 0 || len(e.inputs) > 0 || e.dirty()
 	e.mu.Unlock()
-	if pending || e.alarms.Has(alarm{what: readFirewall}) || !e.brake.IsZero() || e.awaitPods(nil) || !e.NAT.Known() {
+	if pending || !e.brake.IsZero() || e.awaitPods(nil) {
 		return false
 	}
 	for _, u := range e.units {
-		there := e.NAT.Observe(u.Wanted().Keys())
+		there, _ := e.Firewall.Observe(u.Wanted().Keys())
 		for k, o := range u.Wanted() {
 			if k.Kind.Firewall() && there[k] != o && !errors.Is(u.errs[k], failure.ErrWaits) {
 				return false

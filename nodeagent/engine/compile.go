@@ -154,7 +154,7 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 		u.problem = e.identify(u, &r)
 	}
 	if u.problem == nil && network != nil {
-		e.addSiblings(u, network.AntiSpoof && e.NAT.AntiSpoof(), &r)
+		e.addSiblings(u, network.AntiSpoof && e.Firewall.AntiSpoof(), &r)
 	}
 	if u.problem != nil {
 		r = compile.Result{Objects: netstate.Set{}, Claims: e.leased(u)}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,18 +22,26 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/fights"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/hostport"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// Kernel is what the engine needs of the kernel beside the firewall.
-type Kernel interface {
+// Driver is what the engine needs of the kernel and of the firewall alike.
+type Driver interface {
+	// Observe returns the objects that are there, of the keys that are the driver's. An
+	// object with a key in the error map is unknown: neither present nor absent.
 	Observe([]netstate.Key) (netstate.Set, map[netstate.Key]error)
+	// Apply carries out steps of one stage and returns the error of each.
 	Apply([]plan.Step) []error
-	Inventory() ([]kernel.Held, error)
+	// Inventory reads all objects that bear our mark.
+	Inventory() ([]netstate.Held, error)
+}
+
+// Kernel is the driver of all objects but the firewall's.
+type Kernel interface {
+	Driver
 	Node() (netstate.Node, error)
 	Routing(netns string) (netstate.Routing, error)
 	LinkIndex(netstate.End) (int, error)
@@ -45,6 +54,20 @@ type Kernel interface {
 	NetnsID(name string) (netstate.NetnsID, bool)
 	Announce([]plan.Step)
 	Watch(context.Context, func(kernel.Event)) error
+}
+
+// Firewall is the driver of the objects of the firewall, the netstate.Ruleset among them.
+type Firewall interface {
+	Driver
+	// AntiSpoof reports whether it can hold filters of bridge ports.
+	AntiSpoof() bool
+	// Blockers are the chains of other programs that drop forwarded packets, as of the last
+	// reading.
+	Blockers() []netstate.Blocker
+	// Forget ends the tracked connections from and to addresses that have gone.
+	Forget([]netip.Addr) error
+	// Watch calls a function when the firewall is to be looked at again.
+	Watch(context.Context, func()) error
 }
 
 // Reporter is told what came of the resources. Calls come from one goroutine.
@@ -64,7 +87,7 @@ type Reporter interface {
 type Options struct {
 	Source   netstate.Source
 	Kernel   Kernel
-	NAT      firewall.Backend
+	Firewall Firewall
 	Reporter Reporter
 	// HostPorts is asked before a port is published; nil asks nothing.
 	HostPorts hostport.Sockets
@@ -80,7 +103,7 @@ type Options struct {
 	// Retire, where set, is called once: when the firewall first holds all that
 	// is wanted, with the source in sync. It removes what a firewall holds that
 	// was used before.
-	Retire func(context.Context) error
+	Retire func() error
 }
 
 // Engine is the loop from resources to the kernel.
@@ -92,8 +115,7 @@ type Engine struct {
 	progress atomic.Int64
 
 	// The rest is for the loop's goroutine alone.
-	firewall *patientFirewall
-	units    map[netstate.Owner]*unit
+	units map[netstate.Owner]*unit
 	books
 	node netstate.Node
 	// pods by UID; nil until they are known.
@@ -113,8 +135,8 @@ type news struct {
 type came struct {
 	inputs map[netstate.Owner]*Input
 	events map[netstate.Key]kernel.Event
-	// lost says that events were, natLost that the firewall changed.
-	lost, natLost bool
+	// lost says that events were, firewall that the firewall is to be looked at again.
+	lost, firewall bool
 	// synced says that every resource of the source was Set.
 	synced bool
 	// remembered are attachments and publishes that are not Set yet.
@@ -161,8 +183,9 @@ type phase struct {
 	// large sweep waits, zero for no such sweep.
 	sweepDue bool
 	brake    time.Time
-	// natFailures are the firewall's since a change of it succeeded.
-	natFailures int
+	// unread counts in a row how often the firewall could not be read when it was to be
+	// looked at.
+	unread int
 	// retired says that Retire is done.
 	retired bool
 }
@@ -200,8 +223,6 @@ func New(o Options) *Engine {
 	}
 	_ = e.news.take()
 	e.keeper = hostport.NewKeeper(o.HostPorts, func(err error) { e.Log.Warn("ports of the node's processes", "err", err) })
-	e.firewall = &patientFirewall{Backend: o.NAT, ended: e.firewallChanged}
-	e.NAT = e.firewall
 	return e
 }
 
@@ -260,7 +281,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	err := e.watch(ctx)
 	if err == nil {
 		// At the start all is read: nothing can be built without.
-		err = e.start(ctx)
+		err = e.start()
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -268,12 +289,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	e.firewall.patience = loopPatience
-	defer e.firewall.finish()
 	resync := time.NewTimer(e.jitter())
 	defer resync.Stop()
 	for {
-		next, err := e.turn(ctx)
+		next, err := e.turn()
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -305,7 +324,7 @@ func (e *Engine) RunOnce(ctx context.Context, wait time.Duration, waiting func([
 	e.once = true
 	watched := e.watch(ctx) == nil
 	for {
-		next, err := e.turn(ctx)
+		next, err := e.turn()
 		if err != nil {
 			return nil, err
 		}
@@ -342,13 +361,13 @@ func (e *Engine) watch(ctx context.Context) error {
 	if err := e.Kernel.Watch(ctx, e.event); err != nil {
 		return err
 	}
-	return e.NAT.Watch(ctx, e.firewallChanged)
+	return e.Firewall.Watch(ctx, e.firewallChanged)
 }
 
-// firewallChanged has the firewall read again.
+// firewallChanged has the firewall looked at again.
 func (e *Engine) firewallChanged() {
 	e.mu.Lock()
-	e.natLost = true
+	e.firewall = true
 	e.mu.Unlock()
 	e.signal()
 }

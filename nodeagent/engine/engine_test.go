@@ -28,7 +28,7 @@ type node struct {
 	t      *testing.T
 	engine *engine.Engine
 	kernel *kernel.Kernel
-	nat    firewall.Backend
+	nat    *firewall.Firewall
 	drift  int
 	braked int
 	gone   map[netstate.Owner]bool
@@ -53,7 +53,7 @@ func newNode(t *testing.T, tune ...func(*engine.Options)) *node {
 	if n.nat, err = firewall.New("nftables", firewall.Options{Source: netstate.SourceLocal}); err != nil {
 		t.Fatal(err)
 	}
-	o := engine.Options{Source: netstate.SourceLocal, Kernel: n.kernel, NAT: n.nat, Reporter: n, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	o := engine.Options{Source: netstate.SourceLocal, Kernel: n.kernel, Firewall: n.nat, Reporter: n, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	for _, f := range tune {
 		f(&o)
 	}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,10 +15,9 @@ import (
 // execute carries out steps stage by stage and returns the steps that succeeded. A step
 // whose dependencies failed, or could not be observed, is skipped, and so are further
 // steps of an owner whose sysctls are read-only.
-func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
+func (e *Engine) execute(batch map[netstate.Owner]bool, steps []plan.Step) []plan.Step {
 	x := execution{e: e, batch: batch, failed: map[netstate.Key]bool{}, stopped: map[netstate.Owner]bool{}}
 	maps.Copy(x.failed, e.unseen)
-	mended := e.NAT.Intact()
 	for stage := plan.StageClosePublish; stage <= plan.StagePublish; stage++ {
 		e.progressed()
 		var part []plan.Step
@@ -28,13 +26,7 @@ func (e *Engine) execute(ctx context.Context, batch map[netstate.Owner]bool, ste
 				part = append(part, s)
 			}
 		}
-		switch {
-		case stage.Firewall() && (len(part) > 0 || !mended):
-			mended = true
-			x.firewall(ctx, part)
-		case len(part) > 0:
-			x.kernel(part)
-		}
+		x.apply(stage, part)
 	}
 	x.e.endConnections(batch)
 	for o := range batch {
@@ -90,9 +82,20 @@ func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
 	return false
 }
 
-func (x *execution) kernel(part []plan.Step) {
-	for i, err := range x.e.Kernel.Apply(part) {
+// apply has the driver of a stage carry out its steps.
+func (x *execution) apply(stage plan.Stage, part []plan.Step) {
+	if len(part) == 0 {
+		return
+	}
+	var driver Driver = x.e.Kernel
+	if stage.Firewall() {
+		driver = x.e.Firewall
+	}
+	for i, err := range driver.Apply(part) {
 		if err != nil {
+			if stage.Firewall() && i == 0 {
+				x.e.Log.Error("change the firewall", "err", err)
+			}
 			x.failed[part[i].Key] = true
 			x.e.fail(x.batch, part[i].Key, failure.Advised(part[i].Key, err))
 			if errors.Is(err, kernel.ErrSysctlReadOnly) {
@@ -103,23 +106,6 @@ func (x *execution) kernel(part []plan.Step) {
 			continue
 		}
 		x.success(part[i])
-	}
-}
-
-func (x *execution) firewall(ctx context.Context, part []plan.Step) {
-	err := x.e.NAT.Apply(ctx, part)
-	if err == nil {
-		x.e.natFailures = 0
-		for _, s := range part {
-			x.success(s)
-		}
-		return
-	}
-	x.e.Log.Error("change the firewall", "err", err)
-	x.e.natFailed()
-	for _, s := range part {
-		x.e.fail(x.batch, s.Key, err)
-		x.failed[s.Key] = true
 	}
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -25,7 +26,7 @@ type fake struct {
 	nodeErr  error
 	node     netstate.Node
 	nodes    int
-	held     []kernel.Held
+	held     []netstate.Held
 	fn       func(kernel.Event)
 	inv      int
 	noIPv6   map[string]bool
@@ -90,8 +91,8 @@ func (f *fake) remove(k netstate.Key) {
 }
 
 // inventory returns the objects that bear a mark: links, and the objects on them.
-func (f *fake) inventory() []kernel.Held {
-	var held []kernel.Held
+func (f *fake) inventory() []netstate.Held {
+	var held []netstate.Held
 	for k, o := range f.set {
 		link, ok := f.set[netstate.Link{Netns: k.Netns, Name: k.Link}.Key()].(netstate.Link)
 		ns, isNetns := o.(netstate.Netns)
@@ -101,11 +102,11 @@ func (f *fake) inventory() []kernel.Held {
 		_, owner, marked := netstate.ParseMark(link.Mark)
 		switch {
 		case isNetns && ns.Managed:
-			held = append(held, kernel.Held{Object: o})
+			held = append(held, netstate.Held{Object: o})
 		case ok && marked && link.Type == netstate.Loopback:
-			held = append(held, kernel.Held{Object: o})
+			held = append(held, netstate.Held{Object: o})
 		case ok && marked && k.Kind != netstate.KindSysctl:
-			held = append(held, kernel.Held{Owner: owner, Object: o})
+			held = append(held, netstate.Held{Owner: owner, Object: o})
 		}
 	}
 	return held
@@ -123,7 +124,7 @@ func (f *fake) Apply(steps []plan.Step) []error {
 	}
 	return errs
 }
-func (f *fake) Inventory() ([]kernel.Held, error) { f.inv++; return f.held, nil }
+func (f *fake) Inventory() ([]netstate.Held, error) { f.inv++; return f.held, nil }
 func (f *fake) Node() (netstate.Node, error) {
 	f.nodes++
 	if f.nodeErr != nil {
@@ -153,69 +154,72 @@ func (f *fake) ListenMounts()                                        {}
 func (f *fake) Routing(netns string) (netstate.Routing, error)       { return f.routings[netns], nil }
 func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
 
-// fakeNAT believes to hold what a failed Apply was to bring, until it is read again.
-type fakeNAT struct {
-	set, believed   netstate.Set
+// fakeFirewall is a firewall that is a set. After a failed Apply it is read again, unless it
+// is unreadable; what is told of it then is unknown.
+type fakeFirewall struct {
+	set             netstate.Set
 	err, unreadable error
 	stale, mangled  bool
 	n               int
 	forgotten       []netip.Addr
 }
 
-func (f *fakeNAT) Name() string { return "fake" }
-func (f *fakeNAT) Known() bool  { return !f.stale }
-func (f *fakeNAT) Load(context.Context) error {
-	if f.unreadable == nil && f.stale {
-		f.stale, f.believed = false, nil
-	}
-	return f.unreadable
-}
-func (f *fakeNAT) Observe(k []netstate.Key) netstate.Set {
-	set, out := f.set, netstate.Set{}
-	if f.stale {
-		set = f.believed
-	}
-	for _, k := range k {
-		if o := set[k]; o != nil {
+func (f *fakeFirewall) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
+	out, unknown := netstate.Set{}, map[netstate.Key]error{}
+	f.stale = f.stale && f.unreadable != nil
+	for _, k := range keys {
+		switch o := f.set[k]; {
+		case !k.Kind.Firewall():
+		case f.stale:
+			unknown[k] = fmt.Errorf("read the firewall: %w", f.unreadable)
+		case k.Kind == netstate.KindRuleset && !f.mangled:
+			out.Add(netstate.Ruleset{})
+		case o != nil:
 			out[k] = o
 		}
 	}
-	return out
+	return out, unknown
 }
-func (f *fakeNAT) Held() netstate.Set {
-	out := netstate.Set{}
-	for k, o := range f.set {
-		out[k] = o
+
+func (f *fakeFirewall) Inventory() (held []netstate.Held, err error) {
+	if f.stale = f.unreadable != nil; f.stale {
+		return nil, f.unreadable
 	}
-	return out
+	for _, o := range f.set {
+		held = append(held, netstate.Held{Object: o})
+	}
+	return held, nil
 }
-func (f *fakeNAT) Apply(_ context.Context, steps []plan.Step) error {
+
+func (f *fakeFirewall) Apply(steps []plan.Step) []error {
 	f.n++
-	f.mangled = f.mangled && f.err != nil
-	set := f.set
-	if f.err != nil {
-		f.stale, f.believed = true, maps.Clone(f.set)
-		set = f.believed
+	errs := make([]error, len(steps))
+	if f.stale = f.err != nil; f.stale {
+		for i := range errs {
+			errs[i] = f.err
+		}
+		return errs
 	}
 	for _, s := range steps {
-		if s.Op == plan.Delete {
-			delete(set, s.Key)
-		} else {
-			set[s.Key] = s.New
+		switch {
+		case s.Key.Kind == netstate.KindRuleset:
+		case s.Op == plan.Delete:
+			delete(f.set, s.Key)
+		default:
+			f.set[s.Key] = s.New
 		}
 	}
-	return f.err
+	f.mangled = false
+	return errs
 }
-func (f *fakeNAT) Blockers() []netstate.Blocker { return nil }
-func (f *fakeNAT) AntiSpoof() bool              { return true }
-func (f *fakeNAT) Intact() bool                 { return !f.mangled }
-func (f *fakeNAT) Forget(gone []netip.Addr) error {
+
+func (f *fakeFirewall) Blockers() []netstate.Blocker { return nil }
+func (f *fakeFirewall) AntiSpoof() bool              { return true }
+func (f *fakeFirewall) Forget(gone []netip.Addr) error {
 	f.forgotten = append(f.forgotten, gone...)
 	return nil
 }
-func (f *fakeNAT) Clean(context.Context) error         { return nil }
-func (f *fakeNAT) Watch(context.Context, func()) error { return nil }
-func (f *fakeNAT) Transactions() uint64                { return uint64(f.n) }
+func (f *fakeFirewall) Watch(context.Context, func()) error { return nil }
 
 type rep struct {
 	status  map[netstate.Owner]Status
@@ -233,7 +237,7 @@ type world struct {
 	ahead time.Duration
 	t     testing.TB
 	k     *fake
-	n     *fakeNAT
+	n     *fakeFirewall
 	r     *rep
 	e     *Engine
 }
@@ -241,19 +245,19 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	w := &world{t: t,
 		k: &fake{set: netstate.Set{}, node: netstate.Node{Name: "n1", DefaultLink: "eth0", Links: map[string]netstate.NodeLink{"eth0": {MTU: 9000, Type: netstate.OtherLink}}, Forwarding: map[netstate.Family]bool{netstate.IPv4: true, netstate.IPv6: true}}},
-		n: &fakeNAT{set: netstate.Set{}}, r: &rep{map[netstate.Owner]Status{}, map[netstate.Owner]int{}, 0}}
+		n: &fakeFirewall{set: netstate.Set{}}, r: &rep{map[netstate.Owner]Status{}, map[netstate.Owner]int{}, 0}}
 	w.e = w.engine()
 	return w
 }
 func (w *world) engine() *Engine {
-	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, NAT: w.n, Reporter: w.r, Now: func() time.Time { return time.Now().Add(w.ahead) }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, Firewall: w.n, Reporter: w.r, Now: func() time.Time { return time.Now().Add(w.ahead) }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err := e.watch(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
 	return e
 }
 func (w *world) turn() time.Duration {
-	d, err := w.e.turn(context.Background())
+	d, err := w.e.turn()
 	if err != nil {
 		w.t.Fatal(err)
 	}

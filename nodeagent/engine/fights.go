@@ -17,7 +17,7 @@ import (
 // noteFights counts what a pass put back, logs one line per owner whose objects begin a
 // new pause, and returns the objects that these lines stand for. What came back with the
 // link, the namespace or the address under it is no fight of its own.
-func (e *Engine) noteFights(batch map[netstate.Owner]bool, applied []plan.Step, rules bool) map[netstate.Key]bool {
+func (e *Engine) noteFights(batch map[netstate.Owner]bool, applied []plan.Step) map[netstate.Key]bool {
 	repaired, seen := e.repaired(applied), map[fights.Undoing]bool{}
 	summed, begun := map[netstate.Key]bool{}, map[netstate.Owner][]*fights.Begun{}
 	for _, s := range applied {
@@ -35,7 +35,7 @@ func (e *Engine) noteFights(batch map[netstate.Owner]bool, applied []plan.Step, 
 			summed[s.Key] = true
 		}
 	}
-	if rules {
+	if mends(applied) {
 		e.noteMended(batch, begun)
 	}
 	for _, s := range applied {
@@ -53,7 +53,7 @@ func (e *Engine) noteMended(batch map[netstate.Owner]bool, begun map[netstate.Ow
 	if len(owners) == 0 {
 		return
 	}
-	if _, pause := e.fights.Repaired(fights.Undoing{}, owners, e.Now()); pause != nil {
+	if _, pause := e.fights.Repaired(fights.Undoing{Key: netstate.Ruleset{}.Key()}, owners, e.Now()); pause != nil {
 		begun[slices.MinFunc(owners, netstate.Owner.Compare)] = []*fights.Begun{pause}
 	}
 }

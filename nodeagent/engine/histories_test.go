@@ -45,15 +45,15 @@ func (l historyLog) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// historyNAT is a firewall whose steps are recorded.
-type historyNAT struct {
-	*fakeNAT
+// historyFirewall is a firewall whose steps are recorded.
+type historyFirewall struct {
+	*fakeFirewall
 	h *history
 }
 
-func (n historyNAT) Apply(ctx context.Context, steps []plan.Step) error {
+func (n historyFirewall) Apply(steps []plan.Step) []error {
 	n.h.note(steps...)
-	return n.fakeNAT.Apply(ctx, steps)
+	return n.fakeFirewall.Apply(steps)
 }
 
 func newHistory(w *world) *history {
@@ -65,7 +65,7 @@ func newHistory(w *world) *history {
 // attach has the present process recorded.
 func (h *history) attach() {
 	h.e.Log = slog.New(historyLog{slog.DiscardHandler, h})
-	h.e.NAT = historyNAT{h.n, h}
+	h.e.Firewall = historyFirewall{h.n, h}
 	h.k.appErr = func(s plan.Step) error { h.note(s); return nil }
 }
 

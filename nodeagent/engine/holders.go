@@ -47,12 +47,15 @@ func (e *Engine) proves(u *unit, r compile.Result, c compile.Claim) bool {
 	if !c.Proof.Kind.Firewall() {
 		return u.Holds(c.Proof)
 	}
-	found := e.NAT.Observe([]netstate.Key{c.Proof})[c.Proof]
-	if p, ok := found.(netstate.Publish); ok {
+	found, _ := e.Firewall.Observe([]netstate.Key{c.Proof})
+	switch p := found[c.Proof].(type) {
+	case nil, netstate.Partial:
+		return false
+	case netstate.Publish:
 		want, _ := r.Objects[c.Proof].(netstate.Publish)
 		return p.Targets == want.Targets
 	}
-	return found != nil
+	return true
 }
 
 // recordedHolder reports whether the status in the owner's record shows that it had

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -243,7 +242,7 @@ func (l *rivals) expectIdle(before map[netstate.Owner]metav1.Object) {
 	l.t.Helper()
 	kept := l.holders()
 	l.begin(before)
-	planned, err := l.e.Plan(l.t.Context())
+	planned, err := l.e.Plan()
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -258,21 +257,21 @@ func (l *rivals) expectIdle(before map[netstate.Owner]metav1.Object) {
 		l.fail("a new process changes %s", s.Key)
 		return nil
 	}
-	l.e.NAT = idleNAT{l.n, l}
+	l.e.Firewall = idleFirewall{l.n, l}
 	l.settle()
-	l.k.appErr, l.e.NAT = nil, l.n
+	l.k.appErr, l.e.Firewall = nil, l.n
 	l.expectKept("a new process", kept)
 }
 
-// idleNAT is a firewall that nothing is to change.
-type idleNAT struct {
-	*fakeNAT
+// idleFirewall is a firewall that nothing is to change.
+type idleFirewall struct {
+	*fakeFirewall
 	l *rivals
 }
 
-func (n idleNAT) Apply(_ context.Context, steps []plan.Step) error {
+func (n idleFirewall) Apply(steps []plan.Step) []error {
 	n.l.fail("a new process changes the firewall: %v", steps)
-	return nil
+	return make([]error, len(steps))
 }
 
 // TestHoldersKeep drives random histories of resources that want the same things: a

@@ -79,10 +79,9 @@ func (u *unit) tellListeners(lost, kept []string, wide bool) {
 // publishes reports whether a port is led to the unit's target: it is in the
 // kernel, or was brought there by this process and will be again.
 func (e *Engine) publishes(u *unit, k netstate.Key) bool {
-	if e.NAT.Observe([]netstate.Key{k})[k] != nil {
-		return true
-	}
-	return u.done && u.Wanted()[k] != nil
+	found, _ := e.Firewall.Observe([]netstate.Key{k})
+	_, whole := found[k].(netstate.Publish)
+	return whole || u.done && u.Wanted()[k] != nil
 }
 
 func listenersText(list []hostport.Listener) string {

@@ -205,7 +205,7 @@ func TestApplyHoldsNothing(t *testing.T) {
 	w, f := portsWorld(t)
 	w.e.keeper.Holds = false
 	w.set(pp("web", "a", "", 80))
-	if _, err := w.e.Plan(t.Context()); err != nil {
+	if _, err := w.e.Plan(); err != nil {
 		t.Fatal(err)
 	}
 	w.set(pp("web", "a", "", 80))

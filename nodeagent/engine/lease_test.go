@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
-	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -207,7 +206,7 @@ func (l *lab) crash() string {
 // built says whether the kernel bears an address of the attachment, as a record of
 // last resort.
 func (l *lab) built(name string) bool {
-	return slices.ContainsFunc(l.k.inventory(), func(h kernel.Held) bool {
+	return slices.ContainsFunc(l.k.inventory(), func(h netstate.Held) bool {
 		return h.Owner.Name == name && h.Object.Key().Kind == netstate.KindAddress
 	})
 }

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -374,38 +373,6 @@ func TestForeignEventsAreGathered(t *testing.T) {
 }
 
 func pfx(s string) netip.Prefix { return netip.MustParsePrefix(s) }
-
-// loadFails is a firewall that cannot be read for a while.
-type loadFails struct {
-	*fakeNAT
-	fail bool
-}
-
-func (l *loadFails) Load(context.Context) error {
-	if l.fail {
-		return errors.New("list table: EAGAIN")
-	}
-	return nil
-}
-
-// TestFirewallIsReadAgain shows that a firewall that could not be read is read again
-// soon.
-func TestFirewallIsReadAgain(t *testing.T) {
-	w := newWorld(t)
-	l := &loadFails{fakeNAT: w.n}
-	w.e.NAT = l
-	w.set(bnet("red", "10.0.0.0/24"))
-	w.turns(20)
-	l.fail = true
-	l.set = netstate.Set{} // flushed by another program
-	w.e.firewallChanged()
-	d := w.turn()
-	l.fail = false
-	t.Logf("next look in %s, objects in the firewall %d", d, len(l.set))
-	if d > time.Minute {
-		t.Error("no retry")
-	}
-}
 
 // TestStaticComesBeforeAllocated shows that an address which an attachment names is not
 // given to another in the same pass.

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -57,12 +56,12 @@ func BenchmarkManyGo(b *testing.B) {
 		w.manyPods(n, false)
 		w.turns(20)
 		w.e.SetPods(nil)
-		batch := w.e.take(context.Background())
+		batch := w.e.take()
 		w.e.leaving = map[netstate.Key]netstate.Owner{}
 		w.e.compileAll(batch)
 		clear(w.k.set) // it went with the pods
 		begin := time.Now()
-		w.e.prepare(context.Background(), batch)
+		w.e.prepare(batch)
 		return time.Since(begin) / time.Duration(n)
 	}
 	for b.Loop() {

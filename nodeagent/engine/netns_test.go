@@ -161,7 +161,7 @@ func TestEventsUnderTheOtherName(t *testing.T) {
 	w.k.appErr = func(s plan.Step) error { t.Errorf("changed for an event: %s", s.Key); return nil }
 	w.k.fn(kernel.Event{Key: told.Key(), Object: told})
 	w.turns(20)
-	w.k.held = []kernel.Held{{Owner: own(one), Object: told}}
+	w.k.held = []netstate.Held{{Owner: own(one), Object: told}}
 	w.e.everything()
 	w.turns(20)
 	w.k.appErr = nil

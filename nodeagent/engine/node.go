@@ -25,12 +25,16 @@ func (e *Engine) followNode() {
 }
 
 // readNode reads the node's own state. One of our forward guards says that forwarding
-// was off before us, also where the record of that is lost.
+// was off before us, also where the record of that is lost. While the firewall is unknown,
+// that stays as it was.
 func (e *Engine) readNode() (netstate.Node, error) {
 	node, err := e.Kernel.Node()
-	guards := []netstate.Key{netstate.ForwardGuard{Family: netstate.IPv4}.Key(), netstate.ForwardGuard{Family: netstate.IPv6}.Key()}
-	for k := range e.NAT.Observe(guards) {
-		delete(node.Forwarding, netstate.Family(k.Name))
+	for _, f := range []netstate.Family{netstate.IPv4, netstate.IPv6} {
+		k := netstate.ForwardGuard{Family: f}.Key()
+		guards, unknown := e.Firewall.Observe([]netstate.Key{k})
+		if guards[k] != nil || unknown[k] != nil && e.started && !e.node.Forwarding[f] {
+			delete(node.Forwarding, f)
+		}
 	}
 	return node, err
 }

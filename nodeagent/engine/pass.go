@@ -1,9 +1,7 @@
 package engine
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -28,27 +26,14 @@ func (e *Engine) joinsForeign(s plan.Step) bool {
 }
 
 // converge observes, plans and applies once.
-func (e *Engine) converge(ctx context.Context, batch map[netstate.Owner]bool) []plan.Step {
-	return e.execute(ctx, batch, e.holdContested(batch, e.prepare(ctx, batch)))
-}
-
-// knowFirewall reads the firewall where it is not known what it holds: what a
-// change that failed was to bring may be there or not.
-func (e *Engine) knowFirewall(ctx context.Context) error {
-	if e.NAT.Known() {
-		return nil
-	}
-	if err := e.NAT.Load(ctx); err != nil {
-		e.natFailed()
-		return fmt.Errorf("read the firewall: %w", err)
-	}
-	return nil
+func (e *Engine) converge(batch map[netstate.Owner]bool) []plan.Step {
+	return e.execute(batch, e.holdContested(batch, e.prepare(batch)))
 }
 
 // prepare returns the steps between the objects that a compiled batch wants and the
 // objects that are there.
-func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []plan.Step {
-	desired, release, listed := netstate.Set{}, []netstate.Key{}, map[netstate.Key]bool{}
+func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
+	desired, release, listed := netstate.Set{}.Add(netstate.Ruleset{}), []netstate.Key{}, map[netstate.Key]bool{}
 	for o := range batch {
 		u := e.units[o]
 		for k, obj := range u.Wanted() {
@@ -72,7 +57,7 @@ func (e *Engine) prepare(ctx context.Context, batch map[netstate.Owner]bool) []p
 			}
 		}
 	}
-	observed, unknown := e.observe(ctx, desired, e.toSee(release))
+	observed, unknown := e.observe(append(desired.Keys(), e.toSee(release)...))
 	for o := range batch {
 		e.units[o].errs = map[netstate.Key]error{}
 		e.noteEarly(e.units[o], observed)
@@ -115,26 +100,15 @@ func (e *Engine) wasComplete(k netstate.Key) bool {
 	return k.Kind.Firewall() && owners.Len() > 0
 }
 
-func (e *Engine) observe(ctx context.Context, desired netstate.Set, release []netstate.Key) (netstate.Set, map[netstate.Key]error) {
-	keys := append(desired.Keys(), release...)
-	observed, errs := e.Kernel.Observe(keys)
-	if err := e.knowFirewall(ctx); err != nil {
-		errs = maps.Clone(errs)
-		if errs == nil {
-			errs = map[netstate.Key]error{}
-		}
-		for _, k := range keys {
-			if k.Kind.Firewall() {
-				errs[k] = err
-			}
-		}
-		return observed, errs
+// observe returns the objects of the keys that are there, and why others are unknown.
+func (e *Engine) observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
+	observed, unknown := netstate.Set{}, map[netstate.Key]error{}
+	for _, d := range []Driver{e.Kernel, e.Firewall} {
+		there, errs := d.Observe(keys)
+		maps.Copy(observed, there)
+		maps.Copy(unknown, errs)
 	}
-	for k, o := range e.NAT.Observe(keys) {
-		observed[k] = o
-	}
-	e.addIncomplete(observed, release)
-	return observed, errs
+	return observed, unknown
 }
 
 // toSee returns the released keys to look at: not the keys that die with a released link
@@ -151,20 +125,6 @@ func (e *Engine) toSee(release []netstate.Key) []netstate.Key {
 		inner := k.Kind == netstate.KindLink && k.Netns != "" && (onHost[e.leaving[k]] || k.Link == "lo")
 		return inner || plan.DiesWithLink(k.Kind) && links[ledger.On(k)]
 	})
-}
-
-// addIncomplete adds the released objects that the firewall holds in part.
-func (e *Engine) addIncomplete(observed netstate.Set, release []netstate.Key) {
-	missing := func(k netstate.Key) bool { return k.Kind.Firewall() && observed[k] == nil }
-	if !slices.ContainsFunc(release, missing) {
-		return
-	}
-	held := e.NAT.Held()
-	for _, k := range release {
-		if missing(k) && held[k] != nil {
-			observed[k] = held[k]
-		}
-	}
 }
 
 // holdSeen notes which of the wanted objects exist and forgets the released

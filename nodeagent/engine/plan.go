@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,8 +18,7 @@ import (
 type Planned struct {
 	Owner netstate.Owner
 	plan.Group
-	// Mend says that chains or rules of the firewall, which its objects need,
-	// are not as they must be.
+	// Mend says that the ruleset that its objects in the firewall need is not as it must be.
 	Mend bool
 	// Unseen says that the firewall could not be read.
 	Unseen bool
@@ -83,38 +81,39 @@ func (s Status) recorded(ready metav1.Condition) Status {
 const mendNote = "chains or rules of the firewall are not as they must be: apply, or an agent, writes them anew"
 
 // Plan returns what the next pass would do, by owner, and does nothing.
-func (e *Engine) Plan(ctx context.Context) ([]Planned, error) {
+func (e *Engine) Plan() ([]Planned, error) {
 	e.once = true
-	if err := e.start(ctx); err != nil {
+	if err := e.start(); err != nil {
 		return nil, err
 	}
-	return e.planned(ctx), nil
+	return e.planned(), nil
 }
 
 // Look is Plan for who only wants to know how things stand: where the firewall cannot
 // be read, that is said with the objects which need it.
-func (e *Engine) Look(ctx context.Context) ([]Planned, error) {
-	if err := e.knowFirewall(ctx); err != nil {
-		e.Log.Warn("not all can be seen", "err", err)
+func (e *Engine) Look() ([]Planned, error) {
+	rules, err := e.Firewall.Inventory()
+	if err != nil {
+		e.Log.Warn("not all can be seen", "err", fmt.Errorf("read the firewall: %w", err))
 	}
-	if err := e.startKernel(); err != nil {
+	if err := e.startBeside(rules); err != nil {
 		return nil, err
 	}
-	return e.planned(ctx), nil
+	return e.planned(), nil
 }
 
-func (e *Engine) planned(ctx context.Context) []Planned {
-	batch := e.take(ctx)
+func (e *Engine) planned() []Planned {
+	batch := e.take()
 	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 	e.compileAll(batch)
-	steps := e.prepare(ctx, batch)
-	planned, intact := map[netstate.Owner]*Planned{}, e.NAT.Intact()
+	steps := e.prepare(batch)
+	planned, mend := map[netstate.Owner]*Planned{}, mends(steps)
 	for o := range batch {
-		planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}, Unseen: !e.NAT.Known()}
+		planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}, Unseen: e.unseen[netstate.Ruleset{}.Key()]}
 		if u := e.units[o]; u.in != nil {
 			s := e.status(u)
 			planned[o].Status = &s
-			if planned[o].Mend = !intact && slices.ContainsFunc(u.Wanted().Keys(), func(k netstate.Key) bool { return k.Kind.Firewall() }); planned[o].Mend {
+			if planned[o].Mend = mend && u.filtered(); planned[o].Mend {
 				planned[o].Note = mendNote
 			}
 			if s.Ready.Status != metav1.ConditionTrue {
@@ -123,6 +122,9 @@ func (e *Engine) planned(ctx context.Context) []Planned {
 		}
 	}
 	for _, s := range steps {
+		if s.Key.Kind == netstate.KindRuleset {
+			continue
+		}
 		o := e.planOwner(s.Key, batch)
 		if planned[o] == nil {
 			planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}}

@@ -1,15 +1,12 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
-	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -65,13 +62,8 @@ func (e *Engine) addAll() {
 	e.facts.Mark(slices.Collect(maps.Keys(e.units))...)
 }
 
-// follow reads again what an alarm asks for. After a loss of notifications the firewall is read
-// without a pause.
-func (e *Engine) follow(ctx context.Context, due map[what]bool, lost bool) {
-	// A call that goes on beside the loop tells of its end.
-	if lost || due[readFirewall] && !e.firewall.busy() {
-		e.reloadNAT(ctx)
-	}
+// follow reads again what an alarm asks for.
+func (e *Engine) follow(due map[what]bool) {
 	if due[lookAtSilent] {
 		e.lookAtSilent()
 	}
@@ -86,21 +78,21 @@ func (e *Engine) follow(ctx context.Context, due map[what]bool, lost bool) {
 	}
 }
 
-// reloadNAT reads the firewall anew. Owners who miss something there, and nothing else,
-// get it back without another look at the kernel; others are looked at.
-func (e *Engine) reloadNAT(ctx context.Context) {
-	e.alarms.Clear(alarm{what: readFirewall})
-	if err := e.NAT.Load(ctx); err != nil {
+// reloadFirewall reads the firewall anew. Owners that miss objects there, and nothing else,
+// get them back without another look at the kernel; others are looked at.
+func (e *Engine) reloadFirewall() {
+	held, err := e.Firewall.Inventory()
+	if err != nil {
 		e.Log.Error("read the firewall", "err", err)
-		e.natFailed()
+		e.unread++
 		e.addUnknown(err)
 		return
 	}
-	e.sweepDue = true
-	e.facts.Set(fact{kind: blockersFact}, e.NAT.Blockers())
-	intact := e.NAT.Intact()
+	e.unread, e.sweepDue = 0, true
+	e.holdMarked(held)
+	e.facts.Set(fact{kind: blockersFact}, e.Firewall.Blockers())
 	for o, u := range e.units {
-		switch missing := !intact && u.filtered() || e.misses(u); {
+		switch missing := e.misses(u); {
 		case u.unfiltered() || missing && !(u.done && !u.changed):
 			e.facts.Mark(o)
 		case missing:
@@ -112,7 +104,7 @@ func (e *Engine) reloadNAT(ctx context.Context) {
 // addUnknown marks the owners whose filters are not known, so that they say so, unless they
 // do. A single failure is over before that is read.
 func (e *Engine) addUnknown(err error) {
-	if hung := (*program.NoAnswer)(nil); !errors.As(err, &hung) && e.natFailures == 1 {
+	if hung := (*program.NoAnswer)(nil); !errors.As(err, &hung) && e.unread == 1 {
 		return
 	}
 	for o, u := range e.units {
@@ -132,16 +124,18 @@ func (u *unit) unfiltered() bool {
 	return false
 }
 
+// misses reports whether something of the owner in the firewall, or the ruleset that it
+// needs, is not as it must be.
 func (e *Engine) misses(u *unit) bool {
-	var keys []netstate.Key
+	keys := []netstate.Key{netstate.Ruleset{}.Key()}
 	for k := range u.Wanted() {
 		if k.Kind.Firewall() {
 			keys = append(keys, k)
 		}
 	}
-	there := e.NAT.Observe(keys)
-	for _, k := range keys {
-		if there[k] != u.Wanted()[k] {
+	there, _ := e.Firewall.Observe(keys)
+	for _, k := range keys[1:] {
+		if there[keys[0]] == nil || there[k] != u.Wanted()[k] {
 			return true
 		}
 	}
@@ -154,9 +148,9 @@ func (e *Engine) dirty() bool { return len(e.again) > 0 || !e.facts.Clean() }
 // settled reports whether nothing is left to do or to wait for.
 func (e *Engine) settled() bool {
 	e.mu.Lock()
-	pending := len(e.inputs) > 0 || e.lost || e.natLost || e.dirty()
+	pending := len(e.inputs) > 0 || e.lost || e.firewall || e.unread > 0 || e.dirty()
 	e.mu.Unlock()
-	for _, w := range []what{readFirewall, readNode, readRouting} {
+	for _, w := range []what{readNode, readRouting} {
 		pending = pending || e.alarms.Has(alarm{what: w})
 	}
 	for _, u := range e.units {
@@ -166,29 +160,31 @@ func (e *Engine) settled() bool {
 }
 
 // start reads what bears our mark, once, before the first pass.
-func (e *Engine) start(ctx context.Context) error {
+func (e *Engine) start() error {
 	if e.started {
 		return nil
 	}
-	if err := e.NAT.Load(ctx); err != nil {
+	rules, err := e.Firewall.Inventory()
+	if err != nil {
 		return fmt.Errorf("read the firewall: %w", err)
 	}
-	return e.startKernel()
+	return e.startBeside(rules)
 }
 
-func (e *Engine) startKernel() error {
+// startBeside reads the kernel beside what is known of the firewall.
+func (e *Engine) startBeside(rules []netstate.Held) error {
 	held, err := e.Kernel.Inventory()
 	if err != nil {
 		return fmt.Errorf("read what bears our mark: %w", err)
 	}
-	e.holdMarked(held)
-	e.facts.Set(fact{kind: blockersFact}, e.NAT.Blockers())
+	e.holdMarked(append(held, rules...))
+	e.facts.Set(fact{kind: blockersFact}, e.Firewall.Blockers())
 	if e.node, err = e.readNode(); err != nil {
 		return fmt.Errorf("read the node's own links and routes: %w", err)
 	}
 	e.facts.Set(fact{kind: nodeFact}, foreign(e.node))
-	for k := range e.NAT.Held() {
-		if k.Kind == netstate.KindForeignBridge {
+	for _, h := range rules {
+		if k := h.Object.Key(); k.Kind == netstate.KindForeignBridge {
 			e.bridged = append(e.bridged, k)
 		}
 	}
@@ -196,11 +192,16 @@ func (e *Engine) startKernel() error {
 	return nil
 }
 
-// holdMarked notes for each owner the objects that bear its mark.
-func (e *Engine) holdMarked(held []kernel.Held) {
+// holdMarked notes for each owner the objects that bear its mark. The firewall's bear no
+// owner's.
+func (e *Engine) holdMarked(held []netstate.Held) {
 	owners := map[netstate.Owner]bool{}
 	for _, h := range held {
-		e.unit(h.Owner).Hold(h.Object.Key())
+		k := h.Object.Key()
+		if k.Kind.Firewall() && e.ledger.Holders(k).Len() > 0 {
+			continue
+		}
+		e.unit(h.Owner).Hold(k)
 		owners[h.Owner] = true
 	}
 	for o := range owners {
@@ -218,11 +219,4 @@ func (e *Engine) readMarks() {
 		return
 	}
 	e.holdMarked(held)
-}
-
-// natFailed has the firewall read again, soon and then less and less so.
-func (e *Engine) natFailed() {
-	e.rest(readFirewall, schedule.BackOff(firstNATPause, pauseAfterError, e.natFailures))
-	e.soon(readFirewall)
-	e.natFailures++
 }

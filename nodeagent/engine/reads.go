@@ -281,7 +281,7 @@ func (e *Engine) context(reader *unit, node bool) compile.Context {
 	if node {
 		e.facts.Get(reader.owner, fact{kind: nodeFact})
 	}
-	return compile.Context{Source: e.Source, Node: e.node, Blockers: e.NAT.Blockers(), NoAntiSpoof: !e.NAT.AntiSpoof()}
+	return compile.Context{Source: e.Source, Node: e.node, Blockers: e.Firewall.Blockers(), NoAntiSpoof: !e.Firewall.AntiSpoof()}
 }
 
 // requeue has owners looked at in the next turn.

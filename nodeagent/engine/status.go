@@ -95,8 +95,8 @@ func (e *Engine) report(u *unit) {
 
 // countRepairs counts for each owner of the batch that something of it was put
 // back: an object, or the rules that the firewall's objects need.
-func (e *Engine) countRepairs(batch map[netstate.Owner]bool, applied []plan.Step, rules bool) {
-	repaired := map[netstate.Owner]bool{}
+func (e *Engine) countRepairs(batch map[netstate.Owner]bool, applied []plan.Step) {
+	repaired, mended := map[netstate.Owner]bool{}, mends(applied)
 	for _, s := range applied {
 		if owner, drift := e.blame(s.Key); drift {
 			repaired[owner] = true
@@ -104,10 +104,15 @@ func (e *Engine) countRepairs(batch map[netstate.Owner]bool, applied []plan.Step
 	}
 	for o := range batch {
 		u := e.units[o]
-		if repaired[o] || rules && u.mended() {
+		if repaired[o] || mended && u.mended() {
 			u.repairs++
 		}
 	}
+}
+
+// mends reports whether steps put back the ruleset of the firewall.
+func mends(steps []plan.Step) bool {
+	return slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Key.Kind == netstate.KindRuleset })
 }
 
 // mended reports whether rules of the firewall that were put back are drift of the owner.

@@ -18,7 +18,7 @@ const minSwept = 10
 // sweep adds owners whose resource is gone, and orphans. Too much at once waits: an empty
 // source is more often a restored or a wrong one.
 func (e *Engine) sweep(batch map[netstate.Owner]bool) {
-	if !e.sweepDue && e.brake.IsZero() || !e.NAT.Known() {
+	if !e.sweepDue && e.brake.IsZero() {
 		return
 	}
 	gone, total := e.countGone()
@@ -44,17 +44,16 @@ var strays = netstate.Owner{Name: "strays"}
 // Patchbay made nor have our ports: they are of no resource, not even of one whose record
 // was lost.
 func (e *Engine) addStrays(batch map[netstate.Owner]bool) {
-	if !e.NAT.Known() {
-		return
-	}
 	ports := map[string]bool{}
 	for _, l := range e.node.Links {
 		ports[l.Master] = ports[l.Master] || l.Ours
 	}
-	for k := range e.NAT.Held() {
-		if l, there := e.node.Links[k.Link]; !there || l.Ours || ports[k.Link] || k.Kind == netstate.KindForeignBridge {
+	for k := range e.unit(orphans).Held() {
+		l, there := e.node.Links[k.Link]
+		if !k.Kind.Firewall() || !there || l.Ours || ports[k.Link] || k.Kind == netstate.KindForeignBridge {
 			continue
 		}
+		e.unit(orphans).Drop(k)
 		u := e.unit(strays)
 		u.Hold(k)
 		u.byCommand, batch[strays] = true, true
@@ -81,12 +80,9 @@ func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
 		}
 	}
 	u := e.unit(orphans)
-	for k := range e.NAT.Held() {
-		if e.ledger.Holders(k).Len() == 0 {
-			u.Hold(k)
-		}
-	}
-	u.DropIf(func(k netstate.Key) bool { return e.ledger.Owners(k).Len() > 0 })
+	u.DropIf(func(k netstate.Key) bool {
+		return e.ledger.Owners(k).Len() > 0 || k.Kind.Firewall() && e.ledger.Holders(k).Len() > 1
+	})
 	if !u.Empty() {
 		batch[orphans] = true
 	}

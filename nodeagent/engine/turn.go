@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"maps"
 	"slices"
 	"time"
@@ -16,30 +15,27 @@ import (
 // kind, and the kernel is brought to what they want.
 
 // turn takes the news and brings them about. It returns when to look again at the latest.
-func (e *Engine) turn(ctx context.Context) (time.Duration, error) {
+func (e *Engine) turn() (time.Duration, error) {
 	e.progressed()
 	defer e.progress.Store(0)
-	if err := e.start(ctx); err != nil {
+	if err := e.start(); err != nil {
 		return 0, err
 	}
-	batch := e.take(ctx)
-	e.restore(ctx, batch)
+	batch := e.take()
+	e.restore(batch)
 	if len(batch) > 0 {
-		e.pass(ctx, batch)
+		e.pass(batch)
 	}
-	e.retire(ctx)
+	e.retire()
 	return e.untilNext(), nil
 }
 
 // take has the news make owners dirty, looks again where an alarm is due, and returns the owners
 // that may be looked at now.
-func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
+func (e *Engine) take() map[netstate.Owner]bool {
 	in := e.news.take()
 	e.facts.Mark(e.again...)
 	e.again = nil
-	if in.natLost {
-		e.soon(readFirewall)
-	}
 	if in.lost && in.synced {
 		e.readMarks()
 	}
@@ -56,7 +52,10 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 	if in.lost {
 		e.addAll()
 	}
-	e.follow(ctx, e.due(), in.lost)
+	if in.lost || in.firewall {
+		e.reloadFirewall()
+	}
+	e.follow(e.due())
 	batch := map[netstate.Owner]bool{}
 	for _, o := range e.facts.Take(func(netstate.Owner) bool { return true }) {
 		batch[o] = true
@@ -66,24 +65,22 @@ func (e *Engine) take(ctx context.Context) map[netstate.Owner]bool {
 }
 
 // pass brings a batch of owners about: compile, observe, diff, apply, report.
-func (e *Engine) pass(ctx context.Context, batch map[netstate.Owner]bool) {
+func (e *Engine) pass(batch map[netstate.Owner]bool) {
 	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
-	_ = e.knowFirewall(ctx)
-	intact := e.NAT.Intact()
 	e.compileAll(batch)
-	applied := e.converge(ctx, batch)
+	applied := e.converge(batch)
 	if slices.ContainsFunc(applied, func(s plan.Step) bool { return losesRoutes(s) || e.joinsForeign(s) }) {
-		applied = append(applied, e.converge(ctx, batch)...)
+		applied = append(applied, e.converge(batch)...)
 	}
 	e.Kernel.Announce(applied)
-	e.finish(batch, applied, intact)
+	e.finish(batch, applied)
 }
 
 // restore brings back the firewall objects that flushed owners miss. They want what they
 // wanted before, so that they are neither compiled nor observed in the kernel. Owners of
 // the next batch get their objects there.
-func (e *Engine) restore(ctx context.Context, next map[netstate.Owner]bool) {
-	batch, desired := e.flushed, netstate.Set{}
+func (e *Engine) restore(next map[netstate.Owner]bool) {
+	batch, desired := e.flushed, netstate.Set{}.Add(netstate.Ruleset{})
 	e.flushed = map[netstate.Owner]bool{}
 	maps.DeleteFunc(batch, func(o netstate.Owner, _ bool) bool { return next[o] || e.units[o] == nil })
 	if len(batch) == 0 {
@@ -99,17 +96,16 @@ func (e *Engine) restore(ctx context.Context, next map[netstate.Owner]bool) {
 			}
 		}
 	}
-	intact := e.NAT.Intact()
-	steps, _ := plan.Diff(desired, e.NAT.Observe(desired.Keys()), nil)
-	e.finish(batch, e.execute(ctx, batch, e.holdContested(batch, steps)), intact)
+	observed, _ := e.Firewall.Observe(desired.Keys())
+	steps, _ := plan.Diff(desired, observed, nil)
+	e.finish(batch, e.execute(batch, e.holdContested(batch, steps)))
 }
 
 // finish counts and reports the steps that were applied for a batch.
-func (e *Engine) finish(batch map[netstate.Owner]bool, applied []plan.Step, intact bool) {
-	mended := !intact && e.NAT.Intact()
-	e.countRepairs(batch, applied, mended)
+func (e *Engine) finish(batch map[netstate.Owner]bool, applied []plan.Step) {
+	e.countRepairs(batch, applied)
 	e.keepPorts(batch)
-	e.settle(batch, applied, e.noteFights(batch, applied, mended))
+	e.settle(batch, applied, e.noteFights(batch, applied))
 }
 
 // compileAll compiles a batch, networks first, and adds to it the owners that have read

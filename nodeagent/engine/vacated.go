@@ -16,7 +16,7 @@ func (e *Engine) endConnections(batch map[netstate.Owner]bool) {
 	if len(gone) == 0 {
 		return
 	}
-	if err := e.NAT.Forget(gone); err != nil {
+	if err := e.Firewall.Forget(gone); err != nil {
 		e.Log.Error("forget connections of attachments that have gone", "err", err)
 	}
 }

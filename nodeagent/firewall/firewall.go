@@ -9,16 +9,17 @@
 //     transaction, closing rules and filters come first);
 //   - nothing of it is left once the last object is removed.
 //
-// It works from memory between two Loads, since listing a big table takes the
-// kernel seconds. Nothing in it logs.
+// It works from memory between two readings, since listing a big table takes the kernel
+// seconds. What it cannot tell is an error for each key. Nothing in it logs.
 package firewall
 
 import (
 	"context"
 	"fmt"
 	"net/netip"
-	"sync"
+	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/book"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/conntrack"
@@ -29,55 +30,6 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// Backend programs one kind of firewall. Its methods may be called
-// concurrently; Load, Apply and Clean exclude each other.
-type Backend interface {
-	// Name is the kind of the backend, such as nftables.
-	Name() string
-	// AntiSpoof reports whether it can hold PortFilters and PortAddresses; where
-	// it cannot, Apply refuses them.
-	AntiSpoof() bool
-	// Load reads what the kernel holds in our name: at start, after an error and
-	// after another program changed our part of the firewall. Everything else
-	// works from memory.
-	Load(ctx context.Context) error
-	// Known reports whether the answers of the other methods are what the kernel holds.
-	// They are not at the start, and after an error of Apply or Load, until a Load
-	// succeeds: then nothing may be built on them.
-	Known() bool
-	// Observe returns the objects of the given keys that the kernel holds complete and
-	// exactly, as of the last Load and Apply.
-	Observe(keys []netstate.Key) netstate.Set
-	// Held returns all objects of our source that the kernel holds, complete or
-	// not, as of the last Load and Apply.
-	Held() netstate.Set
-	// Apply carries out the steps, all of firewall kinds, in one transaction
-	// (several where there are more than 1,000 changes), mends whatever Load
-	// found wrong, and then deletes the conntrack entries that contradict the
-	// publishes it removed, changed or added. It writes nothing if nothing
-	// changes, and may be repeated. An error fails all steps; call Load then.
-	Apply(ctx context.Context, steps []plan.Step) error
-	// Forget deletes the conntrack entries from and to addresses whose attachments
-	// have gone, so that no other attachment inherits them. An error is retried by the next
-	// Apply or Forget.
-	Forget(gone []netip.Addr) error
-	// Blockers are the chains of other programs that, as of the last Load, drop forwarded
-	// packets by policy.
-	Blockers() []netstate.Blocker
-	// Intact reports whether, as of the last Load and Apply, everything around
-	// the objects is as it must be. If it is not, the next Apply mends it, even
-	// without steps.
-	Intact() bool
-	// Clean removes all our objects from the firewall, whatever its source.
-	Clean(ctx context.Context) error
-	// Watch calls fn whenever another program changed our part of the firewall, or
-	// a chain that may be a Blocker, never for a transaction of this Backend, until ctx
-	// ends. It returns once it is subscribed. fn must not block.
-	Watch(ctx context.Context, fn func()) error
-	// Transactions is the number of transactions committed so far.
-	Transactions() uint64
-}
-
 // Options configure a Firewall.
 type Options struct {
 	// Source marks what the Firewall writes and selects what it reports.
@@ -85,6 +37,11 @@ type Options struct {
 	// Step, where set, is called after every committed transaction and every
 	// flush of conntrack entries.
 	Step func()
+	// Context, where set, ends the programs that run.
+	Context context.Context
+	// Patience is how long a caller waits for a program, once the firewall was read; zero
+	// is until the program ends.
+	Patience time.Duration
 }
 
 // The kinds that New knows.
@@ -122,18 +79,24 @@ type dialect interface {
 	Watch(context.Context, func()) error
 }
 
-// Firewall is the Backend of one dialect.
+// Firewall is the driver of one dialect. Its methods but for Transactions are for one
+// goroutine at a time.
 type Firewall struct {
 	dialect
 	opts  Options
+	end   context.CancelFunc
 	count atomic.Uint64
+	calls
 
-	mu sync.Mutex
-	// stale knowledge must be read before anything is written: at the start and
-	// after an error.
-	stale bool
-	// pending connections are deleted by the next Apply or Forget.
-	pending conntrack.Flows
+	// stale knowledge must be read before it is used: at the start and after an error.
+	// unread is the error of the last reading.
+	stale  bool
+	unread error
+	// pending connections are deleted by the next Apply or Forget; gone are addresses to
+	// Forget, and blockers those as of the last call.
+	pending  conntrack.Flows
+	gone     []netip.Addr
+	blockers []netstate.Blocker
 }
 
 // open makes a Firewall of a dialect.
@@ -141,15 +104,23 @@ func open[D dialect](o Options, make func(book.Options) (D, error)) (*Firewall, 
 	if o.Step == nil {
 		o.Step = func() {}
 	}
+	if o.Context == nil {
+		o.Context = context.Background()
+	}
 	f := &Firewall{opts: o, stale: true}
+	f.opts.Context, f.end = context.WithCancel(o.Context)
 	d, err := make(book.Options{Source: o.Source, Step: o.Step, Committed: func() {
 		f.count.Add(1)
 		o.Step()
 	}})
 	if err != nil {
+		f.end()
 		return nil, err
 	}
-	f.dialect = d
+	f.dialect, f.program = d, d.Name()
+	if f.program == KindNFTables {
+		f.program = "nft"
+	}
 	return f, nil
 }
 
@@ -158,10 +129,10 @@ func openIPTables(v iptsave.Variant, o Options) (*Firewall, error) {
 	return open(o, func(opts book.Options) (*iptables.Driver, error) { return iptables.New(v, opts) })
 }
 
-// New returns a backend of the given kind; auto takes the best one that the
+// New returns a Firewall of the given kind; auto takes the best one that the
 // node has. It fails where the node lacks what the backend needs, and changes
 // nothing.
-func New(kind string, opts Options) (Backend, error) {
+func New(kind string, opts Options) (*Firewall, error) {
 	if opts.Source != netstate.SourceCluster && opts.Source != netstate.SourceLocal {
 		return nil, fmt.Errorf("make NAT backend %s: unknown source %q", kind, opts.Source)
 	}
@@ -188,98 +159,121 @@ func New(kind string, opts Options) (Backend, error) {
 // Transactions is the number of transactions committed so far.
 func (f *Firewall) Transactions() uint64 { return f.count.Load() }
 
-// Load reads what the kernel holds in our name.
-func (f *Firewall) Load(ctx context.Context) error {
+// Watch calls fn whenever another program changed our part of the firewall, or a chain that
+// may be a Blocker, and whenever else the firewall is to be looked at again: never for a
+// transaction of this Firewall. It returns once it is subscribed. fn must not block.
+func (f *Firewall) Watch(ctx context.Context, fn func()) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.read(ctx)
+	f.tell = fn
+	f.mu.Unlock()
+	return f.dialect.Watch(ctx, f.changed)
 }
 
-func (f *Firewall) read(ctx context.Context) error {
-	f.stale = true
-	if err := f.Read(ctx); err != nil {
-		return err
-	}
-	f.stale = false
-	return f.ReadBlockers(ctx)
-}
-
-// Known reports whether the answers of the other methods are what the kernel holds.
-func (f *Firewall) Known() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return !f.stale
-}
-
-// Observe returns the objects that the kernel holds complete and exactly.
-func (f *Firewall) Observe(keys []netstate.Key) netstate.Set {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	set := netstate.Set{}
+// Observe returns the objects of the firewall's keys that the kernel holds, as of the last
+// reading and Apply; an object that it does not hold complete and exactly is a
+// netstate.Partial. It reads the firewall where that is not known. An object with a key in
+// the error map is unknown: neither present nor absent.
+func (f *Firewall) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
+	set, unknown := netstate.Set{}, map[netstate.Key]error{}
+	err := f.know()
 	for _, k := range keys {
-		if o, whole := f.Object(k); whole {
-			set.Add(o)
+		switch {
+		case !k.Kind.Firewall():
+		case err != nil:
+			unknown[k] = fmt.Errorf("read the firewall: %w", err)
+		case k.Kind == netstate.KindRuleset:
+			if f.Intact() {
+				set.Add(netstate.Ruleset{})
+			}
+		default:
+			if o, whole := f.Object(k); whole {
+				set[k] = o
+			} else if o != nil {
+				set[k] = netstate.Partial{Object: o}
+			}
 		}
 	}
-	return set
+	return set, unknown
 }
 
-// Held returns all objects of the source, complete or not.
-func (f *Firewall) Held() netstate.Set {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return netstate.Set{}.Add(f.Objects()...)
+// Inventory reads the firewall and lists all objects of the source, complete or not. The
+// firewall does not say their owners.
+func (f *Firewall) Inventory() ([]netstate.Held, error) {
+	err := f.busy()
+	if err == nil {
+		err = f.load()
+	}
+	if err != nil {
+		return nil, err
+	}
+	var held []netstate.Held
+	for _, o := range f.Objects() {
+		held = append(held, netstate.Held{Object: o})
+	}
+	return held, nil
 }
 
-// Blockers are the chains of other programs that drop forwarded packets.
-func (f *Firewall) Blockers() []netstate.Blocker {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.dialect.Blockers()
+// Apply carries out the steps, all of firewall kinds, in one transaction (several where
+// there are more than 1,000 changes), mends the ruleset, and then deletes the conntrack
+// entries that contradict the publishes it removed, changed or added. It writes nothing if
+// nothing changes, and may be repeated. An error is that of all steps.
+func (f *Firewall) Apply(steps []plan.Step) []error {
+	errs := make([]error, len(steps))
+	objects := slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool { return s.Key.Kind == netstate.KindRuleset })
+	if err := f.apply(objects); err != nil {
+		f.failed()
+		for i := range errs {
+			errs[i] = err
+		}
+		return errs
+	}
+	f.succeeded()
+	return errs
 }
 
-// Intact reports whether everything around the objects is as it must be.
-func (f *Firewall) Intact() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.dialect.Intact()
-}
-
-// Apply carries out the steps, and then deletes the connections that contradict them.
-func (f *Firewall) Apply(ctx context.Context, steps []plan.Step) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (f *Firewall) apply(steps []plan.Step) error {
 	if err := book.CheckSteps(steps, f.Check); err != nil {
 		return err
 	}
-	if f.stale {
-		if err := f.read(ctx); err != nil {
-			return err
+	return f.run(false, func() error {
+		if f.stale {
+			if err := f.read(); err != nil {
+				return err
+			}
 		}
+		contradicted, err := f.write(steps)
+		if err != nil {
+			return fmt.Errorf("apply %d firewall steps: %w", len(steps), err)
+		}
+		f.pending = append(f.pending, contradicted...)
+		return f.flush()
+	})
+}
+
+// Forget deletes the conntrack entries from and to addresses whose attachments have gone,
+// so that no other attachment inherits them. An error is retried by the next Apply or
+// Forget; while a program hangs, the addresses wait for its end.
+func (f *Firewall) Forget(gone []netip.Addr) error {
+	if f.gone = append(f.gone, gone...); len(f.gone) == 0 || f.busy() != nil {
+		return nil
 	}
-	contradicted, err := f.Write(ctx, steps)
-	if err != nil {
-		f.stale = true
-		return fmt.Errorf("apply %d firewall steps: %w", len(steps), err)
-	}
-	f.pending = append(f.pending, contradicted...)
+	f.pending, f.gone = append(f.pending, conntrack.Gone(f.gone)...), nil
 	return f.flush()
 }
 
-// Forget deletes the connections from and to addresses that have gone.
-func (f *Firewall) Forget(gone []netip.Addr) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.pending = append(f.pending, conntrack.Gone(gone)...)
-	return f.flush()
+// Blockers are the chains of other programs that, as of the last reading, drop forwarded
+// packets.
+func (f *Firewall) Blockers() []netstate.Blocker {
+	if f.busy() == nil {
+		f.blockers = f.dialect.Blockers()
+	}
+	return f.blockers
 }
 
 // Clean removes all our objects from the firewall, whatever its source.
-func (f *Firewall) Clean(ctx context.Context) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (f *Firewall) Clean() error {
 	f.stale = true
-	gone, err := f.dialect.Clean(ctx)
+	gone, err := f.dialect.Clean(f.opts.Context)
 	if err != nil {
 		return err
 	}
@@ -290,19 +284,66 @@ func (f *Firewall) Clean(ctx context.Context) error {
 	return f.flush()
 }
 
-// Retire removes the objects of the source and leaves connections alone.
-func (f *Firewall) Retire(ctx context.Context) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.read(ctx); err != nil {
+// Close ends the programs that run.
+func (f *Firewall) Close() {
+	f.end()
+	f.finish()
+}
+
+// know reads the firewall where it is not known what it holds: what a change that failed
+// was to bring may be there or not.
+func (f *Firewall) know() error {
+	if err := f.busy(); err != nil || !f.stale {
+		return err
+	}
+	return f.load()
+}
+
+// load reads the firewall, but for a reading of whose end the caller has yet to hear. After
+// a reading that failed it waits for the end of the pause.
+func (f *Firewall) load() error {
+	if f.stale && f.unread != nil && f.pauses() {
+		return f.unread
+	}
+	f.unread = nil
+	if !f.hasRead() {
+		f.unread = f.run(true, f.read)
+	}
+	if f.unread == nil {
+		f.calm(f.opts.Patience)
+		f.unread = f.Forget(nil)
+	}
+	if f.unread != nil {
+		f.failed()
+	}
+	return f.unread
+}
+
+func (f *Firewall) read() error {
+	f.stale = true
+	if err := f.Read(f.opts.Context); err != nil {
+		return err
+	}
+	f.stale = false
+	return f.ReadBlockers(f.opts.Context)
+}
+
+func (f *Firewall) write(steps []plan.Step) (conntrack.Flows, error) {
+	contradicted, err := f.Write(f.opts.Context, steps)
+	f.stale = err != nil
+	return contradicted, err
+}
+
+// retire removes the objects of the source and leaves connections alone.
+func (f *Firewall) retire() error {
+	if err := f.read(); err != nil {
 		return err
 	}
 	var steps []plan.Step
 	for _, o := range f.Objects() {
 		steps = append(steps, plan.Step{Op: plan.Delete, Key: o.Key()})
 	}
-	if _, err := f.Write(ctx, steps); err != nil {
-		f.stale = true
+	if _, err := f.write(steps); err != nil {
 		return fmt.Errorf("remove what %s holds of source %s: %w", f.Name(), f.opts.Source, err)
 	}
 	return nil

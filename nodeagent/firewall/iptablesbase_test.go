@@ -20,10 +20,7 @@ func TestNothingOfIPTablesStays(t *testing.T) {
 	if !sandbox.Enter(t) {
 		return
 	}
-	b, err := openIPTables(iptsave.NFT, Options{Source: netstate.SourceLocal})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := ipBackend(t, iptsave.NFT, Options{Source: netstate.SourceLocal})
 	if b.dialect.(*iptables.Driver).Legacy() {
 		t.Fatal("iptables-nft is not iptables-nft")
 	}
@@ -42,10 +39,7 @@ func TestNothingOfIPTablesStays(t *testing.T) {
 		firewalltest.Apply(t, b, firewalltest.Creates(objects...))
 		netlab.Shell(t, test.meanwhile)
 		// Another process removes, as after a SIGKILL.
-		other, err := openIPTables(iptsave.NFT, Options{Source: netstate.SourceLocal})
-		if err != nil {
-			t.Fatal(err)
-		}
+		other := ipBackend(t, iptsave.NFT, Options{Source: netstate.SourceLocal})
 		if err := other.Clean(context.Background()); err != nil {
 			t.Fatal(err)
 		}

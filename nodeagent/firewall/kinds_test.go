@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"maps"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -10,8 +11,30 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/iptsave"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/test/netlab"
 )
+
+// Backend is a Firewall as tests ask it.
+type Backend struct{ *Firewall }
+
+func (b Backend) Load(context.Context) error {
+	_, err := b.Inventory()
+	return err
+}
+
+func (b Backend) Apply(_ context.Context, steps []plan.Step) error { return b.apply(steps) }
+
+func (b Backend) Clean(context.Context) error { return b.Firewall.Clean() }
+
+// Observe returns the objects that are whole.
+func (b Backend) Observe(keys []netstate.Key) netstate.Set {
+	set, _ := b.Firewall.Observe(keys)
+	maps.DeleteFunc(set, func(_ netstate.Key, o netstate.Object) bool { _, partial := o.(netstate.Partial); return partial })
+	return set
+}
+
+func (b Backend) Held() netstate.Set { return netstate.Set{}.Add(b.Objects()...) }
 
 // kind is a backend as tests make it.
 type kind struct {
@@ -26,13 +49,13 @@ var kinds = []kind{
 	{"iptables-legacy", func(t testing.TB, o Options) Backend { return ipBackend(t, iptsave.Legacy, o) }},
 }
 
-func ipBackend(t testing.TB, v iptsave.Variant, o Options) *Firewall {
+func ipBackend(t testing.TB, v iptsave.Variant, o Options) Backend {
 	t.Helper()
 	b, err := openIPTables(v, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return Backend{b}
 }
 
 func (k kind) open(t testing.TB, source netstate.Source) Backend {

@@ -26,7 +26,7 @@ func openNFT(t testing.TB, o Options) Backend {
 		t.Fatal(err)
 	}
 	b.dialect.(*nftables.Driver).Refused = func(err error) { t.Errorf("refused: %v", err) }
-	return b
+	return Backend{b}
 }
 
 // loaded is a backend that has just read the kernel.

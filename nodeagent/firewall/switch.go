@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -34,8 +33,8 @@ func choose(opts Options) (*Firewall, error) {
 
 // InUse returns the backend that holds most of the source's objects, however it was
 // chosen; where none holds any, the backend of the kind that was used last, else of auto.
-// The backend is loaded, if it could be.
-func InUse(ctx context.Context, last string, opts Options) (Backend, error) {
+// What it holds is read, if it could be.
+func InUse(last string, opts Options) (*Firewall, error) {
 	best, err := New(last, opts)
 	if err != nil {
 		best, err = New(KindAuto, opts)
@@ -43,59 +42,57 @@ func InUse(ctx context.Context, last string, opts Options) (Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	most := holds(ctx, best)
+	most := best.holds()
 	for _, o := range others(best, opts) {
-		if n := holds(ctx, o); n > most {
+		if n := o.holds(); n > most {
 			best, most = o, n
 		}
 	}
 	return best, nil
 }
 
-func holds(ctx context.Context, b Backend) int {
-	if b.Load(ctx) != nil {
+// holds reads how many objects the source has; the next Inventory does not read again.
+func (f *Firewall) holds() int {
+	if f.load() != nil {
 		return 0
 	}
-	return len(b.Held())
+	f.fresh = true
+	return len(f.Objects())
 }
 
 // Retire removes the source's objects from the node's other firewalls, which were in use
 // before: once the backend in use holds all that is wanted. Connections stay. Retire
 // writes nothing where there is nothing.
-func Retire(ctx context.Context, inUse Backend, opts Options) error {
-	var errs []error
-	for _, o := range others(inUse, opts) {
-		errs = append(errs, o.Retire(ctx))
-	}
-	return errors.Join(errs...)
+func Retire(inUse *Firewall, opts Options) error {
+	return inUse.run(false, func() error {
+		var errs []error
+		for _, o := range others(inUse, opts) {
+			errs = append(errs, o.retire())
+		}
+		return errors.Join(errs...)
+	})
 }
 
 // CleanAll removes all our objects from every firewall of the node, whatever
 // its source.
-func CleanAll(ctx context.Context, inUse Backend, opts Options) error {
-	errs := []error{inUse.Clean(ctx)}
+func CleanAll(inUse *Firewall, opts Options) error {
+	errs := []error{inUse.Clean()}
 	for _, o := range others(inUse, opts) {
-		errs = append(errs, o.Clean(ctx))
+		errs = append(errs, o.Clean())
 	}
 	return errors.Join(errs...)
 }
 
 // others finds the node's firewalls beside the one in use that may hold something, as far as
-// the one in use saw when it was loaded: programs run only where they have to.
-func others(inUse Backend, opts Options) []*Firewall {
-	f, ok := inUse.(*Firewall)
-	if !ok {
-		return nil
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// the one in use saw when it was read: programs run only where they have to.
+func others(inUse *Firewall, opts Options) []*Firewall {
 	var out []*Firewall
 	add := func(v iptsave.Variant) {
 		if o, err := openIPTables(v, opts); err == nil && o.dialect.(*iptables.Driver).Legacy() == (v == iptsave.Legacy) {
 			out = append(out, o)
 		}
 	}
-	switch d := f.dialect.(type) {
+	switch d := inUse.dialect.(type) {
 	case *nftables.Driver:
 		if d.Beside() {
 			add(iptsave.NFT)

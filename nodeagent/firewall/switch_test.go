@@ -38,14 +38,14 @@ func switched(t *testing.T, from, to kind) {
 	if err := now.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := Retire(t.Context(), now, Options{Source: netstate.SourceLocal}); err != nil {
+	if err := Retire(now.Firewall, Options{Source: netstate.SourceLocal}); err != nil {
 		t.Fatal(err)
 	}
 	firewalltest.Same(t, "what the former one still has of the source", netstate.Set{}, from.loaded(t, netstate.SourceLocal).Held())
 	firewalltest.Same(t, "what it has of another", netstate.Set{}.Add(foreign), from.loaded(t, netstate.SourceCluster).Held())
 	firewalltest.Same(t, "what the present one has", able(now, all), firewalltest.List(to.loaded(t, netstate.SourceLocal).Held()))
 
-	if err := CleanAll(t.Context(), now, Options{Source: netstate.SourceLocal}); err != nil {
+	if err := CleanAll(now.Firewall, Options{Source: netstate.SourceLocal}); err != nil {
 		t.Fatal(err)
 	}
 	firewalltest.Same(t, "what is left", "", firewall(t))
@@ -102,13 +102,13 @@ func TestUnreadable(t *testing.T) {
 		link(t, folder, "nft")
 		t.Setenv("PATH", folder+":"+os.Getenv("PATH"))
 		b := k.loaded(t, netstate.SourceLocal)
-		firewalltest.Same(t, "known", true, b.Known())
+		firewalltest.Same(t, "known", false, b.stale)
 		if err := os.Remove(folder + "/nft"); err != nil {
 			t.Fatal(err)
 		}
 		t.Setenv("PATH", "/nothing")
-		if err := b.Load(t.Context()); err == nil || b.Known() {
-			t.Errorf("unreadable, but known is %t: %v", b.Known(), err)
+		if err := b.Load(t.Context()); err == nil || !b.stale {
+			t.Errorf("unreadable, but unknown is %t: %v", b.stale, err)
 		}
 	})
 }

@@ -97,7 +97,7 @@ func TestHalfMadeNetns(t *testing.T) {
 	half := managed("net1")
 	half.HalfMade = true
 	wantObserved(t, k, keysOf(half), half)
-	if held := inventory(t, k); len(held) != 1 || held[0] != (Held{Object: half}) {
+	if held := inventory(t, k); len(held) != 1 || held[0] != (netstate.Held{Object: half}) {
 		t.Fatalf("inventory %v", held)
 	}
 	apply(t, k, create(managed("net1")))

@@ -13,12 +13,12 @@ import (
 // Inventory lists every object of the node that bears our mark, so that a restarted agent
 // finds its own. The list is whole, or an error: an object that it lacks counts as gone.
 // It does not say the peer and master of a link.
-func (k *Kernel) Inventory() ([]Held, error) {
+func (k *Kernel) Inventory() ([]netstate.Held, error) {
 	s := k.session()
 	defer s.close()
-	var held []Held
+	var held []netstate.Held
 	for _, o := range k.sysctls.Recorded() {
-		held = append(held, Held{Object: o})
+		held = append(held, netstate.Held{Object: o})
 	}
 	names, err := k.dir.Names()
 	if err != nil {
@@ -41,7 +41,7 @@ func (k *Kernel) Inventory() ([]Held, error) {
 
 // inventory lists one namespace and closes it again: a node may have more
 // namespaces than a process may have descriptors.
-func (s *session) inventory(netns string) ([]Held, error) {
+func (s *session) inventory(netns string) ([]netstate.Held, error) {
 	defer s.leave(netns)
 	l, err := s.list(netns)
 	if err != nil {
@@ -51,16 +51,16 @@ func (s *session) inventory(netns string) ([]Held, error) {
 }
 
 // heldRules are our rules on the host; they bear no owner's name.
-func (s *session) heldRules() ([]Held, error) {
+func (s *session) heldRules() ([]netstate.Held, error) {
 	ns, err := s.namespace("")
 	if err != nil {
 		return nil, err
 	}
 	rules, err := ns.rules()
-	var held []Held
+	var held []netstate.Held
 	for _, r := range rules {
 		if o, ok := r.Ours(); ok {
-			held = append(held, Held{Object: o})
+			held = append(held, netstate.Held{Object: o})
 		}
 	}
 	return held, err
@@ -108,14 +108,14 @@ func (s *session) list(netns string) (listing, error) {
 }
 
 // held picks the objects that bear our mark.
-func (s *session) held(l listing) ([]Held, error) {
+func (s *session) held(l listing) ([]netstate.Held, error) {
 	if l.ns == nil {
 		if !s.k.halfMade(l.name) {
 			return nil, nil
 		}
-		return []Held{{Object: netstate.Netns{Name: l.name, Managed: true, HalfMade: true}}}, nil
+		return []netstate.Held{{Object: netstate.Netns{Name: l.name, Managed: true, HalfMade: true}}}, nil
 	}
-	var held []Held
+	var held []netstate.Held
 	ours := map[int32]*rtnl.Link{}
 	for _, one := range l.links {
 		more, err := s.heldLink(l.ns, one)
@@ -133,25 +133,25 @@ func (s *session) held(l listing) ([]Held, error) {
 
 // heldLink is our link with its namespace or hairpin mode, or a foreign link as a port of
 // our bridge.
-func (s *session) heldLink(ns *namespace, l *rtnl.Link) ([]Held, error) {
+func (s *session) heldLink(ns *namespace, l *rtnl.Link) ([]netstate.Held, error) {
 	if !s.k.ours(l) {
 		return s.heldPort(ns, l)
 	}
-	var held []Held
+	var held []netstate.Held
 	if l.Loopback() {
 		if ns.netns == "" || l.Alias != s.k.netnsMark(ns.netns) {
 			return nil, nil
 		}
-		held = append(held, Held{Object: netstate.Netns{Name: ns.netns, Managed: true}})
+		held = append(held, netstate.Held{Object: netstate.Netns{Name: ns.netns, Managed: true}})
 	}
-	held = append(held, Held{Owner: l.Owner(), Object: l.Object(ns.netns)})
+	held = append(held, netstate.Held{Owner: l.Owner(), Object: l.Object(ns.netns)})
 	if l.Hairpin && ns.netns == "" {
-		held = append(held, Held{Object: netstate.Hairpin{Link: l.Name}})
+		held = append(held, netstate.Held{Object: netstate.Hairpin{Link: l.Name}})
 	}
 	return held, nil
 }
 
-func (s *session) heldPort(ns *namespace, l *rtnl.Link) ([]Held, error) {
+func (s *session) heldPort(ns *namespace, l *rtnl.Link) ([]netstate.Held, error) {
 	if l.Master == 0 || ns.netns != "" || l.Marked() {
 		return nil, nil
 	}
@@ -165,35 +165,35 @@ func (s *session) heldPort(ns *namespace, l *rtnl.Link) ([]Held, error) {
 	if !s.k.ours(master) {
 		return nil, nil
 	}
-	return []Held{{Owner: master.Owner(), Object: l.Port(master)}}, nil
+	return []netstate.Held{{Owner: master.Owner(), Object: l.Port(master)}}, nil
 }
 
 // heldOn picks our addresses and routes on our links.
-func (l listing) heldOn(ours map[int32]*rtnl.Link) []Held {
-	var held []Held
+func (l listing) heldOn(ours map[int32]*rtnl.Link) []netstate.Held {
+	var held []netstate.Held
 	for _, a := range l.addresses {
 		if on := ours[a.Index]; on != nil && a.Protocol == netstate.RouteProtocol {
-			held = append(held, Held{Owner: on.Owner(), Object: a.Object(l.name, on.Name)})
+			held = append(held, netstate.Held{Owner: on.Owner(), Object: a.Object(l.name, on.Name)})
 		}
 	}
 	for _, r := range l.routes {
 		if on := ours[r.Index]; on != nil {
-			held = append(held, Held{Owner: on.Owner(), Object: r.Object(l.name, on.Name)})
+			held = append(held, netstate.Held{Owner: on.Owner(), Object: r.Object(l.name, on.Name)})
 		}
 	}
 	return held
 }
 
 // heldLimits picks our qdiscs and redirects on our links.
-func (l listing) heldLimits(ours map[int32]*rtnl.Link) ([]Held, error) {
-	var held []Held
+func (l listing) heldLimits(ours map[int32]*rtnl.Link) ([]netstate.Held, error) {
+	var held []netstate.Held
 	for _, q := range l.qdiscs {
 		on := ours[q.Index]
 		if on == nil {
 			continue
 		}
 		if s, ok := q.Shaper(l.name, on.Name); ok {
-			held = append(held, Held{Owner: on.Owner(), Object: s})
+			held = append(held, netstate.Held{Owner: on.Owner(), Object: s})
 		}
 		if q.Parent != rtnl.IngressQdisc || l.name != "" {
 			continue
@@ -203,7 +203,7 @@ func (l listing) heldLimits(ours map[int32]*rtnl.Link) ([]Held, error) {
 			return nil, err
 		}
 		if r != nil {
-			held = append(held, Held{Owner: on.Owner(), Object: r})
+			held = append(held, netstate.Held{Owner: on.Owner(), Object: r})
 		}
 	}
 	return held, nil

@@ -87,13 +87,6 @@ type Kernel struct {
 	receiveBuffer int
 }
 
-// Held is an object that bears our mark.
-type Held struct {
-	// Owner is zero for namespaces, loopbacks, half-made links and sysctls.
-	Owner  netstate.Owner
-	Object netstate.Object
-}
-
 // Open prepares the kernel for use; it changes nothing.
 func Open(o Options) (*Kernel, error) {
 	if o.RunDir == "" {

@@ -111,7 +111,7 @@ var equalObjects = cmp.Comparer(func(a, b netstate.Object) bool {
 
 func instead(name, what string) netstate.Netns { return netstate.Netns{Name: name, Instead: what} }
 
-func inventory(t testing.TB, k *Kernel) []Held {
+func inventory(t testing.TB, k *Kernel) []netstate.Held {
 	t.Helper()
 	held, err := k.Inventory()
 	if err != nil {
@@ -120,8 +120,8 @@ func inventory(t testing.TB, k *Kernel) []Held {
 	return held
 }
 
-func hasObject(held []Held, o netstate.Object) bool {
-	return slices.ContainsFunc(held, func(h Held) bool { return h.Object != nil && plan.Same(asListed(o), h.Object) })
+func hasObject(held []netstate.Held, o netstate.Object) bool {
+	return slices.ContainsFunc(held, func(h netstate.Held) bool { return h.Object != nil && plan.Same(asListed(o), h.Object) })
 }
 
 // asListed is the object without what an inventory does not say: a link's peer and
@@ -255,7 +255,7 @@ func wantHeld(t *testing.T, k *Kernel, objects []netstate.Object) {
 	held := inventory(t, k)
 	for _, o := range objects {
 		owner := map[string]netstate.Owner{"br-red": red, "veth1": net1, "eth0": net1}[o.Key().Link]
-		if !slices.ContainsFunc(held, func(h Held) bool { return h.Owner == owner && plan.Same(asListed(o), h.Object) }) {
+		if !slices.ContainsFunc(held, func(h netstate.Held) bool { return h.Owner == owner && plan.Same(asListed(o), h.Object) }) {
 			t.Errorf("the inventory lacks %s of %s", o.Key(), owner)
 		}
 	}

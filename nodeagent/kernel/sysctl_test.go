@@ -37,7 +37,7 @@ func TestSysctlIsRestored(t *testing.T) {
 	apply(t, k, steps(plan.Update, []netstate.Object{ours}))
 
 	restarted := open(t)
-	if held := inventory(t, restarted); len(held) != 1 || held[0] != (Held{Object: ours}) {
+	if held := inventory(t, restarted); len(held) != 1 || held[0] != (netstate.Held{Object: ours}) {
 		t.Fatalf("inventory %v", held)
 	}
 	apply(t, restarted, remove(ours))

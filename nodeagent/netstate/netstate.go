@@ -28,6 +28,7 @@ const (
 	KindSysctl
 	KindShaper
 	KindRedirect
+	KindRuleset
 	KindLinkPolicy
 	KindForwardGuard
 	KindForeignBridge
@@ -49,7 +50,7 @@ const (
 	KindPublish
 )
 
-var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "isolation", "forward-guard", "foreign-bridge", "opening", "loopback-guard", "anti-spoof", "anti-spoof", "allowed-mac", "allowed-address", "dhcp-client",
+var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "redirect", "ruleset", "isolation", "forward-guard", "foreign-bridge", "opening", "loopback-guard", "anti-spoof", "anti-spoof", "allowed-mac", "allowed-address", "dhcp-client",
 	"uplink", "hairpin", "address", "route", "rule", "masquerade", "no-masquerade", "way-back", "publish"}
 
 func (k Kind) String() string { return kindNames[k] }
@@ -58,7 +59,7 @@ func (k Kind) String() string { return kindNames[k] }
 // other kinds are netlink's and /proc's.
 func (k Kind) Firewall() bool {
 	switch k {
-	case KindLinkPolicy, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindAllowedMAC, KindAllowedPrefix, KindDHCPClient, KindMasquerade, KindNoMasquerade, KindWayBack, KindPublish:
+	case KindRuleset, KindLinkPolicy, KindForwardGuard, KindForeignBridge, KindOpening, KindLoopbackGuard, KindPortFilter, KindPortAddress, KindAllowedMAC, KindAllowedPrefix, KindDHCPClient, KindMasquerade, KindNoMasquerade, KindWayBack, KindPublish:
 		return true
 	}
 	return false
@@ -138,6 +139,14 @@ func (o Owner) String() string {
 		return o.Kind + ":" + o.Name
 	}
 	return o.Kind + ":" + o.Namespace + "/" + o.Name
+}
+
+// Held is an object that bears our mark.
+type Held struct {
+	// Owner is zero for namespaces, loopbacks, half-made links, sysctls and all objects of
+	// the firewall.
+	Owner  Owner
+	Object Object
 }
 
 // Compare orders owners: networks, attachments, publishes; then namespace and name.

@@ -315,6 +315,16 @@ type ForwardGuard struct{ Family Family }
 func (f ForwardGuard) Key() Key       { return Key{Kind: KindForwardGuard, Name: string(f.Family)} }
 func (f ForwardGuard) String() string { return "drop between foreign interfaces" }
 
+// Ruleset is the chains and rules of the firewall that its objects need. It is observed
+// only if all of them are as they must be.
+type Ruleset struct{}
+
+func (Ruleset) Key() Key       { return Key{Kind: KindRuleset} }
+func (Ruleset) String() string { return "as it must be" }
+
+// Partial is an object that the firewall holds in part, or with a contradiction beside it.
+type Partial struct{ Object }
+
 // ForeignBridge keeps a bridge that is not Patchbay's working under
 // ForwardGuards: where br_netfilter is on, the firewall sees frames between such a
 // bridge's own ports as forwarded from the bridge to itself.

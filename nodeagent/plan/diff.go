@@ -19,11 +19,15 @@ type Conflict struct {
 
 // Diff returns the steps that turn observed into desired, sorted by stage, and
 // the conflicts that no step may touch. Objects of release are removed if they
-// are observed; everything else that is observed and not desired stays.
+// are observed, whole or in part; everything else that is observed and not desired stays.
 func Diff(desired, observed netstate.Set, release []netstate.Key) ([]Step, []Conflict) {
-	d := differ{desired: desired, observed: netstate.Set{}, gone: map[netstate.Key]bool{}, seen: observed}
+	d := differ{desired: desired, observed: netstate.Set{}, gone: map[netstate.Key]bool{}}
 	for k, o := range observed {
-		d.observed[k] = o
+		if p, ok := o.(netstate.Partial); !ok {
+			d.observed[k] = o
+		} else if desired[k] == nil {
+			d.observed[k] = p.Object
+		}
 	}
 	d.findConflicts()
 	d.replaceLinks()
@@ -74,12 +78,10 @@ func sameLink(want, got netstate.Link) bool {
 
 type differ struct {
 	desired, observed netstate.Set
-	// seen is the observed state, before replaced links took objects along.
-	seen      netstate.Set
-	gone      map[netstate.Key]bool
-	blocked   map[netstate.Key]bool
-	steps     []Step
-	conflicts []Conflict
+	gone              map[netstate.Key]bool
+	blocked           map[netstate.Key]bool
+	steps             []Step
+	conflicts         []Conflict
 }
 
 func (d *differ) add(s Stage, op Op, old, new netstate.Object) *Step {
@@ -304,6 +306,8 @@ func updateStage(got, want netstate.Object) Stage {
 
 func buildStage(k netstate.Kind) Stage {
 	switch k {
+	case netstate.KindRuleset:
+		return StageClosePublish
 	case netstate.KindNetns:
 		return StageNetns
 	case netstate.KindLink:

@@ -31,7 +31,7 @@ type Stage uint8
 // The stages in the order of a pass: first what goes, then what comes. See
 // ARCHITECTURE.md for why each stands where it does.
 const (
-	// StageClosePublish removes publishes and masquerades (firewall).
+	// StageClosePublish mends the ruleset and removes publishes and masquerades (firewall).
 	StageClosePublish Stage = iota
 	// StageRemove removes routes, addresses, hairpins, ports, links, sysctls.
 	StageRemove

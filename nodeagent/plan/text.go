@@ -28,11 +28,14 @@ type Line struct {
 	Old, New netstate.Object
 }
 
-// Lines merges steps by key, in building order.
+// Lines merges steps by key, in building order. The ruleset has no line: it is no resource's.
 func Lines(steps []Step) []Line {
 	index := map[netstate.Key]int{}
 	var lines []Line
 	for _, s := range steps {
+		if s.Key.Kind == netstate.KindRuleset {
+			continue
+		}
 		i, ok := index[s.Key]
 		if !ok {
 			i, index[s.Key] = len(lines), len(lines)

@@ -99,7 +99,7 @@ func newEngine(b *testing.B) *engine.Engine {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return engine.New(engine.Options{Source: netstate.SourceLocal, Kernel: k, NAT: n, Reporter: quiet{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	return engine.New(engine.Options{Source: netstate.SourceLocal, Kernel: k, Firewall: n, Reporter: quiet{}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 }
 
 func resources() []engine.Input {

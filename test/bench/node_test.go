@@ -99,7 +99,7 @@ func atOnce(b *testing.B) (took time.Duration) {
 func withEngine(b *testing.B, measure func(*engine.Engine, *stopwatch, []engine.Input)) {
 	w := newStopwatch()
 	k, n := drivers(b, netstate.SourceLocal, w)
-	e := engine.New(engine.Options{Source: netstate.SourceLocal, Kernel: k, NAT: n, Reporter: w, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	e := engine.New(engine.Options{Source: netstate.SourceLocal, Kernel: k, Firewall: n, Reporter: w, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	stop := inBackground(b, e.Run)
 	defer stop()
 
@@ -115,7 +115,7 @@ func withEngine(b *testing.B, measure func(*engine.Engine, *stopwatch, []engine.
 	}
 }
 
-func drivers(b *testing.B, source netstate.Source, w *stopwatch) (*kernel.Kernel, firewall.Backend) {
+func drivers(b *testing.B, source netstate.Source, w *stopwatch) (*kernel.Kernel, *firewall.Firewall) {
 	k, err := kernel.Open(kernel.Options{Source: source, NodeName: nodeName, RunDir: "/run", Step: w.step})
 	if err != nil {
 		b.Fatal(err)

@@ -110,7 +110,7 @@ func ratio(b *testing.B, metric string, n int, p published, ours map[int]publish
 func publish(b *testing.B, n int) (p published) {
 	w := newStopwatch()
 	k, firewall := drivers(b, netstate.SourceLocal, w)
-	e := engine.New(engine.Options{Source: netstate.SourceLocal, Kernel: k, NAT: firewall, Reporter: w, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	e := engine.New(engine.Options{Source: netstate.SourceLocal, Kernel: k, Firewall: firewall, Reporter: w, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	inputs := server()
 	for i := range n {
 		inputs = append(inputs, port(i))

@@ -89,7 +89,7 @@ func newAgent(b *testing.B, server *apiserver.Server) *agent {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	k, n := drivers(b, netstate.SourceCluster, newStopwatch())
 	cluster := report.NewCluster(report.NewMetrics(prometheus.NewRegistry()), log)
-	e := engine.New(engine.Options{Source: netstate.SourceCluster, Kernel: k, NAT: n, Reporter: cluster, Log: log})
+	e := engine.New(engine.Options{Source: netstate.SourceCluster, Kernel: k, Firewall: n, Reporter: cluster, Log: log})
 	a := &agent{b: b, api: api, written: make(chan mark, 100*attachments)}
 	config := *server.Config
 	config.QPS = -1

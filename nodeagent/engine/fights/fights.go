@@ -29,15 +29,12 @@ const (
 	lastPause  = time.Minute
 )
 
-// Undoing is one way in which an object was found not as wanted. The zero key stands
-// for the rules that the firewall's objects need.
+// Undoing is one way in which an object was found not as wanted.
 type Undoing struct {
 	Key netstate.Key
 	// Found is nil where the object was missing.
 	Found netstate.Object
 }
-
-func (u Undoing) firewall() bool { return u.Key == netstate.Key{} || u.Key.Kind.Firewall() }
 
 // fight counts how often an object was put back after the same undoing.
 type fight struct {
@@ -81,7 +78,7 @@ func (b *Book) Repaired(u Undoing, owners []netstate.Owner, at time.Time) (conte
 	f := b.fights[u]
 	if f == nil {
 		f = &fight{since: at, few: FewRepairs}
-		if u.firewall() {
+		if u.Key.Kind.Firewall() {
 			f.bout, f.few = FirewallBout, FewBouts
 		}
 		b.fights[u] = f
@@ -186,12 +183,12 @@ func (b *Book) Contested(o netstate.Owner) string {
 // find it.
 func (f *fight) describe(u Undoing) string {
 	what := "rules of the firewall were changed"
-	if u.Key != (netstate.Key{}) {
+	if u.Key.Kind != netstate.KindRuleset {
 		what = fmt.Sprintf("%s %s was %s", u.Key.Kind, plan.Describe(u.Key), u.verb())
 	}
 	where, find := "on the node", "each change as it comes: ip -timestamp monitor"
 	switch {
-	case u.firewall():
+	case u.Key.Kind.Firewall():
 		find = "nft monitor names the process of each change"
 	case u.Key.Netns != "" && u.Key.Kind != netstate.KindNetns:
 		where = "in network namespace " + u.Key.Netns + ", or on the node"

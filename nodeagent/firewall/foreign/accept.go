@@ -21,7 +21,7 @@ import (
 
 // The openings in iptables' chains, which are in tables of nftables' own: Docker
 // sets the policy of FORWARD to DROP there and leaves DOCKER-USER to other programs. Their
-// chain does not have the prefix of the Backend that is iptables, which makes
+// chain does not have the prefix of the dialect that is iptables, which makes
 // openings otherwise and mends chains with its prefix.
 const (
 	filterTable = "filter"

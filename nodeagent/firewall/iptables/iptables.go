@@ -20,7 +20,7 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
 
-// Driver is the Backend that keeps chains of its own in the tables raw, filter
+// Driver is the dialect that keeps chains of its own in the tables raw, filter
 // and nat. The chains of a table exist while there are rules of objects.
 type Driver struct {
 	opts book.Options
