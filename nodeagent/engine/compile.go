@@ -81,7 +81,8 @@ func (e *Engine) compile(u *unit) (r compile.Result) {
 	u.outcome = u.next()
 	switch u.owner.Kind {
 	case netstate.OwnerNetwork:
-		c := e.context(u, true)
+		e.hearOfNode(u)
+		c := e.context(u)
 		c.Attached = e.attached(u)
 		r, u.problem = compile.Network(u.in.Network, c)
 		u.network = compile.View(u.in.Network, e.node)
@@ -130,7 +131,7 @@ func (e *Engine) adopt(u *unit, r compile.Result) {
 	}
 	if u.problem != nil {
 		// Whatever it is, the node's links and routes may be what it lacks.
-		e.facts.Get(u.owner, fact{kind: nodeFact})
+		e.hearOfNode(u)
 	}
 	if u.in.Attachment != nil {
 		e.enterSiblings(u)
@@ -147,8 +148,11 @@ func (e *Engine) compileAttachment(u *unit) (r compile.Result) {
 		}
 		at.NoIPv6 = e.noIPv6(u, at)
 		u.noIPv6 = len(at.NoIPv6) > 0
-		node := u.in.Attachment.Spec.PointToPoint != nil || network != nil && network.Mode == v1alpha1.GatewayExternal
-		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context(u, node))
+		// One behind a gateway of ours looks at the node only to refuse the node's addresses.
+		if u.in.Attachment.Spec.PointToPoint != nil || network != nil && network.Mode == v1alpha1.GatewayExternal {
+			e.hearOfNode(u)
+		}
+		r, u.view, u.problem = compile.Attachment(u.in.Attachment, network, at, e.context(u))
 	}
 	if u.problem == nil {
 		u.problem = e.identify(u, &r)
@@ -172,8 +176,13 @@ func (e *Engine) compilePublish(u *unit) (r compile.Result) {
 		}
 		return r
 	}
-	c := e.context(u, true)
+	c := e.context(u)
 	c.Own = e.ownAddresses(u)
+	if slices.ContainsFunc(views, func(v compile.AttachmentView) bool { return !v.Bridged }) {
+		e.hearOfNode(u)
+	} else {
+		c.Node = e.facts.Get(u.owner, fact{kind: routerFact}).(netstate.Node)
+	}
 	r, u.problem = compile.Publish(u.in.Publish, views, c)
 	return r
 }

@@ -19,10 +19,18 @@ func (e *Engine) followNode() {
 		e.soon(readNode)
 		return
 	}
-	e.node = node
 	e.rest(readNode, nodePause)
-	e.facts.Set(fact{kind: nodeFact}, foreign(node))
+	e.setNode(node)
 }
+
+func (e *Engine) setNode(node netstate.Node) {
+	e.node = node
+	e.facts.Set(fact{kind: nodeFact}, foreign(node))
+	e.showRouter()
+}
+
+// showRouter lets publishes see the node, after a change of it or of a network's subnets.
+func (e *Engine) showRouter() { e.facts.Set(fact{kind: routerFact}, e.node.Router(e.claims.Pooled)) }
 
 // readNode reads the node's own state. One of our forward guards says that forwarding
 // was off before us, also where the record of that is lost. While the firewall is unknown,

@@ -179,10 +179,11 @@ func (e *Engine) startBeside(rules []netstate.Held) error {
 	}
 	e.holdMarked(append(held, rules...))
 	e.facts.Set(fact{kind: blockersFact}, e.Firewall.Blockers())
-	if e.node, err = e.readNode(); err != nil {
+	node, err := e.readNode()
+	if err != nil {
 		return fmt.Errorf("read the node's own links and routes: %w", err)
 	}
-	e.facts.Set(fact{kind: nodeFact}, foreign(e.node))
+	e.setNode(node)
 	for _, h := range rules {
 		if k := h.Object.Key(); k.Kind == netstate.KindForeignBridge {
 			e.bridged = append(e.bridged, k)

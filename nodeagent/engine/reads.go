@@ -40,9 +40,10 @@ const (
 	siblingsFact
 	// hostAddressFact is how many wanted objects give the node an address.
 	hostAddressFact
-	// nodeFact is the part of the node that other programs made, blockersFact the chains
-	// of other programs that drop packets.
+	// nodeFact is the part of the node that other programs made, routerFact the part of
+	// it that publishes see, blockersFact the chains of other programs that drop packets.
 	nodeFact
+	routerFact
 	blockersFact
 	// podFact is a running Pod by its UID. podsFact is true once the pods are known;
 	// its members are the attachments that name a pod.
@@ -274,15 +275,15 @@ func (e *Engine) ownAddresses(reader *unit) (own []netip.Addr) {
 	return own
 }
 
-// context is all that a compilation may know. An attachment behind one of our gateways
-// looks at the node only to refuse the node's addresses, and does not hear of it.
-func (e *Engine) context(reader *unit, node bool) compile.Context {
+// context is all that a compilation may know. Whoever compiles reads e.node only where the
+// owner hears of its changes.
+func (e *Engine) context(reader *unit) compile.Context {
 	e.facts.Get(reader.owner, fact{kind: blockersFact})
-	if node {
-		e.facts.Get(reader.owner, fact{kind: nodeFact})
-	}
 	return compile.Context{Source: e.Source, Node: e.node, Blockers: e.Firewall.Blockers(), NoAntiSpoof: !e.Firewall.AntiSpoof()}
 }
+
+// hearOfNode has an owner hear of all changes that other programs make to the node.
+func (e *Engine) hearOfNode(reader *unit) { e.facts.Get(reader.owner, fact{kind: nodeFact}) }
 
 // requeue has owners looked at in the next turn.
 func (e *Engine) requeue(owners ...netstate.Owner) { e.again = append(e.again, owners...) }

@@ -134,6 +134,9 @@ func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
 			results[i] = e.compile(u)
 			e.claims.Replace(u.owner, results[i].Claims)
 		}
+		if kind == netstate.OwnerNetwork && len(units) > 0 {
+			e.showRouter()
+		}
 		e.grantHeld(units, results)
 		e.lookForListeners(results)
 		for i, u := range units {

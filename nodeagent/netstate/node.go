@@ -1,6 +1,10 @@
 package netstate
 
-import "net/netip"
+import (
+	"maps"
+	"net/netip"
+	"slices"
+)
 
 // Node has the facts about the host that compile needs beyond the resources: facts that
 // Patchbay did not make.
@@ -39,6 +43,29 @@ type Node struct {
 	// advertisements and would stop once IPv6 forwarding is on unless their
 	// accept_ra is 2.
 	RALinks []string
+}
+
+// Router returns the node without what does not concern traffic through it: interfaces
+// that lead nowhere, but for foreign bridges, and routes to single addresses for which
+// concerns is false. So the guests of others come and go without a change of it.
+func (n Node) Router(concerns func(netip.Addr) bool) Node {
+	leads := map[string]bool{}
+	for _, list := range append(slices.Collect(maps.Values(n.Ways)), n.DefaultLinks, n.GatewayLinks) {
+		for _, name := range list {
+			leads[name] = true
+		}
+	}
+	routes := n.Routes
+	n.Routes = nil
+	for _, r := range routes {
+		if !r.Dst.IsSingleIP() || concerns(r.Dst.Addr()) {
+			n.Routes = append(n.Routes, r)
+			leads[r.Link] = true
+		}
+	}
+	n.Links = maps.Clone(n.Links)
+	maps.DeleteFunc(n.Links, func(name string, l NodeLink) bool { return !leads[name] && (l.Ours || l.Type != Bridge) })
+	return n
 }
 
 // NodeLink is an interface of the host.

@@ -48,6 +48,16 @@ func (b *Book) SetPools(v compile.NetworkView, node netstate.Node) {
 // DropPools ends SetPools.
 func (b *Book) DropPools(network string) { delete(b.networks, network) }
 
+// Pooled reports whether an address is in the subnet of a network.
+func (b *Book) Pooled(a netip.Addr) bool {
+	for _, pools := range b.networks {
+		if slices.ContainsFunc(pools, func(p *pool) bool { return p.Subnet.Contains(a) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // Keep reserves, of the addresses that an owner has or had, one of each subnet that can
 // still be had, with the subnet's length: the length may have changed.
 func (b *Book) Keep(o netstate.Owner, network string, had []netip.Prefix) (kept []netip.Prefix) {
