@@ -87,7 +87,7 @@ func progress(w io.Writer) func([]engine.Status) {
 		text := ""
 		for _, s := range statuses {
 			if !s.Input.Background && s.Ready.Status != metav1.ConditionTrue {
-				text += fmt.Sprintf("waiting for %s: %s: %s\n", engine.Title(s.Owner), s.Ready.Reason, s.Ready.Message)
+				text += fmt.Sprintf("waiting for %s: %s: %s\n", s.Owner.Title(), s.Ready.Reason, s.Ready.Message)
 			}
 		}
 		if text != said {
@@ -155,7 +155,7 @@ func notReady(file string, s engine.Status) error {
 	if s.Input.Accepted.Status == metav1.ConditionFalse {
 		reason, message = s.Input.Accepted.Reason, s.Input.Accepted.Message
 	}
-	name := strings.Replace(engine.Title(s.Owner), " ", "/", 1)
+	name := strings.Replace(s.Owner.Title(), " ", "/", 1)
 	if reason == v1alpha1.ReasonPending {
 		return fmt.Errorf("%s: %s: %s", file, name, message)
 	}

@@ -90,7 +90,7 @@ func (f *flags) delete(cmd *cobra.Command, files []string, timeout time.Duration
 		if !recorded[ownerOf(o)] && n.writes() == 0 {
 			outcome = "was not there"
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", engine.Title(ownerOf(o)), outcome)
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", ownerOf(o).Title(), outcome)
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ func (e *Engine) due() map[what]bool {
 	for _, a := range e.alarms.Due(e.Now()) {
 		now[a.what] = true
 		if a.what == lookAtOwner {
-			e.facts.Mark(a.owner)
+			e.resolver.Mark(a.owner)
 		}
 	}
 	return now
@@ -60,7 +60,7 @@ func (e *Engine) due() map[what]bool {
 
 // untilNext returns how long the loop may sleep.
 func (e *Engine) untilNext() time.Duration {
-	if e.dirty() {
+	if e.resolver.Dirty() {
 		return 0
 	}
 	next, ok := e.alarms.Next()

@@ -24,15 +24,15 @@ func (e *Engine) retire() {
 // wants, but for what waits for something that is not the firewall's.
 func (e *Engine) complete() bool {
 	e.mu.Lock()
-	pending := !e.synced || e.firewall || e.lost || e.unread > 0 || len(e.inputs) > 0 || e.dirty()
+	pending := !e.synced || e.firewall || e.lost || e.unread > 0 || len(e.inputs) > 0 || e.resolver.Dirty()
 	e.mu.Unlock()
 	if pending || !e.brake.IsZero() || e.awaitPods(nil) {
 		return false
 	}
-	for _, u := range e.units {
+	for _, u := range e.resolver.Resources {
 		there, _ := e.Firewall.Observe(u.Wanted().Keys())
 		for k, o := range u.Wanted() {
-			if k.Kind.Firewall() && there[k] != o && !errors.Is(u.errs[k], failure.ErrWaits) {
+			if k.Kind.Firewall() && there[k] != o && !errors.Is(u.Errs[k], failure.ErrWaits) {
 				return false
 			}
 		}

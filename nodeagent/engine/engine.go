@@ -17,16 +17,24 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/engine/claims"
-	"github.com/patchbay-dev/patchbay/nodeagent/engine/facts"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/fights"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/hostport"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
+
+// Input is a resource as the engine takes it.
+type Input = resolve.Input
+
+// InputOf wraps a resource, not accepted yet.
+func InputOf(o metav1.Object) Input { return resolve.InputOf(o) }
+
+// Pod is a pod as the engine takes it.
+type Pod = resolve.Pod
 
 // Driver is what the engine needs of the kernel and of the firewall alike.
 type Driver interface {
@@ -115,11 +123,7 @@ type Engine struct {
 	progress atomic.Int64
 
 	// The rest is for the loop's goroutine alone.
-	units map[netstate.Owner]*unit
 	books
-	node netstate.Node
-	// pods by UID; nil until they are known.
-	pods map[string]Pod
 	seen
 	phase
 	work
@@ -145,16 +149,13 @@ type came struct {
 	running map[string]Pod
 }
 
-// books are who wants and holds what, who has what alone, who has to look again, and when.
+// books are who wants and holds what, who has to look again, and when.
 type books struct {
-	ledger *ledger.Ledger
-	claims *claims.Book
-	keeper *hostport.Keeper
-	facts  *factBook
-	// again are owners to look at in the next turn.
-	again  []netstate.Owner
-	alarms schedule.Schedule[alarm]
-	fights *fights.Book
+	resolver *resolve.Resolver
+	ledger   *ledger.Ledger
+	keeper   *hostport.Keeper
+	alarms   schedule.Schedule[alarm]
+	fights   *fights.Book
 	// stuck are owners whose failures end by what the kernel tells; see stuck.go.
 	stuck map[netstate.Owner]bool
 }
@@ -168,10 +169,6 @@ type seen struct {
 	// early are our links on which another program sees packets first.
 	early  map[netstate.Key]bool
 	silent silent
-	// bridged are the foreign bridges that the firewall knew at the start: they
-	// follow the node, not any resource, and so go with the next owner of a
-	// forward guard.
-	bridged []netstate.Key
 }
 
 // phase is how far the process has come.
@@ -216,13 +213,12 @@ func New(o Options) *Engine {
 	e := &Engine{
 		Options: o,
 		news:    news{wake: make(chan struct{}, 1)},
-		units:   map[netstate.Owner]*unit{},
-		books: books{ledger: ledger.New(), claims: claims.New(), facts: facts.New[netstate.Owner, fact](), fights: fights.New(),
-			stuck: map[netstate.Owner]bool{}},
-		seen: seen{flushed: map[netstate.Owner]bool{}, astray: map[string]bool{}, early: map[netstate.Key]bool{}, silent: silent{}},
+		books:   books{ledger: ledger.New(), fights: fights.New(), stuck: map[netstate.Owner]bool{}},
+		seen:    seen{flushed: map[netstate.Owner]bool{}, astray: map[string]bool{}, early: map[netstate.Key]bool{}, silent: silent{}},
 	}
 	_ = e.news.take()
 	e.keeper = hostport.NewKeeper(o.HostPorts, func(err error) { e.Log.Warn("ports of the node's processes", "err", err) })
+	e.resolver = resolve.New(resolve.Options{Source: o.Source, Kernel: o.Kernel, Firewall: o.Firewall, Ledger: e.ledger, Ports: e.keeper, Log: o.Log, Wants: e.followSilent})
 	return e
 }
 
@@ -245,7 +241,7 @@ func (e *Engine) Update(set []Input, gone []netstate.Owner) {
 
 // Remove takes a resource away by an explicit command, given as it was last; the sweep brake does not ask about it.
 func (e *Engine) Remove(in Input) {
-	in.removed, in.Before = true, append(in.Before, in.Object())
+	in.Removed, in.Before = true, append(in.Before, in.Object())
 	e.Set(in)
 }
 
@@ -392,4 +388,17 @@ func (e *Engine) everything() {
 	e.mu.Lock()
 	e.lost = true
 	e.mu.Unlock()
+}
+
+// SetPods tells which pods run, all of them. Before the first call nothing is
+// known of them, and the objects that were built for some stay as they are.
+func (e *Engine) SetPods(list []Pod) {
+	running := map[string]Pod{}
+	for _, p := range list {
+		running[p.UID] = p
+	}
+	e.mu.Lock()
+	e.running = running
+	e.mu.Unlock()
+	e.signal()
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -45,13 +46,12 @@ func (e *Engine) consider(ev kernel.Event) {
 		e.considerLimit(ev)
 		return
 	case netstate.KindNetns:
-		e.facts.Learn(named(routingFact, ev.Key.Netns), nil)
-		e.mark(ev.Key, func(u *unit) bool { return ev.Gone || !u.done })
-		e.facts.Touch(named(netnsFact, ev.Key.Netns))
+		e.mark(ev.Key, func(u *resolve.Resource) bool { return ev.Gone || !u.Done })
+		e.resolver.NetnsNamed(ev.Key.Netns)
 	default:
 		if ev.Key.Kind == netstate.KindAddress && strings.Contains(ev.Key.Name, ":") {
 			// The first that is heard of IPv6 that is switched on.
-			e.facts.Set(named(ipv6OffFact, ev.Key.Netns), nil)
+			e.resolver.IPv6Appeared(ev.Key.Netns)
 		}
 		if want := e.ledger.Wanted(ev.Key); want != nil && (ev.Gone || ev.Object == nil || !plan.Same(want, ev.Object)) {
 			e.mark(ev.Key, nil)
@@ -146,9 +146,9 @@ func (e *Engine) considerStray(ev kernel.Event) {
 		return
 	}
 	source, owner, marked := netstate.ParseMark(l.Mark)
-	if u := e.units[owner]; marked && source == e.Source && u != nil {
+	if u := e.resolver.Resources[owner]; marked && source == e.Source && u != nil {
 		u.Hold(ev.Key)
-		e.facts.Mark(owner)
+		e.resolver.Mark(owner)
 	}
 }
 
@@ -179,10 +179,24 @@ func (e *Engine) recheck(keys []netstate.Key) {
 	}
 }
 
-func (e *Engine) mark(k netstate.Key, which func(*unit) bool) {
+func (e *Engine) mark(k netstate.Key, which func(*resolve.Resource) bool) {
 	for o := range e.ledger.Owners(k).All() {
-		if which == nil || which(e.units[o]) {
-			e.facts.Mark(o)
+		if which == nil || which(e.resolver.Resources[o]) {
+			e.resolver.Mark(o)
 		}
 	}
+}
+
+// byUsedName turns an event in a namespace under another name than the used one into
+// one that says to look again.
+func (e *Engine) byUsedName(ev kernel.Event) kernel.Event {
+	if ev.Key.Kind == netstate.KindNetns {
+		return ev
+	}
+	name := e.resolver.UsedName(ev.Key.Netns)
+	if name == ev.Key.Netns {
+		return ev
+	}
+	ev.Key.Netns, ev.Object = name, nil
+	return ev
 }

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -32,8 +34,8 @@ func (e *Engine) execute(batch map[netstate.Owner]bool, steps []plan.Step) []pla
 	for o := range batch {
 		// An object that no owner wants and that nothing kept from going is gone, by a
 		// step of its own or with its link or namespace.
-		u := e.units[o]
-		u.DropIf(func(k netstate.Key) bool { return e.ledger.Owners(k).Len() == 0 && u.errs[k] == nil })
+		u := e.resolver.Resources[o]
+		u.DropIf(func(k netstate.Key) bool { return e.ledger.Owners(k).Len() == 0 && u.Errs[k] == nil })
 	}
 	return x.applied
 }
@@ -71,11 +73,11 @@ func (x *execution) waitsForAttachment(o netstate.Owner, s plan.Step) bool {
 	if s.Stage != plan.StagePublish {
 		return false
 	}
-	for _, a := range x.e.units[o].targets {
-		if t := x.e.units[a]; t != nil && len(t.errs) > 0 {
+	for _, a := range x.e.resolver.Resources[o].Targets {
+		if t := x.e.resolver.Resources[a]; t != nil && len(t.Errs) > 0 {
 			// It is looked at again when the attachment is whole.
-			x.e.facts.Get(o, about(failingFact, a))
-			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", failure.ErrWaits, Title(a)))
+			x.e.resolver.HearOfFailing(o, a)
+			x.e.fail(x.batch, s.Key, fmt.Errorf("%w %s", failure.ErrWaits, a.Title()))
 			return true
 		}
 	}
@@ -112,7 +114,7 @@ func (x *execution) apply(stage plan.Stage, part []plan.Step) {
 // success notes which owners hold the object of a step now.
 func (x *execution) success(s plan.Step) {
 	x.applied = append(x.applied, s)
-	x.e.identifyMade(s)
+	x.e.resolver.IdentifyMade(s)
 	for o := range x.e.ledger.Owners(s.Key).All() {
 		x.e.ledger.Account(o).Hold(s.Key)
 	}
@@ -124,9 +126,9 @@ func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) 
 	owners := e.ledger.Owners(k)
 	for o := range owners.All() {
 		if batch[o] {
-			e.units[o].errs[k] = err
+			e.resolver.Resources[o].Errs[k] = err
 		} else {
-			e.requeue(o)
+			e.resolver.Again(o)
 		}
 	}
 	if owners.Len() > 0 {
@@ -134,7 +136,49 @@ func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) 
 	}
 	for o := range e.ledger.Holders(k).All() {
 		if batch[o] {
-			e.units[o].errs[k] = err
+			e.resolver.Resources[o].Errs[k] = err
 		}
 	}
+}
+
+// endConnections ends the tracked connections of attachments that have gone, or have
+// other addresses now: the next attachment with their addresses would inherit them.
+func (e *Engine) endConnections(batch map[netstate.Owner]bool) {
+	var gone []netip.Addr
+	for o := range batch {
+		gone = append(gone, e.vacated(e.resolver.Resources[o])...)
+	}
+	if len(gone) == 0 {
+		return
+	}
+	if err := e.Firewall.Forget(gone); err != nil {
+		e.Log.Error("forget connections of attachments that have gone", "err", err)
+	}
+}
+
+// vacated are the addresses in a namespace that a pass took from an attachment.
+// Addresses that the node does not reach belong to other hosts there, if to any; but on a
+// LAN it may have reached them by an address that has gone too. Of an attachment that is
+// known by its marks alone, that is not known.
+func (e *Engine) vacated(u *resolve.Resource) []netip.Addr {
+	known := u.View.Target != (netstate.End{})
+	if u.Owner.Kind != netstate.OwnerAttachment || known && !u.View.Reachable && !u.View.External {
+		return nil
+	}
+	stays := map[netip.Addr]bool{}
+	for _, o := range u.Wanted() {
+		if a, ok := o.(netstate.Address); ok {
+			stays[a.Prefix.Addr()] = true
+		}
+	}
+	var gone []netip.Addr
+	for k := range u.Held() {
+		if k.Kind != netstate.KindAddress || k.Netns == "" || e.ledger.Owners(k).Len() > 0 || u.Errs[k] != nil {
+			continue
+		}
+		if p, err := netip.ParsePrefix(k.Name); err == nil && !stays[p.Addr()] {
+			gone = append(gone, p.Addr())
+		}
+	}
+	return gone
 }

@@ -155,7 +155,7 @@ func (f *fake) Routing(netns string) (netstate.Routing, error)       { return f.
 func (f *fake) Watch(_ context.Context, fn func(kernel.Event)) error { f.fn = fn; return nil }
 
 // fakeFirewall is a firewall that is a set. After a failed Apply it is read again, unless it
-// is unreadable; what is told of it then is unknown.
+// is unreadable; then each object is unknown.
 type fakeFirewall struct {
 	set             netstate.Set
 	err, unreadable error

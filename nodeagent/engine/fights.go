@@ -9,6 +9,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/fights"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -49,7 +50,7 @@ func (e *Engine) noteFights(batch map[netstate.Owner]bool, applied []plan.Step) 
 
 // noteMended counts that rules of the firewall were put back, once for all owners.
 func (e *Engine) noteMended(batch map[netstate.Owner]bool, begun map[netstate.Owner][]*fights.Begun) {
-	owners := slices.DeleteFunc(slices.Collect(maps.Keys(batch)), func(o netstate.Owner) bool { return !e.units[o].mended() })
+	owners := slices.DeleteFunc(slices.Collect(maps.Keys(batch)), func(o netstate.Owner) bool { return !rulesPutBack(e.resolver.Resources[o]) })
 	if len(owners) == 0 {
 		return
 	}
@@ -145,7 +146,7 @@ func (e *Engine) holdContested(batch map[netstate.Owner]bool, steps []plan.Step)
 func (e *Engine) failIn(batch map[netstate.Owner]bool, k netstate.Key, err error) {
 	for o := range e.ledger.Owners(k).All() {
 		if batch[o] {
-			e.units[o].errs[k] = err
+			e.resolver.Resources[o].Errs[k] = err
 		}
 	}
 }
@@ -174,11 +175,11 @@ func mayWait(s plan.Step) bool {
 // endFights forgets which objects of an owner stayed whole for a while, and returns when
 // to look at contested ones; zero for never. Where a namespace of another program went,
 // all objects in it did: that is no fight.
-func (e *Engine) endFights(u *unit) time.Time {
-	for _, err := range u.errs {
+func (e *Engine) endFights(u *resolve.Resource) time.Time {
+	for _, err := range u.Errs {
 		if errors.Is(err, failure.ErrMissing) || errors.Is(err, kernel.ErrNetnsNotFound) {
-			e.fights.Forget(u.owner)
+			e.fights.Forget(u.Owner)
 		}
 	}
-	return e.fights.End(u.owner, e.Now(), func(k netstate.Key) bool { return errors.Is(u.errs[k], failure.ErrContested) })
+	return e.fights.End(u.Owner, e.Now(), func(k netstate.Key) bool { return errors.Is(u.Errs[k], failure.ErrContested) })
 }

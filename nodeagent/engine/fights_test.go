@@ -105,7 +105,7 @@ func TestFightIsRepairedWithPauses(t *testing.T) {
 func TestFightOverLinkIsOne(t *testing.T) {
 	r := newRing(t)
 	link := netstate.Link{Netns: "net1", Name: "eth0"}.Key()
-	host := netstate.Link{Name: r.e.units[own(r.a)].view.Host.Name}.Key()
+	host := netstate.Link{Name: r.e.resolver.Resources[own(r.a)].View.Host.Name}.Key()
 	for i := range fights.FewRepairs + 2 {
 		if r.k.set[host] == nil {
 			t.Fatalf("repair %d waits", i)
@@ -165,7 +165,7 @@ func TestRestartsOfNamespaceAreNoFight(t *testing.T) {
 	r.set(r.a)
 	r.turns(20)
 	ns := netstate.Netns{Name: "net1"}
-	host := netstate.Link{Name: r.e.units[own(r.a)].view.Host.Name}.Key()
+	host := netstate.Link{Name: r.e.resolver.Resources[own(r.a)].View.Host.Name}.Key()
 	for i := range 3 * fights.FewRepairs {
 		r.k.remove(ns.Key())
 		r.k.remove(host)
@@ -255,7 +255,7 @@ func TestFightOverIsolationNeverWaits(t *testing.T) {
 		"master":   func(l *netstate.Link) { l.Master = "br-other" },
 	} {
 		r := newRing(t)
-		key := netstate.Link{Name: r.e.units[own(r.a)].view.Host.Name}.Key()
+		key := netstate.Link{Name: r.e.resolver.Resources[own(r.a)].View.Host.Name}.Key()
 		want := r.k.set[key]
 		for i := range 3 * fights.FewRepairs {
 			l := want.(netstate.Link)

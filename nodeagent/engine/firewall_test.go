@@ -169,8 +169,8 @@ func TestFlushTouchesNoLink(t *testing.T) {
 		"rules around": func() { w.n.mangled = true },
 	} {
 		looks, repairs := w.k.passes, map[netstate.Owner]int64{}
-		for o, u := range w.e.units {
-			repairs[o] = u.repairs
+		for o, u := range w.e.resolver.Resources {
+			repairs[o] = u.Repairs
 		}
 		damage()
 		w.e.firewallChanged()
@@ -182,8 +182,8 @@ func TestFlushTouchesNoLink(t *testing.T) {
 			t.Errorf("%s: the firewall has %d of %d objects again", name, len(w.n.set), len(whole))
 		}
 		counted := 0
-		for o, u := range w.e.units {
-			counted += int(u.repairs - repairs[o])
+		for o, u := range w.e.resolver.Resources {
+			counted += int(u.Repairs - repairs[o])
 		}
 		if want := map[string]int{"flush": 3, "one object": 1, "rules around": 3}[name]; counted != want {
 			t.Errorf("%s: %d repairs are counted, want %d", name, counted, want)

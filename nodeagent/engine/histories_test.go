@@ -65,6 +65,7 @@ func newHistory(w *world) *history {
 // attach has the present process recorded.
 func (h *history) attach() {
 	h.e.Log = slog.New(historyLog{slog.DiscardHandler, h})
+	h.e.resolver.Log = h.e.Log
 	h.e.Firewall = historyFirewall{h.n, h}
 	h.k.appErr = func(s plan.Step) error { h.note(s); return nil }
 }

@@ -193,8 +193,8 @@ type holders struct {
 
 func (l *rivals) holders() holders {
 	out := map[string]string{}
-	for o := range l.e.units {
-		for _, c := range l.e.claims.Of(o) {
+	for o := range l.e.resolver.Resources {
+		for _, c := range l.e.resolver.Claims(o) {
 			if c.Sharers == "" {
 				out[c.Thing.String()] = fmt.Sprint(o, " in version ", l.versions[o])
 			}

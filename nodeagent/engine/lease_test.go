@@ -341,3 +341,7 @@ func TestNoAddressTwiceAndNoneLost(t *testing.T) {
 		l.checkNoneLost()
 	}
 }
+
+func ephemeral(a *v1alpha1.NamespaceAttachment) bool {
+	return a.Spec.IPAM != nil && a.Spec.IPAM.Lifecycle == v1alpha1.IPAMEphemeral
+}

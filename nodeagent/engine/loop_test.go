@@ -29,7 +29,7 @@ func TestRetryKeepsNoAddress(t *testing.T) {
 		w.turns(20)
 	}
 	n := 0
-	for _, c := range w.e.claims.Of(own(nsa("c", ""))) {
+	for _, c := range w.e.resolver.Claims(own(nsa("c", ""))) {
 		if c.Thing.Address.Is4() {
 			n++
 		}

@@ -58,7 +58,7 @@ func BenchmarkManyGo(b *testing.B) {
 		w.e.SetPods(nil)
 		batch := w.e.take()
 		w.e.leaving = map[netstate.Key]netstate.Owner{}
-		w.e.compileAll(batch)
+		w.e.resolver.Resolve(batch)
 		clear(w.k.set) // it went with the pods
 		begin := time.Now()
 		w.e.prepare(batch)

@@ -23,7 +23,7 @@ func TestObstructed(t *testing.T) {
 		w.set(o)
 	}
 	w.turns(20)
-	host := netstate.Link{Name: w.e.units[own(nsa("b", ""))].view.Host.Name}.Key()
+	host := netstate.Link{Name: w.e.resolver.Resources[own(nsa("b", ""))].View.Host.Name}.Key()
 	inside := netstate.Link{Netns: "a", Name: "eth0"}.Key()
 	for _, c := range []struct {
 		key             netstate.Key

@@ -37,9 +37,12 @@ func TestOwnAddressNamed(t *testing.T) {
 	w.e.Update(nil, []netstate.Owner{own(moved)})
 	w.turns(20)
 	w.expectReady("when the network has gone", missing, "False", v1alpha1.ReasonHostPortConflict, not)
-	if red, blue := w.e.facts.Peek(named(hostAddressFact, "10.0.0.1")), w.e.facts.Peek(named(hostAddressFact, "10.1.0.7")); red != 1 || blue != nil {
-		t.Errorf("of the addresses are left %v and %v", red, blue)
-	}
+	w.set(moved)
+	w.turns(20)
+	w.expectReady("when the network is back", missing, "True", v1alpha1.ReasonProgrammed, "")
+	w.e.Update(nil, []netstate.Owner{own(moved)})
+	w.turns(20)
+	w.expectReady("when it has gone again", missing, "False", v1alpha1.ReasonHostPortConflict, not)
 }
 
 // TestWayByOthersAddress has a publish follow an address that another program gives a

@@ -2,11 +2,14 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -35,7 +38,7 @@ func (e *Engine) converge(batch map[netstate.Owner]bool) []plan.Step {
 func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
 	desired, release, listed := netstate.Set{}.Add(netstate.Ruleset{}), []netstate.Key{}, map[netstate.Key]bool{}
 	for o := range batch {
-		u := e.units[o]
+		u := e.resolver.Resources[o]
 		for k, obj := range u.Wanted() {
 			desired[k] = obj
 			if h, port := netstate.HairpinOf(obj); port && !listed[h] && e.ledger.Owners(h).Len() == 0 {
@@ -46,7 +49,7 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
 		for k := range u.Held() {
 			switch wanted := e.ledger.Owners(k).Len() > 0; {
 			case wanted && u.Wanted()[k] != nil:
-			case wanted || e.isSecondName(u, k):
+			case wanted || e.resolver.IsSecondName(u, k):
 				// Another owner wants the object still, which is that owner's now.
 				u.Drop(k)
 			default:
@@ -59,12 +62,12 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
 	}
 	observed, unknown := e.observe(append(desired.Keys(), e.toSee(release)...))
 	for o := range batch {
-		e.units[o].errs = map[netstate.Key]error{}
-		e.noteEarly(e.units[o], observed)
+		e.resolver.Resources[o].Errs = map[netstate.Key]error{}
+		e.noteEarly(e.resolver.Resources[o], observed)
 	}
 	// What could not be observed is neither there nor absent: it is left as it
 	// is until it can be, and nothing new is opened beside it. Links that had their
-	// filters are repaired: others are up like them.
+	// filters are repaired: other links are up like them.
 	e.unseen = map[netstate.Key]bool{}
 	for k, err := range unknown {
 		if e.ledger.Owners(k).Len() == 0 && errors.Is(err, kernel.ErrForeign) {
@@ -93,14 +96,14 @@ func (e *Engine) prepare(batch map[netstate.Owner]bool) []plan.Step {
 func (e *Engine) wasComplete(k netstate.Key) bool {
 	owners := e.ledger.Owners(k)
 	for o := range owners.All() {
-		if u := e.units[o]; u.complete[k] == nil || u.complete[k] != u.Wanted()[k] {
+		if u := e.resolver.Resources[o]; u.Complete[k] == nil || u.Complete[k] != u.Wanted()[k] {
 			return false
 		}
 	}
 	return k.Kind.Firewall() && owners.Len() > 0
 }
 
-// observe returns the objects of the keys that are there, and why others are unknown.
+// observe returns the objects of the keys that are there, and why other objects are unknown.
 func (e *Engine) observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
 	observed, unknown := netstate.Set{}, map[netstate.Key]error{}
 	for _, d := range []Driver{e.Kernel, e.Firewall} {
@@ -135,7 +138,7 @@ func (e *Engine) holdSeen(batch map[netstate.Owner]bool, observed netstate.Set, 
 		gone[k] = observed[k] == nil && !plan.DiesWithLink(k.Kind)
 	}
 	for o := range batch {
-		u := e.units[o]
+		u := e.resolver.Resources[o]
 		u.DropIf(func(k netstate.Key) bool { return gone[k] })
 		for k := range u.Wanted() {
 			if observed[k] != nil {
@@ -145,11 +148,44 @@ func (e *Engine) holdSeen(batch map[netstate.Owner]bool, observed netstate.Set, 
 	}
 }
 
-// Title is how a person calls an owner, such as BridgeNetwork red.
-func Title(o netstate.Owner) string {
-	kind := map[string]string{netstate.OwnerNetwork: "BridgeNetwork", netstate.OwnerAttachment: "NamespaceAttachment", netstate.OwnerPublish: "PortPublish"}[o.Kind]
-	if o.Namespace != "" {
-		return kind + " " + o.Namespace + "/" + o.Name
+// failObstructed notes with the owners of a batch what keeps a link from carrying
+// packets although the link is as wanted.
+func (e *Engine) failObstructed(batch map[netstate.Owner]bool, observed netstate.Set) {
+	for o := range batch {
+		u := e.resolver.Resources[o]
+		for k := range u.Wanted() {
+			l, ok := observed[k].(netstate.Link)
+			switch {
+			case !ok:
+			case l.Waits != "":
+				u.Errs[k] = failure.Port(l)
+			case l.Taken != "":
+				u.Errs[k] = failure.Filtered(l)
+			case l.Planted != "":
+				if err := e.plantedError(u, l); err != nil {
+					u.Errs[k] = err
+				}
+			}
+		}
 	}
-	return kind + " " + o.Name
+}
+
+// plantedError returns an error where a permanent neighbour entry has a gateway at
+// another MAC address than the gateway's. Other neighbours are not judged: their MAC
+// addresses are not known here.
+func (e *Engine) plantedError(u *resolve.Resource, l netstate.Link) error {
+	way, ok := e.ledger.Wanted(netstate.Link{Name: u.View.Way}.Key()).(netstate.Link)
+	if !ok || u.View.Target != (netstate.End{Netns: l.Netns, Name: l.Name}) {
+		return nil
+	}
+	for _, entry := range strings.Fields(l.Planted) {
+		address, mac, _ := strings.Cut(entry, "=")
+		for _, gateway := range u.View.Gateways {
+			if gateway.String() == address && mac != way.MAC.String() {
+				return fmt.Errorf("a permanent neighbour entry of %s in network namespace %s %w: it has %s at %s instead of %s (ip -n %s neigh del %s dev %s)",
+					l.Name, l.Netns, failure.ErrObstructed, address, mac, way.MAC, l.Netns, address, l.Name)
+			}
+		}
+	}
+	return nil
 }

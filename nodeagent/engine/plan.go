@@ -105,15 +105,15 @@ func (e *Engine) Look() ([]Planned, error) {
 func (e *Engine) planned() []Planned {
 	batch := e.take()
 	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
-	e.compileAll(batch)
+	e.resolver.Resolve(batch)
 	steps := e.prepare(batch)
 	planned, mend := map[netstate.Owner]*Planned{}, mends(steps)
 	for o := range batch {
 		planned[o] = &Planned{Owner: o, Group: plan.Group{Title: planTitle(o)}, Unseen: e.unseen[netstate.Ruleset{}.Key()]}
-		if u := e.units[o]; u.in != nil {
+		if u := e.resolver.Resources[o]; u.In != nil {
 			s := e.status(u)
 			planned[o].Status = &s
-			if planned[o].Mend = mend && u.filtered(); planned[o].Mend {
+			if planned[o].Mend = mend && filtered(u); planned[o].Mend {
 				planned[o].Note = mendNote
 			}
 			if s.Ready.Status != metav1.ConditionTrue {
@@ -162,19 +162,19 @@ func planTitle(o netstate.Owner) string {
 	if o.Kind == "" {
 		return "Without an owner"
 	}
-	return Title(o)
+	return o.Title()
 }
 
 // Left returns an error that names what could not be removed; nil if nothing
 // is left.
 func (e *Engine) Left() error {
 	var errs []error
-	for o, u := range e.units {
-		if u.in != nil {
+	for o, u := range e.resolver.Resources {
+		if u.In != nil {
 			continue
 		}
-		for _, k := range slices.SortedFunc(maps.Keys(u.errs), netstate.Key.Compare) {
-			errs = append(errs, fmt.Errorf("%s: %w", planTitle(o), u.errs[k]))
+		for _, k := range slices.SortedFunc(maps.Keys(u.Errs), netstate.Key.Compare) {
+			errs = append(errs, fmt.Errorf("%s: %w", planTitle(o), u.Errs[k]))
 		}
 	}
 	return errors.Join(errs...)

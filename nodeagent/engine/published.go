@@ -7,15 +7,16 @@ import (
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
 // published are the open ports of a publish.
-func (u *unit) published() []v1alpha1.PublishedStatus {
+func published(u *resolve.Resource) []v1alpha1.PublishedStatus {
 	var out []v1alpha1.PublishedStatus
 	for _, k := range u.Wanted().Keys() {
 		p, ok := u.Wanted()[k].(netstate.Publish)
-		if !ok || !u.Holds(k) || u.errs[k] != nil || p.Sources == netstate.Nobody {
+		if !ok || !u.Holds(k) || u.Errs[k] != nil || p.Sources == netstate.Nobody {
 			continue
 		}
 		s := v1alpha1.PublishedStatus{Protocol: v1alpha1.Protocol(strings.ToUpper(p.Proto)), HostPort: int32(p.HostPort), HostPortEnd: int32(p.HostPortEnd)}

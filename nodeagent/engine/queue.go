@@ -6,28 +6,20 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
 // receive stores what came in about an owner.
 func (e *Engine) receive(o netstate.Owner, in *Input) {
-	u := e.unit(o)
-	next := input{changed: true, byCommand: in != nil && in.removed, recalled: u.recalled}
-	if in != nil && len(u.Wanted()) == 0 {
-		next.formerly = in.Before
+	u := e.resolver.Receive(o, in)
+	if u.In != nil {
+		u.Repairs = max(u.Repairs, in.Repairs)
 	}
-	if !next.byCommand {
-		next.in = in
-	}
-	e.enter(u, next.in)
-	u.input = next
-	e.facts.Mark(o)
-	e.show(u)
-	if u.in != nil {
-		u.repairs = max(u.repairs, in.Repairs)
-	}
-	e.sweepDue = e.sweepDue || !u.accepted()
+	e.sweepDue = e.sweepDue || !u.Accepted()
 	e.calm(u)
 }
 
@@ -46,8 +38,8 @@ func (e *Engine) hold(batch map[netstate.Owner]bool, synced bool) {
 		e.addStrays(batch)
 	}
 	for o := range batch {
-		u := e.unit(o)
-		if u.in == nil && !u.byCommand && !sweepable || !e.brake.IsZero() && u.going() {
+		u := e.resolver.Resource(o)
+		if u.In == nil && !u.ByCommand && !sweepable || !e.brake.IsZero() && u.Going() {
 			delete(batch, o)
 			e.calm(u)
 		}
@@ -57,9 +49,9 @@ func (e *Engine) hold(batch map[netstate.Owner]bool, synced bool) {
 // addAll has everything looked at.
 func (e *Engine) addAll() {
 	e.soon(readNode)
-	e.facts.Forget(func(f fact) bool { return f.kind == routingFact })
+	e.resolver.ForgetRoutings()
 	e.sweepDue = true
-	e.facts.Mark(slices.Collect(maps.Keys(e.units))...)
+	e.resolver.Mark(slices.Collect(maps.Keys(e.resolver.Resources))...)
 }
 
 // follow reads again what an alarm asks for.
@@ -79,7 +71,7 @@ func (e *Engine) follow(due map[what]bool) {
 }
 
 // reloadFirewall reads the firewall anew. Owners that miss objects there, and nothing else,
-// get them back without another look at the kernel; others are looked at.
+// get them back without another look at the kernel; other owners are looked at.
 func (e *Engine) reloadFirewall() {
 	held, err := e.Firewall.Inventory()
 	if err != nil {
@@ -90,11 +82,11 @@ func (e *Engine) reloadFirewall() {
 	}
 	e.unread, e.sweepDue = 0, true
 	e.holdMarked(held)
-	e.facts.Set(fact{kind: blockersFact}, e.Firewall.Blockers())
-	for o, u := range e.units {
+	e.resolver.SetBlockers()
+	for o, u := range e.resolver.Resources {
 		switch missing := e.misses(u); {
-		case u.unfiltered() || missing && !(u.done && !u.changed):
-			e.facts.Mark(o)
+		case unfiltered(u) || missing && !(u.Done && !u.Changed):
+			e.resolver.Mark(o)
 		case missing:
 			e.flushed[o] = true
 		}
@@ -107,16 +99,16 @@ func (e *Engine) addUnknown(err error) {
 	if hung := (*program.NoAnswer)(nil); !errors.As(err, &hung) && e.unread == 1 {
 		return
 	}
-	for o, u := range e.units {
-		if u.filtered() && len(u.errs) == 0 {
-			e.facts.Mark(o)
+	for o, u := range e.resolver.Resources {
+		if filtered(u) && len(u.Errs) == 0 {
+			e.resolver.Mark(o)
 		}
 	}
 }
 
 // unfiltered reports whether the last pass failed at something in the firewall.
-func (u *unit) unfiltered() bool {
-	for k := range u.errs {
+func unfiltered(u *resolve.Resource) bool {
+	for k := range u.Errs {
 		if k.Kind.Firewall() {
 			return true
 		}
@@ -126,7 +118,7 @@ func (u *unit) unfiltered() bool {
 
 // misses reports whether something of the owner in the firewall, or the ruleset that it
 // needs, is not as it must be.
-func (e *Engine) misses(u *unit) bool {
+func (e *Engine) misses(u *resolve.Resource) bool {
 	keys := []netstate.Key{netstate.Ruleset{}.Key()}
 	for k := range u.Wanted() {
 		if k.Kind.Firewall() {
@@ -142,19 +134,16 @@ func (e *Engine) misses(u *unit) bool {
 	return false
 }
 
-// dirty reports whether owners are to be looked at in the next turn.
-func (e *Engine) dirty() bool { return len(e.again) > 0 || !e.facts.Clean() }
-
 // settled reports whether nothing is left to do or to wait for.
 func (e *Engine) settled() bool {
 	e.mu.Lock()
-	pending := len(e.inputs) > 0 || e.lost || e.firewall || e.unread > 0 || e.dirty()
+	pending := len(e.inputs) > 0 || e.lost || e.firewall || e.unread > 0 || e.resolver.Dirty()
 	e.mu.Unlock()
 	for _, w := range []what{readNode, readRouting} {
 		pending = pending || e.alarms.Has(alarm{what: w})
 	}
-	for _, u := range e.units {
-		pending = pending || len(u.errs) > 0 && (u.in == nil || !u.in.Background) && !u.final()
+	for _, u := range e.resolver.Resources {
+		pending = pending || len(u.Errs) > 0 && (u.In == nil || !u.In.Background) && !final(u)
 	}
 	return !pending
 }
@@ -171,22 +160,22 @@ func (e *Engine) start() error {
 	return e.startBeside(rules)
 }
 
-// startBeside reads the kernel beside what is known of the firewall.
+// startBeside reads the kernel; the firewall's objects are given.
 func (e *Engine) startBeside(rules []netstate.Held) error {
 	held, err := e.Kernel.Inventory()
 	if err != nil {
 		return fmt.Errorf("read what bears our mark: %w", err)
 	}
 	e.holdMarked(append(held, rules...))
-	e.facts.Set(fact{kind: blockersFact}, e.Firewall.Blockers())
+	e.resolver.SetBlockers()
 	node, err := e.readNode()
 	if err != nil {
 		return fmt.Errorf("read the node's own links and routes: %w", err)
 	}
-	e.setNode(node)
+	e.resolver.SetNode(node)
 	for _, h := range rules {
 		if k := h.Object.Key(); k.Kind == netstate.KindForeignBridge {
-			e.bridged = append(e.bridged, k)
+			e.resolver.Bridged = append(e.resolver.Bridged, k)
 		}
 	}
 	e.started, e.sweepDue = true, true
@@ -202,13 +191,11 @@ func (e *Engine) holdMarked(held []netstate.Held) {
 		if k.Kind.Firewall() && e.ledger.Holders(k).Len() > 0 {
 			continue
 		}
-		e.unit(h.Owner).Hold(k)
+		e.resolver.Resource(h.Owner).Hold(k)
 		owners[h.Owner] = true
 	}
 	for o := range owners {
-		if u := e.units[o]; o.Kind == netstate.OwnerAttachment && !u.accepted() && len(e.claims.Of(o)) == 0 {
-			e.lease(u)
-		}
+		e.resolver.HoldMarked(o)
 	}
 }
 
@@ -220,4 +207,29 @@ func (e *Engine) readMarks() {
 		return
 	}
 	e.holdMarked(held)
+}
+
+// awaitPods leaves out, while nothing is known of the pods, the owners that need one, and
+// reports whether there is any. No other owner gets their addresses and ports meanwhile.
+func (e *Engine) awaitPods(batch map[netstate.Owner]bool) (waits bool) {
+	if e.resolver.PodsKnown() {
+		return false
+	}
+	for o := range batch {
+		if u := e.resolver.Resources[o]; e.resolver.Unknown(u) {
+			delete(batch, o)
+			e.resolver.Remember(*u.In)
+			e.tellUnknown(u)
+		}
+	}
+	return e.resolver.PodsAwaited()
+}
+
+// tellUnknown reports an attachment that has no object yet and waits for its pod.
+func (e *Engine) tellUnknown(u *resolve.Resource) {
+	if !u.ForPod() || !u.Empty() {
+		return
+	}
+	u.Problem = &compile.Problem{Reason: v1alpha1.ReasonPending, Message: "waits for the container runtime of node " + e.resolver.Node.Name + " to answer"}
+	e.Reporter.Report(e.status(u))
 }

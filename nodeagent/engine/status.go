@@ -10,6 +10,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -33,63 +34,38 @@ type Status struct {
 func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summed map[netstate.Key]bool) {
 	e.tell(applied, summed)
 	e.rejoin(applied)
-	e.showFailing(batch)
+	e.resolver.ShowFailing(batch)
 	for o := range batch {
-		u := e.units[o]
-		u.done = len(u.errs) == 0
-		if u.done {
-			u.complete = u.Wanted()
+		u := e.resolver.Resources[o]
+		u.Done = len(u.Errs) == 0
+		if u.Done {
+			u.Complete = u.Wanted()
 		}
 		e.pause(u)
 		switch {
-		case u.in != nil:
-			u.changed = u.changed && !u.done
+		case u.In != nil:
+			u.Changed = u.Changed && !u.Done
 			e.report(u)
-		case o.Kind != "" && u.done && u.Empty():
+		case o.Kind != "" && u.Done && u.Empty():
 			e.forget(u)
 			e.Reporter.Removed(o)
 		}
-		for k, err := range u.errs {
+		for k, err := range u.Errs {
 			e.Log.Debug("not as wanted", "owner", ownerText(o), "object", k.String(), "err", err)
 		}
 	}
 	e.reportPorts(batch)
-	e.wakeLosers()
-}
-
-// showFailing lets other owners see which owners of a batch fail. An owner that fails itself
-// hears of the end of that: it may be what it waits for.
-func (e *Engine) showFailing(batch map[netstate.Owner]bool) {
-	for o := range batch {
-		var failing any
-		if len(e.units[o].errs) > 0 {
-			failing = true
-		}
-		e.facts.Set(about(failingFact, o), failing)
-	}
-	for o := range batch {
-		u := e.units[o]
-		if len(u.errs) == 0 || u.in == nil {
-			continue
-		}
-		e.facts.Get(o, fact{kind: nodeFact})
-		if u.in.Attachment != nil && u.in.Attachment.Spec.Network != "" {
-			e.facts.Get(o, about(failingFact, networkOf(u.in.Attachment.Spec.Network)))
-		}
-		for _, a := range u.targets {
-			e.facts.Get(o, about(failingFact, a))
-		}
-	}
+	e.resolver.WakeLosers()
 }
 
 // report tells what came of an owner.
-func (e *Engine) report(u *unit) {
+func (e *Engine) report(u *resolve.Resource) {
 	s := e.status(u)
-	summed := u.ready.Reason == v1alpha1.ReasonContested && s.Ready.Reason == v1alpha1.ReasonContested
-	if u.ready != s.Ready && !summed {
-		e.Log.Info("status", "owner", u.owner.String(), "ready", s.Ready.Status, "reason", s.Ready.Reason, "message", s.Ready.Message)
+	summed := u.Ready.Reason == v1alpha1.ReasonContested && s.Ready.Reason == v1alpha1.ReasonContested
+	if u.Ready != s.Ready && !summed {
+		e.Log.Info("status", "owner", u.Owner.String(), "ready", s.Ready.Status, "reason", s.Ready.Reason, "message", s.Ready.Message)
 	}
-	u.ready = s.Ready
+	u.Ready = s.Ready
 	e.Reporter.Report(s)
 }
 
@@ -103,9 +79,9 @@ func (e *Engine) countRepairs(batch map[netstate.Owner]bool, applied []plan.Step
 		}
 	}
 	for o := range batch {
-		u := e.units[o]
-		if repaired[o] || mended && u.mended() {
-			u.repairs++
+		u := e.resolver.Resources[o]
+		if repaired[o] || mended && rulesPutBack(u) {
+			u.Repairs++
 		}
 	}
 }
@@ -115,11 +91,11 @@ func mends(steps []plan.Step) bool {
 	return slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Key.Kind == netstate.KindRuleset })
 }
 
-// mended reports whether rules of the firewall that were put back are drift of the owner.
-func (u *unit) mended() bool { return !u.changed && u.filtered() }
+// rulesPutBack reports whether rules of the firewall that were put back are drift of the owner.
+func rulesPutBack(u *resolve.Resource) bool { return !u.Changed && filtered(u) }
 
 // filtered says whether something of the owner is in the firewall.
-func (u *unit) filtered() bool {
+func filtered(u *resolve.Resource) bool {
 	for k := range u.Wanted() {
 		if k.Kind.Firewall() {
 			return true
@@ -137,7 +113,7 @@ func (e *Engine) rejoin(applied []plan.Step) {
 			continue
 		}
 		if owner, drift := e.blame(s.Key); drift {
-			e.facts.Touch(about(viewFact, owner))
+			e.resolver.Rebuilt(owner)
 		}
 	}
 }
@@ -181,7 +157,7 @@ func (e *Engine) blame(k netstate.Key) (owner netstate.Owner, drift bool) {
 		return e.leaving[k], false
 	}
 	for o := range owners.All() {
-		if e.units[o].changed {
+		if e.resolver.Resources[o].Changed {
 			return owner, false
 		}
 	}
@@ -191,8 +167,8 @@ func (e *Engine) blame(k netstate.Key) (owner netstate.Owner, drift bool) {
 // statuses returns the status of every resource, in order.
 func (e *Engine) statuses() []Status {
 	var out []Status
-	for _, u := range e.units {
-		if u.in != nil {
+	for _, u := range e.resolver.Resources {
+		if u.In != nil {
 			out = append(out, e.status(u))
 		}
 	}
@@ -200,26 +176,26 @@ func (e *Engine) statuses() []Status {
 	return out
 }
 
-func (e *Engine) status(u *unit) Status {
-	notes := u.notes
-	ports := e.usedPorts(u)
-	if u.crowded = ports >= compile.ManyPorts; u.crowded {
-		notes = append(slices.Clone(notes), compile.PortsUsed(u.network.Bridge, ports))
+func (e *Engine) status(u *resolve.Resource) Status {
+	notes := u.Notes
+	ports := e.resolver.UsedPorts(u)
+	if u.Crowded = ports >= compile.ManyPorts; u.Crowded {
+		notes = append(slices.Clone(notes), compile.PortsUsed(u.Network.Bridge, ports))
 	}
-	s := Status{Owner: u.owner, Input: *u.in, Ready: u.readyCondition(notes, e.fights.Contested(u.owner)), Done: u.done}
-	generation := u.in.Object().GetGeneration()
+	s := Status{Owner: u.Owner, Input: *u.In, Ready: readyCondition(u, notes, e.fights.Contested(u.Owner)), Done: u.Done}
+	generation := u.In.Object().GetGeneration()
 	s.Ready.ObservedGeneration = generation
 	switch {
-	case u.in.Network != nil:
-		s.Bridge = &v1alpha1.NodeBridgeStatus{Repairs: u.repairs, ObservedGeneration: generation, Bridge: u.network.Bridge, MTU: int32(u.network.MTU), Addresses: u.addressesOn(u.network.Bridge)}
-		if u.crowded {
+	case u.In.Network != nil:
+		s.Bridge = &v1alpha1.NodeBridgeStatus{Repairs: u.Repairs, ObservedGeneration: generation, Bridge: u.Network.Bridge, MTU: int32(u.Network.MTU), Addresses: addressesOn(u, u.Network.Bridge)}
+		if u.Crowded {
 			s.Bridge.Ports = int32(ports)
 		}
-	case u.in.Attachment != nil:
+	case u.In.Attachment != nil:
 		s.Attachment = e.attachmentStatus(u)
 		s.Attachment.ObservedGeneration = generation
-	case u.in.Publish != nil:
-		published := u.published()
+	case u.In.Publish != nil:
+		published := published(u)
 		s.Publish = &v1alpha1.PortPublishStatus{ObservedGeneration: generation, Published: published[:min(len(published), maxPublished)], Summary: summary(published)}
 	}
 	return s
@@ -227,18 +203,18 @@ func (e *Engine) status(u *unit) Status {
 
 // readyCondition says why, in the order in which a person has to mend it; where nothing
 // has to be, with notes.
-func (u *unit) readyCondition(notes []*compile.Problem, contested string) metav1.Condition {
+func readyCondition(u *resolve.Resource, notes []*compile.Problem, contested string) metav1.Condition {
 	c := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
 	switch {
-	case !u.accepted():
-		c.Reason, c.Message = v1alpha1.ReasonPending, "not accepted: "+u.in.Accepted.Message
-	case u.problem != nil:
-		c.Reason, c.Message = u.problem.Reason, u.problem.Message
-	case len(u.partial) > 0:
-		all := compile.Joined(u.partial)
+	case !u.Accepted():
+		c.Reason, c.Message = v1alpha1.ReasonPending, "not accepted: "+u.In.Accepted.Message
+	case u.Problem != nil:
+		c.Reason, c.Message = u.Problem.Reason, u.Problem.Message
+	case len(u.Partial) > 0:
+		all := compile.Joined(u.Partial)
 		c.Reason, c.Message = all.Reason, all.Message
-	case len(u.errs) > 0 || contested != "":
-		c.Reason, c.Message = failure.Explain(u.errs, contested)
+	case len(u.Errs) > 0 || contested != "":
+		c.Reason, c.Message = failure.Explain(u.Errs, contested)
 	case len(notes) > 0:
 		all := compile.Joined(notes)
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, all.Reason, all.Message
@@ -249,7 +225,7 @@ func (u *unit) readyCondition(notes []*compile.Problem, contested string) metav1
 	return c
 }
 
-func (u *unit) addressesOn(link string) []v1alpha1.Subnet {
+func addressesOn(u *resolve.Resource, link string) []v1alpha1.Subnet {
 	var out []v1alpha1.Subnet
 	for _, k := range u.Wanted().Keys() {
 		if k.Kind == netstate.KindAddress && k.Link == link {
@@ -259,32 +235,32 @@ func (u *unit) addressesOn(link string) []v1alpha1.Subnet {
 	return out
 }
 
-func (e *Engine) attachmentStatus(u *unit) *v1alpha1.NamespaceAttachmentStatus {
-	s := &v1alpha1.NamespaceAttachmentStatus{NodeName: e.node.Name, PodUID: u.in.Attachment.Status.PodUID}
-	if u.accepted() {
-		s.Addresses = toSubnets(u.given)
-		if u.noIPv6 && u.problem == nil {
-			s.Addresses = toSubnets(u.view.Addresses)
+func (e *Engine) attachmentStatus(u *resolve.Resource) *v1alpha1.NamespaceAttachmentStatus {
+	s := &v1alpha1.NamespaceAttachmentStatus{NodeName: e.resolver.Node.Name, PodUID: u.In.Attachment.Status.PodUID}
+	if u.Accepted() {
+		s.Addresses = toSubnets(u.Given)
+		if u.NoIPv6 && u.Problem == nil {
+			s.Addresses = toSubnets(u.View.Addresses)
 		}
 	}
-	if !u.accepted() || u.view.Target == (netstate.End{}) || u.problem != nil {
+	if !u.Accepted() || u.View.Target == (netstate.End{}) || u.Problem != nil {
 		return s
 	}
-	for _, gw := range u.view.Gateways {
+	for _, gw := range u.View.Gateways {
 		s.Gateways = append(s.Gateways, v1alpha1.IPAddress(gw.String()))
 	}
-	s.MACAddress = u.view.MAC.String()
-	s.Interface = e.interfaceStatus(u, u.view.Target)
-	if u.view.Host != (netstate.End{}) {
-		s.HostInterface = e.interfaceStatus(u, u.view.Host)
+	s.MACAddress = u.View.MAC.String()
+	s.Interface = e.interfaceStatus(u, u.View.Target)
+	if u.View.Host != (netstate.End{}) {
+		s.HostInterface = e.interfaceStatus(u, u.View.Host)
 	}
 	return s
 }
 
 // interfaceStatus names an end and, where it exists, its index.
-func (e *Engine) interfaceStatus(u *unit, end netstate.End) *v1alpha1.InterfaceStatus {
+func (e *Engine) interfaceStatus(u *resolve.Resource, end netstate.End) *v1alpha1.InterfaceStatus {
 	s := &v1alpha1.InterfaceStatus{Netns: end.Netns, Name: end.Name}
-	if len(u.errs) == 0 {
+	if len(u.Errs) == 0 {
 		if i, err := e.Kernel.LinkIndex(end); err == nil {
 			s.Index = int32(i)
 		}
@@ -300,10 +276,16 @@ func toSubnets(in []netip.Prefix) []v1alpha1.Subnet {
 	return out
 }
 
-// recordedReady reports whether the resource's own record says that it was
-// built.
-func (u *unit) recordedReady() bool {
-	return slices.ContainsFunc(u.in.Conditions(), func(c metav1.Condition) bool {
-		return c.Type == v1alpha1.ConditionReady && c.Status == metav1.ConditionTrue
-	})
+// reportPorts reports the networks again whose bridges are nearly full, or were when
+// they were reported last, and have another number of ports.
+func (e *Engine) reportPorts(batch map[netstate.Owner]bool) {
+	for _, o := range e.resolver.Crowds() {
+		u := e.resolver.Resources[o]
+		if u == nil || u.In == nil || batch[o] {
+			continue
+		}
+		if many := e.resolver.UsedPorts(u) >= compile.ManyPorts; many || u.Crowded {
+			e.report(u)
+		}
+	}
 }

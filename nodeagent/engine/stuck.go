@@ -2,6 +2,8 @@ package engine
 
 import (
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/failure"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/schedule"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -10,32 +12,32 @@ import (
 // It does not tell when a security module allows more.
 
 // pause sets when an owner is looked at again after a pass.
-func (e *Engine) pause(u *unit) {
-	delete(e.stuck, u.owner)
+func (e *Engine) pause(u *resolve.Resource) {
+	delete(e.stuck, u.Owner)
 	next := e.endFights(u)
 	switch {
-	case u.done:
+	case u.Done:
 		e.calm(u)
 	case e.isStuck(u):
 		e.calm(u)
-		e.stuck[u.owner] = true
+		e.stuck[u.Owner] = true
 	default:
 		e.backOff(u)
 	}
 	if !next.IsZero() {
-		e.alarms.By(alarm{owner: u.owner}, next)
+		e.alarms.By(alarm{owner: u.Owner}, next)
 	}
 }
 
 // isStuck reports whether all failures of an owner end by what the kernel will tell. A
 // namespace that was not listened to before is looked at once more.
-func (e *Engine) isStuck(u *unit) bool {
-	for k, err := range u.errs {
-		if u.in != nil && failure.EndsByMount(err) {
+func (e *Engine) isStuck(u *resolve.Resource) bool {
+	for k, err := range u.Errs {
+		if u.In != nil && failure.EndsByMount(err) {
 			e.Kernel.ListenMounts()
 			continue
 		}
-		if u.in == nil || !failure.EndIsTold(err) {
+		if u.In == nil || !failure.EndIsTold(err) {
 			return false
 		}
 		if k.Netns == "" || k.Kind == netstate.KindNetns {
@@ -52,9 +54,9 @@ func (e *Engine) isStuck(u *unit) bool {
 // remounted marks the stuck owners whose failures a mount may have ended.
 func (e *Engine) remounted() {
 	for o := range e.stuck {
-		for _, err := range e.units[o].errs {
+		for _, err := range e.resolver.Resources[o].Errs {
 			if failure.EndsByMount(err) {
-				e.facts.Mark(o)
+				e.resolver.Mark(o)
 			}
 		}
 	}
@@ -66,11 +68,41 @@ func (e *Engine) remounted() {
 // links are among its facts (followNode).
 func (e *Engine) freed(changed netstate.Key) {
 	for o := range e.stuck {
-		for k := range e.units[o].errs {
+		for k := range e.resolver.Resources[o].Errs {
 			same := k.Kind == changed.Kind && k.Netns == changed.Netns
 			if same && (k.Kind == netstate.KindRoute && k.Name == changed.Name || k.Kind == netstate.KindLink && k.Netns != "") {
-				e.facts.Mark(o)
+				e.resolver.Mark(o)
 			}
 		}
 	}
+}
+
+// final reports whether only another program can mend the failures: waiting here
+// makes no sense.
+func final(u *resolve.Resource) bool {
+	for k, err := range u.Errs {
+		if !failure.OnlyByOthers(k, err) {
+			return false
+		}
+	}
+	return len(u.Errs) > 0
+}
+
+// backOff sets when to try a failing owner again.
+func (e *Engine) backOff(u *resolve.Resource) {
+	e.alarms.At(alarm{owner: u.Owner}, e.Now().Add(schedule.BackOff(firstRetry, lastRetry, u.Attempts)))
+	u.Attempts++
+}
+
+func (e *Engine) calm(u *resolve.Resource) {
+	u.Attempts = 0
+	e.alarms.Clear(alarm{owner: u.Owner})
+}
+
+// forget drops an owner of which nothing is left.
+func (e *Engine) forget(u *resolve.Resource) {
+	delete(e.stuck, u.Owner)
+	e.fights.Forget(u.Owner)
+	e.calm(u)
+	e.resolver.Forget(u)
 }

@@ -3,8 +3,6 @@ package engine
 import (
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -45,28 +43,28 @@ var strays = netstate.Owner{Name: "strays"}
 // was lost.
 func (e *Engine) addStrays(batch map[netstate.Owner]bool) {
 	ports := map[string]bool{}
-	for _, l := range e.node.Links {
+	for _, l := range e.resolver.Node.Links {
 		ports[l.Master] = ports[l.Master] || l.Ours
 	}
-	for k := range e.unit(orphans).Held() {
-		l, there := e.node.Links[k.Link]
+	for k := range e.resolver.Resource(orphans).Held() {
+		l, there := e.resolver.Node.Links[k.Link]
 		if !k.Kind.Firewall() || !there || l.Ours || ports[k.Link] || k.Kind == netstate.KindForeignBridge {
 			continue
 		}
-		e.unit(orphans).Drop(k)
-		u := e.unit(strays)
+		e.resolver.Resource(orphans).Drop(k)
+		u := e.resolver.Resource(strays)
 		u.Hold(k)
-		u.byCommand, batch[strays] = true, true
+		u.ByCommand, batch[strays] = true, true
 	}
 }
 
 func (e *Engine) countGone() (gone, total int) {
-	for _, u := range e.units {
-		if u.owner == orphans || u.Empty() {
+	for _, u := range e.resolver.Resources {
+		if u.Owner == orphans || u.Empty() {
 			continue
 		}
 		total++
-		if u.going() {
+		if u.Going() {
 			gone++
 		}
 	}
@@ -74,70 +72,16 @@ func (e *Engine) countGone() (gone, total int) {
 }
 
 func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
-	for o, u := range e.units {
-		if u.going() && o != orphans {
+	for o, u := range e.resolver.Resources {
+		if u.Going() && o != orphans {
 			batch[o] = true
 		}
 	}
-	u := e.unit(orphans)
+	u := e.resolver.Resource(orphans)
 	u.DropIf(func(k netstate.Key) bool {
 		return e.ledger.Owners(k).Len() > 0 || k.Kind.Firewall() && e.ledger.Holders(k).Len() > 1
 	})
 	if !u.Empty() {
 		batch[orphans] = true
 	}
-}
-
-// recall compiles the batch as it was before this process, so that all that its
-// owners had is known: not everything bears its owner's name.
-func (e *Engine) recall(batch map[netstate.Owner]bool) {
-	round := 0
-	for e.recallRound(batch, round) {
-		round++
-	}
-	for o := range batch {
-		u := e.unit(o)
-		u.formerly = nil
-		if round > 0 && u.fresh() {
-			// What a former version claims gives it no right.
-			e.claims.Settle(o, nil, false)
-		}
-	}
-}
-
-// holdRecalled has the owners of a batch hold the objects of their former versions.
-func (e *Engine) holdRecalled(batch map[netstate.Owner]bool) {
-	for o := range batch {
-		u := e.unit(o)
-		for _, k := range u.recalled {
-			u.Hold(k)
-		}
-		u.recalled = nil
-	}
-}
-
-// recallRound compiles one former version of each owner, and reports whether there
-// was any.
-func (e *Engine) recallRound(batch map[netstate.Owner]bool, round int) bool {
-	then := map[*unit]*Input{}
-	for o := range batch {
-		if u := e.unit(o); round < len(u.formerly) {
-			then[u] = u.in
-			in := InputOf(u.formerly[round])
-			for _, p := range recordedPorts(in.Publish) {
-				u.recalled = append(u.recalled, p.Key())
-			}
-			in.Accepted.Status = metav1.ConditionTrue
-			u.in = &in
-		}
-	}
-	if len(then) == 0 {
-		return false
-	}
-	e.compileKinds(batch)
-	for u, in := range then {
-		u.recalled = append(u.recalled, u.Wanted().Keys()...)
-		u.in, u.adopted, u.joined = in, false, nil
-	}
-	return true
 }

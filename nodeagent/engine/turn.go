@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/patchbay-dev/patchbay/nodeagent/compile"
+	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -34,15 +34,14 @@ func (e *Engine) turn() (time.Duration, error) {
 // that may be looked at now.
 func (e *Engine) take() map[netstate.Owner]bool {
 	in := e.news.take()
-	e.facts.Mark(e.again...)
-	e.again = nil
+	e.resolver.Begin()
 	if in.lost && in.synced {
 		e.readMarks()
 	}
 	for _, o := range in.remembered {
-		e.remember(InputOf(o))
+		e.resolver.Remember(resolve.InputOf(o))
 	}
-	e.followPods(in.running)
+	e.resolver.SetPods(in.running)
 	for o, input := range in.inputs {
 		e.receive(o, input)
 	}
@@ -56,10 +55,7 @@ func (e *Engine) take() map[netstate.Owner]bool {
 		e.reloadFirewall()
 	}
 	e.follow(e.due())
-	batch := map[netstate.Owner]bool{}
-	for _, o := range e.facts.Take(func(netstate.Owner) bool { return true }) {
-		batch[o] = true
-	}
+	batch := e.resolver.Take()
 	e.hold(batch, in.synced)
 	return batch
 }
@@ -67,7 +63,7 @@ func (e *Engine) take() map[netstate.Owner]bool {
 // pass brings a batch of owners about: compile, observe, diff, apply, report.
 func (e *Engine) pass(batch map[netstate.Owner]bool) {
 	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
-	e.compileAll(batch)
+	e.resolver.Resolve(batch)
 	applied := e.converge(batch)
 	if slices.ContainsFunc(applied, func(s plan.Step) bool { return losesRoutes(s) || e.joinsForeign(s) }) {
 		applied = append(applied, e.converge(batch)...)
@@ -82,14 +78,14 @@ func (e *Engine) pass(batch map[netstate.Owner]bool) {
 func (e *Engine) restore(next map[netstate.Owner]bool) {
 	batch, desired := e.flushed, netstate.Set{}.Add(netstate.Ruleset{})
 	e.flushed = map[netstate.Owner]bool{}
-	maps.DeleteFunc(batch, func(o netstate.Owner, _ bool) bool { return next[o] || e.units[o] == nil })
+	maps.DeleteFunc(batch, func(o netstate.Owner, _ bool) bool { return next[o] || e.resolver.Resources[o] == nil })
 	if len(batch) == 0 {
 		return
 	}
 	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 	for o := range batch {
-		u := e.units[o]
-		u.errs = map[netstate.Key]error{}
+		u := e.resolver.Resources[o]
+		u.Errs = map[netstate.Key]error{}
 		for k, object := range u.Wanted() {
 			if k.Kind.Firewall() {
 				desired[k] = object
@@ -106,43 +102,6 @@ func (e *Engine) finish(batch map[netstate.Owner]bool, applied []plan.Step) {
 	e.countRepairs(batch, applied)
 	e.keepPorts(batch)
 	e.settle(batch, applied, e.noteFights(batch, applied))
-}
-
-// compileAll compiles a batch, networks first, and adds to it the owners that have read
-// what changed.
-func (e *Engine) compileAll(batch map[netstate.Owner]bool) {
-	e.recall(batch)
-	for o := range batch {
-		if u := e.unit(o); !u.accepted() {
-			e.release(u)
-		}
-	}
-	e.compileKinds(batch)
-	e.holdRecalled(batch)
-}
-
-// compileKinds compiles kind by kind. All owners let go of what they no longer claim
-// before any claims anew, so that two may swap.
-func (e *Engine) compileKinds(batch map[netstate.Owner]bool) {
-	for _, kind := range ownerKinds {
-		e.progressed()
-		e.addDirty(batch, kind)
-		units := e.ofKind(batch, kind)
-		e.setAside(units)
-		results := make([]compile.Result, len(units))
-		for i, u := range units {
-			results[i] = e.compile(u)
-			e.claims.Replace(u.owner, results[i].Claims)
-		}
-		if kind == netstate.OwnerNetwork && len(units) > 0 {
-			e.showRouter()
-		}
-		e.grantHeld(units, results)
-		e.lookForListeners(results)
-		for i, u := range units {
-			e.adopt(u, results[i])
-		}
-	}
 }
 
 // take empties the news and returns what there was.

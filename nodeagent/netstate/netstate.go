@@ -149,6 +149,15 @@ type Held struct {
 	Object Object
 }
 
+// Title is how a person calls an owner, such as BridgeNetwork red.
+func (o Owner) Title() string {
+	kind := map[string]string{OwnerNetwork: "BridgeNetwork", OwnerAttachment: "NamespaceAttachment", OwnerPublish: "PortPublish"}[o.Kind]
+	if o.Namespace != "" {
+		return kind + " " + o.Namespace + "/" + o.Name
+	}
+	return kind + " " + o.Name
+}
+
 // Compare orders owners: networks, attachments, publishes; then namespace and name.
 func (o Owner) Compare(p Owner) int {
 	rank := func(k string) int { return slices.Index([]string{OwnerNetwork, OwnerAttachment, OwnerPublish}, k) }

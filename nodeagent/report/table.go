@@ -35,7 +35,7 @@ func Table(w io.Writer, objects []metav1.Object) error {
 		ready, reason, message := verdict(in)
 		fmt.Fprintln(tw, strings.Join(append(cells, ready, reason), "\t"))
 		if message != "" {
-			notes = append(notes, fmt.Sprintf("%s: %s", engine.Title(in.Owner()), message))
+			notes = append(notes, fmt.Sprintf("%s: %s", in.Owner().Title(), message))
 		}
 	}
 	if len(notes) > 0 {

@@ -1,4 +1,4 @@
-package engine
+package resolve
 
 import (
 	"fmt"
@@ -13,15 +13,16 @@ import (
 
 // lookForListeners asks once who listens on the ports of all publishes that are
 // being compiled.
-func (e *Engine) lookForListeners(results []compile.Result) {
+func (rv *Resolver) lookForListeners(results []compile.Result) {
 	var ask []netstate.Publish
 	for _, r := range results {
-		ask = append(ask, publishesIn(r.Objects)...)
+		ask = append(ask, PublishesIn(r.Objects)...)
 	}
-	e.keeper.Look(ask)
+	rv.Ports.Look(ask)
 }
 
-func publishesIn(objects netstate.Set) (list []netstate.Publish) {
+// PublishesIn returns the published ports among objects.
+func PublishesIn(objects netstate.Set) (list []netstate.Publish) {
 	for _, o := range objects {
 		if p, ok := o.(netstate.Publish); ok {
 			list = append(list, p)
@@ -33,16 +34,16 @@ func publishesIn(objects netstate.Set) (list []netstate.Publish) {
 // giveWay leaves out the ports on which a process listens that was there first.
 // A port that is published already stays, since to give it up would cut off its clients;
 // but Ready says so.
-func (e *Engine) giveWay(u *unit, r *compile.Result) {
-	if u.problem != nil {
-		e.keeper.Forget(u.owner)
+func (rv *Resolver) giveWay(u *Resource, r *compile.Result) {
+	if u.Problem != nil {
+		rv.Ports.Forget(u.Owner)
 		return
 	}
 	var lost, kept []string
 	wide := false
-	for _, in := range e.keeper.InTheWay(u.owner, r.Objects) {
+	for _, in := range rv.Ports.InTheWay(u.Owner, r.Objects) {
 		k := in.Publish.Key()
-		if e.publishes(u, k) {
+		if rv.publishes(u, k) {
 			kept = append(kept, listenersText(in.Listeners))
 			continue
 		}
@@ -55,7 +56,7 @@ func (e *Engine) giveWay(u *unit, r *compile.Result) {
 
 // tellListeners says which ports are not published, some of them as part of a range,
 // and which are in spite of a process.
-func (u *unit) tellListeners(lost, kept []string, wide bool) {
+func (u *Resource) tellListeners(lost, kept []string, wide bool) {
 	conflict := func(format string, a ...any) *compile.Problem {
 		return &compile.Problem{Reason: v1alpha1.ReasonHostPortConflict, Message: fmt.Sprintf(format, a...)}
 	}
@@ -64,24 +65,24 @@ func (u *unit) tellListeners(lost, kept []string, wide bool) {
 		if wide {
 			waits = "a range waits as a whole; " + waits
 		}
-		u.partial = append(u.partial, conflict("spec.ports: %s: end it, or choose another hostPort; %s", some(lost), waits))
+		u.Partial = append(u.Partial, conflict("spec.ports: %s: end it, or choose another hostPort; %s", some(lost), waits))
 	}
 	if len(kept) == 0 {
 		return
 	}
 	note := conflict("published; but %s and gets nothing from where the publish answers: end it, or choose another hostPort", some(kept))
-	if len(u.partial) > 0 {
-		u.partial = append(u.partial, note)
+	if len(u.Partial) > 0 {
+		u.Partial = append(u.Partial, note)
 	}
-	u.notes = append(u.notes, note)
+	u.Notes = append(u.Notes, note)
 }
 
 // publishes reports whether a port is led to the unit's target: it is in the
 // kernel, or was brought there by this process and will be again.
-func (e *Engine) publishes(u *unit, k netstate.Key) bool {
-	found, _ := e.Firewall.Observe([]netstate.Key{k})
+func (rv *Resolver) publishes(u *Resource, k netstate.Key) bool {
+	found, _ := rv.Firewall.Observe([]netstate.Key{k})
 	_, whole := found[k].(netstate.Publish)
-	return whole || u.done && u.Wanted()[k] != nil
+	return whole || u.Done && u.Wanted()[k] != nil
 }
 
 func listenersText(list []hostport.Listener) string {
@@ -105,36 +106,4 @@ func some(texts []string) string {
 		unique = append(unique[:few], fmt.Sprintf("%d more", len(unique)-few))
 	}
 	return strings.Join(unique, ", ")
-}
-
-// followHostPorts looks again at the ports that are not held, or not even published.
-func (e *Engine) followHostPorts() {
-	e.facts.Mark(e.keeper.Again()...)
-	e.lookAgain()
-}
-
-func (e *Engine) lookAgain() {
-	if pause, any := e.keeper.Pause(); any {
-		e.alarms.By(alarm{what: lookAtPorts}, e.Now().Add(pause))
-	}
-}
-
-// keepPorts holds the ports of a batch as far as they are published, and lets all
-// other ports of it go.
-func (e *Engine) keepPorts(batch map[netstate.Owner]bool) {
-	wishes := map[netstate.Owner]hostport.Wish{}
-	for o := range batch {
-		if o.Kind != netstate.OwnerPublish {
-			continue
-		}
-		u := e.units[o]
-		w := hostport.Wish{Publishes: publishesIn(u.Wanted()), InKernel: u.Holds}
-		if u.in != nil {
-			wish := u.in.Publish.Spec.ReservePort
-			w.Reserve = wish == nil || *wish
-		}
-		wishes[o] = w
-	}
-	e.keeper.Keep(wishes)
-	e.lookAgain()
 }

@@ -1,4 +1,4 @@
-package engine
+package resolve
 
 import (
 	"maps"
@@ -79,30 +79,30 @@ type view struct {
 }
 
 // viewOf reads what an owner sees of another one; false where that has no resource.
-func (e *Engine) viewOf(reader *unit, o netstate.Owner) (view, bool) {
-	v, ok := e.facts.Get(reader.owner, about(viewFact, o)).(view)
+func (rv *Resolver) viewOf(reader *Resource, o netstate.Owner) (view, bool) {
+	v, ok := rv.facts.Get(reader.Owner, about(viewFact, o)).(view)
 	return v, ok
 }
 
 // show lets other owners see what became of one.
-func (e *Engine) show(u *unit) {
-	if u.in == nil {
-		e.facts.Set(about(viewFact, u.owner), nil)
-		e.facts.Set(about(whyFact, u.owner), nil)
+func (rv *Resolver) show(u *Resource) {
+	if u.In == nil {
+		rv.facts.Set(about(viewFact, u.Owner), nil)
+		rv.facts.Set(about(whyFact, u.Owner), nil)
 		return
 	}
-	why := u.in.Accepted.Message
-	if u.problem != nil {
-		why = u.problem.Message
+	why := u.In.Accepted.Message
+	if u.Problem != nil {
+		why = u.Problem.Message
 	}
-	built := u.accepted() && u.adopted && (u.problem == nil || u.kept)
-	e.facts.Set(about(viewFact, u.owner), view{u.network, u.view, built})
-	e.facts.Set(about(whyFact, u.owner), why)
+	built := u.Accepted() && u.adopted && (u.Problem == nil || u.kept)
+	rv.facts.Set(about(viewFact, u.Owner), view{u.Network, u.View, built})
+	rv.facts.Set(about(whyFact, u.Owner), why)
 }
 
 // waitsFor reads why an owner is not built, for one that waits for it.
-func (e *Engine) waitsFor(reader *unit, what string, o netstate.Owner) *compile.Problem {
-	why, ok := e.facts.Get(reader.owner, about(whyFact, o)).(string)
+func (rv *Resolver) waitsFor(reader *Resource, what string, o netstate.Owner) *compile.Problem {
+	why, ok := rv.facts.Get(reader.Owner, about(whyFact, o)).(string)
 	if !ok {
 		why = "it is not there"
 	}
@@ -111,19 +111,19 @@ func (e *Engine) waitsFor(reader *unit, what string, o netstate.Owner) *compile.
 
 // enter has an owner found by what its resource names, in place of what the resource
 // before named.
-func (e *Engine) enter(u *unit, next *Input) {
-	before, now := groups(u.in), groups(next)
+func (rv *Resolver) enter(u *Resource, next *Input) {
+	before, now := groups(u.In), groups(next)
 	for _, f := range before {
 		if !slices.Contains(now, f) {
-			e.facts.Leave(f, u.owner)
+			rv.facts.Leave(f, u.Owner)
 		}
 	}
 	for _, f := range now {
-		e.facts.Join(f, u.owner, nil)
+		rv.facts.Join(f, u.Owner, nil)
 	}
 	for _, f := range slices.Concat(before, now) {
 		if f.kind == attachedFact {
-			e.facts.Set(about(roomFact, f.owner), compile.Room(len(e.facts.PeekMembers(f))))
+			rv.facts.Set(about(roomFact, f.owner), compile.Room(len(rv.facts.PeekMembers(f))))
 		}
 	}
 }
@@ -147,10 +147,10 @@ func groups(in *Input) (list []fact) {
 }
 
 // attached reads how many attachments name a network, as far as that matters.
-func (e *Engine) attached(reader *unit) int {
-	n := len(e.facts.PeekMembers(about(attachedFact, reader.owner)))
-	e.facts.Learn(about(roomFact, reader.owner), compile.Room(n))
-	e.facts.Get(reader.owner, about(roomFact, reader.owner))
+func (rv *Resolver) attached(reader *Resource) int {
+	n := len(rv.facts.PeekMembers(about(attachedFact, reader.Owner)))
+	rv.facts.Learn(about(roomFact, reader.Owner), compile.Room(n))
+	rv.facts.Get(reader.Owner, about(roomFact, reader.Owner))
 	return n
 }
 
@@ -158,28 +158,28 @@ func (e *Engine) attached(reader *unit) int {
 // itself on no node, to all that were made for it on this node.
 
 // candidates are the attachments that a publish is about, built or not.
-func (e *Engine) candidates(u *unit) []netstate.Owner {
-	named := attachmentOf(u.in.Publish)
-	if e.facts.Peek(about(viewFact, named)) != nil {
+func (rv *Resolver) candidates(u *Resource) []netstate.Owner {
+	named := attachmentOf(u.In.Publish)
+	if rv.facts.Peek(about(viewFact, named)) != nil {
 		return []netstate.Owner{named}
 	}
-	return slices.SortedFunc(maps.Keys(e.facts.PeekMembers(about(childrenFact, named))), netstate.Owner.Compare)
+	return slices.SortedFunc(maps.Keys(rv.facts.PeekMembers(about(childrenFact, named))), netstate.Owner.Compare)
 }
 
 // targetsOf reads the candidates that a publish leads to, and their views. One that
 // fails is left out unless all do: then they are waited for.
-func (e *Engine) targetsOf(u *unit) (targets []netstate.Owner, views []compile.AttachmentView) {
-	named := attachmentOf(u.in.Publish)
-	e.facts.Get(u.owner, about(viewFact, named))
-	e.facts.Get(u.owner, about(childrenFact, named))
-	candidates := e.candidates(u)
+func (rv *Resolver) targetsOf(u *Resource) (targets []netstate.Owner, views []compile.AttachmentView) {
+	named := attachmentOf(u.In.Publish)
+	rv.facts.Get(u.Owner, about(viewFact, named))
+	rv.facts.Get(u.Owner, about(childrenFact, named))
+	candidates := rv.candidates(u)
 	var all []netstate.Owner
 	for _, a := range candidates {
-		if v, _ := e.viewOf(u, a); !v.built {
+		if v, _ := rv.viewOf(u, a); !v.built {
 			continue
 		}
 		all = append(all, a)
-		if len(candidates) == 1 || e.facts.Get(u.owner, about(failingFact, a)) == nil {
+		if len(candidates) == 1 || rv.facts.Get(u.Owner, about(failingFact, a)) == nil {
 			targets = append(targets, a)
 		}
 	}
@@ -187,7 +187,7 @@ func (e *Engine) targetsOf(u *unit) (targets []netstate.Owner, views []compile.A
 		targets = all
 	}
 	for _, a := range targets {
-		v, _ := e.viewOf(u, a)
+		v, _ := rv.viewOf(u, a)
 		views = append(views, v.attachment)
 	}
 	return targets, views
@@ -195,95 +195,129 @@ func (e *Engine) targetsOf(u *unit) (targets []netstate.Owner, views []compile.A
 
 // siblings is the fact that the attachments of a target to one network share; false for
 // one that has no such target.
-func (e *Engine) siblings(u *unit) (fact, bool) {
-	if !u.accepted() || u.in.Attachment == nil || u.in.Attachment.Spec.Network == "" {
+func (rv *Resolver) siblings(u *Resource) (fact, bool) {
+	if !u.Accepted() || u.In.Attachment == nil || u.In.Attachment.Spec.Network == "" {
 		return fact{}, false
 	}
-	netns, problem := e.netnsOf(u)
-	return fact{siblingsFact, networkOf(u.in.Attachment.Spec.Network), netns}, problem == nil
+	netns, problem := rv.netnsOf(u)
+	return fact{siblingsFact, networkOf(u.In.Attachment.Spec.Network), netns}, problem == nil
 }
 
 // enterSiblings makes an attachment a sibling of the other attachments of its target,
 // with the addresses that it has.
-func (e *Engine) enterSiblings(u *unit) {
-	f, ok := e.siblings(u)
+func (rv *Resolver) enterSiblings(u *Resource) {
+	f, ok := rv.siblings(u)
 	if u.siblings != f || !ok {
-		e.facts.Leave(u.siblings, u.owner)
+		rv.facts.Leave(u.siblings, u.Owner)
 		u.siblings = fact{}
 	}
 	if ok {
 		u.siblings = f
-		e.facts.Join(f, u.owner, e.expected(u))
+		rv.facts.Join(f, u.Owner, rv.expected(u))
 	}
 }
 
 // addSiblings has an attachment get along with its siblings.
-func (e *Engine) addSiblings(u *unit, antiSpoof bool, r *compile.Result) {
-	f, ok := e.siblings(u)
+func (rv *Resolver) addSiblings(u *Resource, antiSpoof bool, r *compile.Result) {
+	f, ok := rv.siblings(u)
 	if !ok {
 		return
 	}
-	members := e.facts.Members(u.owner, f)
+	members := rv.facts.Members(u.Owner, f)
 	var theirs []netip.Prefix
 	for _, o := range slices.SortedFunc(maps.Keys(members), netstate.Owner.Compare) {
-		if o != u.owner {
+		if o != u.Owner {
 			theirs = append(theirs, members[o].([]netip.Prefix)...)
 		}
 	}
-	if _, self := members[u.owner]; len(members) > 1 || !self && len(members) > 0 {
-		r.Siblings(u.view, theirs, antiSpoof)
+	if _, self := members[u.Owner]; len(members) > 1 || !self && len(members) > 0 {
+		r.Siblings(u.View, theirs, antiSpoof)
 	}
 }
 
 // expected are the addresses that an attachment has or, before it is adopted for the
 // first time, will have by the record or the kernel's marks. One that is refused has
 // none: another attachment may have the addresses that it names.
-func (e *Engine) expected(u *unit) []netip.Prefix {
+func (rv *Resolver) expected(u *Resource) []netip.Prefix {
 	if u.adopted {
 		return u.joined
 	}
 	marked := u.marked()
 	return slices.DeleteFunc(u.had(), func(p netip.Prefix) bool {
-		claimed := e.claims.Has(u.owner, compile.AddressClaim(u.in.Attachment.Spec.Network, p.Addr()).Thing)
+		claimed := rv.claims.Has(u.Owner, compile.AddressClaim(u.In.Attachment.Spec.Network, p.Addr()).Thing)
 		return !claimed || !u.recordedReady() && !slices.Contains(marked, p)
 	})
 }
 
 // giveHostAddress notes that the node gets an address of a resource, or loses it: a
 // gateway, or an end of a link. Other addresses of the node are in netstate.Node.
-func (e *Engine) giveHostAddress(k netstate.Key, more int) {
+func (rv *Resolver) giveHostAddress(k netstate.Key, more int) {
 	if p, err := netip.ParsePrefix(k.Name); k.Kind == netstate.KindAddress && k.Netns == "" && err == nil {
 		f := named(hostAddressFact, p.Addr().String())
-		n, _ := e.facts.Peek(f).(int)
+		n, _ := rv.facts.Peek(f).(int)
 		if n += more; n > 0 {
-			e.facts.Set(f, n)
+			rv.facts.Set(f, n)
 		} else {
-			e.facts.Set(f, nil)
+			rv.facts.Set(f, nil)
 		}
 	}
 }
 
 // ownAddresses reads which of the addresses that a publish names the node has of
 // resources.
-func (e *Engine) ownAddresses(reader *unit) (own []netip.Addr) {
-	for _, h := range reader.in.Publish.Spec.HostAddresses {
+func (rv *Resolver) ownAddresses(reader *Resource) (own []netip.Addr) {
+	for _, h := range reader.In.Publish.Spec.HostAddresses {
 		a, err := netip.ParseAddr(string(h))
-		if err == nil && e.facts.Get(reader.owner, named(hostAddressFact, a.String())) != nil {
+		if err == nil && rv.facts.Get(reader.Owner, named(hostAddressFact, a.String())) != nil {
 			own = append(own, a)
 		}
 	}
 	return own
 }
 
-// context is all that a compilation may know. Whoever compiles reads e.node only where the
-// owner hears of its changes.
-func (e *Engine) context(reader *unit) compile.Context {
-	e.facts.Get(reader.owner, fact{kind: blockersFact})
-	return compile.Context{Source: e.Source, Node: e.node, Blockers: e.Firewall.Blockers(), NoAntiSpoof: !e.Firewall.AntiSpoof()}
+// context is all that a compilation may know. An owner whose objects depend on the node has
+// to hear of its changes: hearOfNode, or the fact of the router.
+func (rv *Resolver) context(reader *Resource) compile.Context {
+	rv.facts.Get(reader.Owner, fact{kind: blockersFact})
+	return compile.Context{Source: rv.Source, Node: rv.Node, Blockers: rv.Firewall.Blockers(), NoAntiSpoof: !rv.Firewall.AntiSpoof()}
 }
 
 // hearOfNode has an owner hear of all changes that other programs make to the node.
-func (e *Engine) hearOfNode(reader *unit) { e.facts.Get(reader.owner, fact{kind: nodeFact}) }
+func (rv *Resolver) hearOfNode(reader *Resource) { rv.facts.Get(reader.Owner, fact{kind: nodeFact}) }
 
-// requeue has owners looked at in the next turn.
-func (e *Engine) requeue(owners ...netstate.Owner) { e.again = append(e.again, owners...) }
+// ShowFailing lets other owners see which owners of a batch fail. An owner that fails itself
+// hears of the end of that: it may be what it waits for.
+func (rv *Resolver) ShowFailing(batch map[netstate.Owner]bool) {
+	for o := range batch {
+		var failing any
+		if len(rv.Resources[o].Errs) > 0 {
+			failing = true
+		}
+		rv.facts.Set(about(failingFact, o), failing)
+	}
+	for o := range batch {
+		u := rv.Resources[o]
+		if len(u.Errs) == 0 || u.In == nil {
+			continue
+		}
+		rv.facts.Get(o, fact{kind: nodeFact})
+		if u.In.Attachment != nil && u.In.Attachment.Spec.Network != "" {
+			rv.facts.Get(o, about(failingFact, networkOf(u.In.Attachment.Spec.Network)))
+		}
+		for _, a := range u.Targets {
+			rv.facts.Get(o, about(failingFact, a))
+		}
+	}
+}
+
+// HearOfFailing has an owner looked at when another one no longer fails.
+func (rv *Resolver) HearOfFailing(reader, o netstate.Owner) {
+	rv.facts.Get(reader, about(failingFact, o))
+}
+
+// Rebuilt has the owners looked at that have read a network whose bridge was made anew: they
+// lost their place in it.
+func (rv *Resolver) Rebuilt(network netstate.Owner) { rv.facts.Touch(about(viewFact, network)) }
+
+// SetBlockers takes over the chains of other programs that the firewall read last.
+func (rv *Resolver) SetBlockers() { rv.facts.Set(fact{kind: blockersFact}, rv.Firewall.Blockers()) }

@@ -1,4 +1,4 @@
-package engine
+package resolve
 
 import (
 	"errors"
@@ -15,48 +15,48 @@ import (
 // place decides where an attachment goes and which addresses it gets: what the
 // spec says, else what it has by the record or the kernel, else one of each
 // subnet. With a problem it sets aside what the attachment keeps all the same.
-func (e *Engine) place(u *unit) (at compile.Place, network *compile.NetworkView, p *compile.Problem) {
-	a := u.in.Attachment
+func (rv *Resolver) place(u *Resource) (at compile.Place, network *compile.NetworkView, p *compile.Problem) {
+	a := u.In.Attachment
 	if a.Spec.Network != "" {
-		n, _ := e.viewOf(u, networkOf(a.Spec.Network))
+		n, _ := rv.viewOf(u, networkOf(a.Spec.Network))
 		if !n.built {
-			e.wish(u)
-			return at, nil, e.waitsFor(u, "network "+a.Spec.Network, networkOf(a.Spec.Network))
+			rv.wish(u)
+			return at, nil, rv.waitsFor(u, "network "+a.Spec.Network, networkOf(a.Spec.Network))
 		}
 		network = &n.network
 	}
-	at.Target.Netns, p = e.netnsOf(u)
+	at.Target.Netns, p = rv.netnsOf(u)
 	switch {
 	case network == nil || len(a.Spec.Addresses) > 0:
-		at.Addresses = e.static(u)
+		at.Addresses = rv.static(u)
 	case p != nil && ephemeral(a) && a.Status.PodUID == "":
-		u.given = nil
+		u.Given = nil
 	default:
-		u.given = e.claims.Keep(u.owner, network.Name, u.had())
-		at.Addresses = u.given
+		u.Given = rv.claims.Keep(u.Owner, network.Name, u.had())
+		at.Addresses = u.Given
 		if p == nil {
-			at.Addresses, p = e.claims.Allocate(u.owner, network.Name, u.given)
+			at.Addresses, p = rv.claims.Allocate(u.Owner, network.Name, u.Given)
 		}
-		if p != nil && at.Target.Netns != "" && len(u.given) > 0 {
+		if p != nil && at.Target.Netns != "" && len(u.Given) > 0 {
 			// An attachment that has some stays up with them when a subnet that came
 			// later is too small for all.
-			at.Addresses, u.short, p = u.given, p, nil
+			at.Addresses, u.short, p = u.Given, p, nil
 		}
 	}
 	if p == nil {
-		at.Target.Name = e.interfaceOf(u, at.Target.Netns)
+		at.Target.Name = rv.interfaceOf(u, at.Target.Netns)
 	}
 	return at, network, p
 }
 
 // noIPv6 are those External namespaces of an attachment in which IPv6 is off, of the ones
 // that would get an IPv6 address.
-func (e *Engine) noIPv6(u *unit, at compile.Place) []string {
+func (rv *Resolver) noIPv6(u *Resource, at compile.Place) []string {
 	wants := map[string]bool{}
 	note := func(netns string, addresses []netip.Prefix) {
 		wants[netns] = wants[netns] || slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	}
-	a := u.in.Attachment
+	a := u.In.Attachment
 	if a.Spec.Target.Netns == nil || a.Spec.Target.Netns.Lifecycle == v1alpha1.External {
 		note(at.Target.Netns, at.Addresses)
 	}
@@ -65,7 +65,7 @@ func (e *Engine) noIPv6(u *unit, at compile.Place) []string {
 	}
 	var off []string
 	for netns, six := range wants {
-		if six && e.ipv6Off(u, netns) {
+		if six && rv.ipv6Off(u, netns) {
 			off = append(off, netns)
 		}
 	}
@@ -77,8 +77,8 @@ func ephemeral(a *v1alpha1.NamespaceAttachment) bool {
 }
 
 // netnsOf reads the name of the network namespace of an attachment's target.
-func (e *Engine) netnsOf(u *unit) (string, *compile.Problem) {
-	a := u.in.Attachment
+func (rv *Resolver) netnsOf(u *Resource) (string, *compile.Problem) {
+	a := u.In.Attachment
 	t := a.Spec.Target
 	if t.Netns != nil {
 		return string(t.Netns.Name), nil
@@ -89,7 +89,7 @@ func (e *Engine) netnsOf(u *unit) (string, *compile.Problem) {
 	if t.Pod == nil {
 		return problem(v1alpha1.ReasonUnsupported, "spec.target names neither a network namespace nor a pod")
 	}
-	pod, runs := e.facts.Get(u.owner, named(podFact, a.Status.PodUID)).(Pod)
+	pod, runs := rv.facts.Get(u.Owner, named(podFact, a.Status.PodUID)).(Pod)
 	// The UID of a static pod comes from an annotation, in which the maker of a pod can
 	// write the UID of another tenant's pod.
 	runs = runs && pod.Namespace == a.Namespace && pod.Name == t.Pod.Name
@@ -97,7 +97,7 @@ func (e *Engine) netnsOf(u *unit) (string, *compile.Problem) {
 	case a.Status.PodUID == "":
 		return problem(v1alpha1.ReasonPodNotRunning, "pod %s/%s does not exist; it is wired as soon as it runs", a.Namespace, t.Pod.Name)
 	case !runs:
-		return problem(v1alpha1.ReasonPodNotRunning, "pod %s/%s does not run on node %s; it is wired as soon as it does", a.Namespace, t.Pod.Name, e.node.Name)
+		return problem(v1alpha1.ReasonPodNotRunning, "pod %s/%s does not run on node %s; it is wired as soon as it does", a.Namespace, t.Pod.Name, rv.Node.Name)
 	case pod.HostNetwork:
 		return problem(v1alpha1.ReasonUnsupported, "pod %s/%s uses the network of its node (hostNetwork), which cannot be wired", a.Namespace, t.Pod.Name)
 	case pod.Problem != "":
@@ -111,8 +111,8 @@ const maxInterfaces = 64
 
 // interfaceOf names the interface inside the target: for a pod net1, net2, ... as
 // far as no other program has it, and the same again each time.
-func (e *Engine) interfaceOf(u *unit, netns string) string {
-	a := u.in.Attachment
+func (rv *Resolver) interfaceOf(u *Resource, netns string) string {
+	a := u.In.Attachment
 	switch {
 	case a.Spec.Interface != "":
 		return string(a.Spec.Interface)
@@ -120,7 +120,7 @@ func (e *Engine) interfaceOf(u *unit, netns string) string {
 		return "eth0"
 	}
 	names := u.interfacesIn(netns)
-	if had := u.view.Target.Name; had != "" {
+	if had := u.View.Target.Name; had != "" {
 		// Another namespace of the same pod.
 		names = append(names, had)
 	}
@@ -132,8 +132,8 @@ func (e *Engine) interfaceOf(u *unit, netns string) string {
 	}
 	for _, name := range names {
 		end := netstate.End{Netns: netns, Name: name}
-		foreign := errors.Is(u.errs[netstate.Link{Netns: netns, Name: name}.Key()], failure.ErrTaken)
-		if !foreign && e.claims.Reserve(u.owner, compile.InterfaceClaim(end, "spec.interface")) {
+		foreign := errors.Is(u.Errs[netstate.Link{Netns: netns, Name: name}.Key()], failure.ErrTaken)
+		if !foreign && rv.claims.Reserve(u.Owner, compile.InterfaceClaim(end, "spec.interface")) {
 			return name
 		}
 	}
@@ -141,7 +141,7 @@ func (e *Engine) interfaceOf(u *unit, netns string) string {
 }
 
 // interfacesIn are the interfaces of a namespace that bear the owner's mark.
-func (u *unit) interfacesIn(netns string) []string {
+func (u *Resource) interfacesIn(netns string) []string {
 	var names []string
 	for k := range u.Held() {
 		if k.Kind == netstate.KindLink && k.Netns == netns {
@@ -154,17 +154,17 @@ func (u *unit) interfacesIn(netns string) []string {
 
 // wish sets aside what an attachment had on a network that is not there, for when
 // it comes back.
-func (e *Engine) wish(u *unit) {
-	a := u.in.Attachment
+func (rv *Resolver) wish(u *Resource) {
+	a := u.In.Attachment
 	had := u.had()
 	if u.static() {
 		had = compile.Prefixes(a.Spec.Addresses)
 	}
-	u.given = nil
+	u.Given = nil
 	for _, p := range had {
-		again := slices.ContainsFunc(u.given, func(q netip.Prefix) bool { return q.Masked() == p.Masked() })
-		if (!again || u.static()) && e.claims.Reserve(u.owner, compile.AddressClaim(a.Spec.Network, p.Addr())) {
-			u.given = append(u.given, p)
+		again := slices.ContainsFunc(u.Given, func(q netip.Prefix) bool { return q.Masked() == p.Masked() })
+		if (!again || u.static()) && rv.claims.Reserve(u.Owner, compile.AddressClaim(a.Spec.Network, p.Addr())) {
+			u.Given = append(u.Given, p)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package engine
+package resolve
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,7 +22,8 @@ type Input struct {
 	Repairs int64
 	// Background resources are not waited for by RunOnce.
 	Background bool
-	removed    bool
+	// Removed resources were taken away by an explicit command.
+	Removed bool
 }
 
 // InputOf wraps a resource, not accepted yet.

@@ -1,4 +1,4 @@
-package engine
+package resolve
 
 import (
 	"net/netip"
@@ -17,24 +17,24 @@ import (
 // so that the next process decides as the last one did.
 
 // fresh reports whether this process has not reported the owner yet.
-func (u *unit) fresh() bool { return u.ready == metav1.Condition{} }
+func (u *Resource) fresh() bool { return u.Ready == metav1.Condition{} }
 
 // grantHeld gives compiled owners that this process takes over what they claim and
 // have. Where two show the same, the kernel and the record together come before the
 // kernel alone: a firewall does not name its objects' owners. The record alone, of a
 // node that was booted, comes last.
-func (e *Engine) grantHeld(units []*unit, results []compile.Result) {
-	there := func(i int, c compile.Claim) bool { return e.proves(units[i], results[i], c) }
+func (rv *Resolver) grantHeld(units []*Resource, results []compile.Result) {
+	there := func(i int, c compile.Claim) bool { return rv.proves(units[i], results[i], c) }
 	recorded := func(i int, c compile.Claim) bool { return units[i].recordedHolder(c) }
 	both := func(i int, c compile.Claim) bool { return there(i, c) && recorded(i, c) }
 	for _, shown := range []func(int, compile.Claim) bool{both, there, recorded} {
 		for i, u := range units {
-			if !u.fresh() || u.problem != nil && u.Empty() && len(u.recalled) == 0 {
+			if !u.fresh() || u.Problem != nil && u.Empty() && len(u.Recalled) == 0 {
 				continue
 			}
 			for _, c := range results[i].Claims {
 				if c.Proof != (netstate.Key{}) && shown(i, c) {
-					e.claims.Grant(u.owner, c)
+					rv.claims.Grant(u.Owner, c)
 				}
 			}
 		}
@@ -43,11 +43,11 @@ func (e *Engine) grantHeld(units []*unit, results []compile.Result) {
 
 // proves reports whether the kernel holds the proof of a claim as this owner's: links
 // and the objects on them bear its mark; a published port leads to its targets.
-func (e *Engine) proves(u *unit, r compile.Result, c compile.Claim) bool {
+func (rv *Resolver) proves(u *Resource, r compile.Result, c compile.Claim) bool {
 	if !c.Proof.Kind.Firewall() {
 		return u.Holds(c.Proof)
 	}
-	found, _ := e.Firewall.Observe([]netstate.Key{c.Proof})
+	found, _ := rv.Firewall.Observe([]netstate.Key{c.Proof})
 	switch p := found[c.Proof].(type) {
 	case nil, netstate.Partial:
 		return false
@@ -60,16 +60,16 @@ func (e *Engine) proves(u *unit, r compile.Result, c compile.Claim) bool {
 
 // recordedHolder reports whether the status in the owner's record shows that it had
 // what it claims.
-func (u *unit) recordedHolder(c compile.Claim) bool {
+func (u *Resource) recordedHolder(c compile.Claim) bool {
 	switch {
-	case u.in.Publish != nil:
-		return slices.ContainsFunc(recordedPorts(u.in.Publish), func(p netstate.Publish) bool { return p.Key() == c.Proof })
-	case u.in.Attachment != nil:
-		s := u.in.Attachment.Status
+	case u.In.Publish != nil:
+		return slices.ContainsFunc(recordedPorts(u.In.Publish), func(p netstate.Publish) bool { return p.Key() == c.Proof })
+	case u.In.Attachment != nil:
+		s := u.In.Attachment.Status
 		is := func(i *v1alpha1.InterfaceStatus) bool {
 			return i != nil && i.Netns == c.Proof.Netns && i.Name == c.Proof.Link
 		}
-		return (is(s.Interface) || is(s.HostInterface)) && (c.Reason != v1alpha1.ReasonMACConflict || s.MACAddress == u.view.MAC.String())
+		return (is(s.Interface) || is(s.HostInterface)) && (c.Reason != v1alpha1.ReasonMACConflict || s.MACAddress == u.View.MAC.String())
 	}
 	return u.recordedReady()
 }
@@ -97,27 +97,43 @@ func recordedPorts(p *v1alpha1.PortPublish) (list []netstate.Publish) {
 	return list
 }
 
-// remember claims the addresses or the host ports of the record of an owner that is
+// Remember claims the addresses or the host ports of the record of an owner that is
 // not compiled yet, so that no other owner gets them meanwhile.
-func (e *Engine) remember(in Input) {
-	u := e.unit(in.Owner())
+func (rv *Resolver) Remember(in Input) {
+	u := rv.Resource(in.Owner())
 	var list []compile.Claim
 	for _, p := range recordedPorts(in.Publish) {
 		list = append(list, compile.PortClaim(p))
 	}
 	if a := in.Attachment; a != nil {
-		u.given = nil
+		u.Given = nil
 		for _, p := range slices.Concat(compile.Prefixes(a.Status.Addresses), u.marked()) {
-			if slices.Contains(u.given, p) {
+			if slices.Contains(u.Given, p) {
 				continue
 			}
-			u.given = append(u.given, p)
+			u.Given = append(u.Given, p)
 			if a.Spec.Network != "" {
 				list = append(list, compile.AddressClaim(a.Spec.Network, p.Addr()))
 			}
 		}
 	}
-	list = slices.DeleteFunc(list, func(c compile.Claim) bool { return !e.claims.Reserve(u.owner, c) })
-	e.claims.Settle(u.owner, list, false)
-	e.wakeLosers()
+	list = slices.DeleteFunc(list, func(c compile.Claim) bool { return !rv.claims.Reserve(u.Owner, c) })
+	rv.claims.Settle(u.Owner, list, false)
+	rv.WakeLosers()
+}
+
+// recordedReady reports whether the resource's own record says that it was
+// built.
+func (u *Resource) recordedReady() bool {
+	return slices.ContainsFunc(u.In.Conditions(), func(c metav1.Condition) bool {
+		return c.Type == v1alpha1.ConditionReady && c.Status == metav1.ConditionTrue
+	})
+}
+
+// HoldMarked has an attachment that is not to be built keep the addresses that the kernel
+// holds of it.
+func (rv *Resolver) HoldMarked(o netstate.Owner) {
+	if u := rv.Resources[o]; o.Kind == netstate.OwnerAttachment && !u.Accepted() && len(rv.claims.Of(o)) == 0 {
+		rv.lease(u)
+	}
 }
