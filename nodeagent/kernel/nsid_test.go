@@ -96,3 +96,32 @@ func TestPeerEndsWithItsName(t *testing.T) {
 		t.Error("a peer in a renewed namespace does not count")
 	}
 }
+
+// TestRequestsAreOfOneAttachment: to make, to observe and to remove one attachment sends the
+// same requests among 60 attachments as among 3.
+func TestRequestsAreOfOneAttachment(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	build(t, k, bridge("br-red"))
+	requests := func(name string) (made, observed, removed uint64) {
+		count := func(do func()) uint64 {
+			before := k.requests.Load()
+			do()
+			return k.requests.Load() - before
+		}
+		var objects []netstate.Object
+		made = count(func() { objects = veths(t, k, name, 1, false) })
+		observed = count(func() { observe(t, k, keysOf(objects...)...) })
+		removed = count(func() { apply(t, k, remove(objects[0])) })
+		return made, observed, removed
+	}
+	veths(t, k, "a", 3, false)
+	made, observed, removed := requests("few")
+	veths(t, k, "b", 57, false)
+	made60, observed60, removed60 := requests("many")
+	if made != made60 || observed != observed60 || removed != removed60 {
+		t.Errorf("%d requests to make, %d to observe, %d to remove; among 60: %d, %d, %d", made, observed, removed, made60, observed60, removed60)
+	}
+}
