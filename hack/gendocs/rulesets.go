@@ -26,7 +26,7 @@ the sections ` + "`rules.nftables` and `rules.iptables`" + ` with the kernel.
 
 - A table exists while it has an element, a chain of iptables while its table has a rule of ours.
 - The comment of an element or rule names its source: ` + "`local`" + ` for manifests, ` + "`cluster`" + `.
-- Where forwarding was on before, ` + "`noforward`" + ` is empty, and so is ` + "`PATCHBAY-GUARD`" + `.
+- Where forwarding was on before, ` + "`no_forward`" + ` is empty, and so is ` + "`PATCHBAY-GUARD`" + `.
 - A port with several targets has 120 elements in a map of slots instead of one element;
   with iptables it has a chain of its own.
 - An agent adds filters before an interface is up, and publishes after the routes.

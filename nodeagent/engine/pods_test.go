@@ -263,7 +263,7 @@ func churn(t *testing.T, n *node, pods, round int) {
 		n.engine.Remove(in)
 	}
 	netlab.Until(t, 20*time.Second, "all are gone", func() bool {
-		return !strings.Contains(netlab.Shell(t, "ip -o link show type veth; nft list ruleset"), "veth") && !strings.Contains(netlab.Shell(t, "nft list map inet patchbay any4"), ":80")
+		return !strings.Contains(netlab.Shell(t, "ip -o link show type veth; nft list ruleset"), "veth") && !strings.Contains(netlab.Shell(t, "nft list map inet patchbay any_ports4"), ":80")
 	})
 	if round%2 == 1 {
 		batch(t, down)

@@ -36,45 +36,45 @@ var damages = []struct {
 	lost   int
 	intact bool
 }{
-	{"a target", `nft delete element inet patchbay tgt4 '{ 10.68.0.101 . tcp . 80 }'`, 6, true},
-	{"a publish", `nft delete element inet patchbay any4 '{ sctp . 9 }'`, 1, false},
-	{"a changed publish", `nft delete element inet patchbay any4 '{ tcp . 8001 }'
-		nft add element inet patchbay any4 '{ tcp . 8001 comment "local" : 10.68.0.66 . 80 }'`, 1, true},
-	{"an element of nobody", `nft add element inet patchbay any4 '{ tcp . 9999 : 10.68.0.66 . 80 }'`, 0, false},
+	{"a target", `nft delete element inet patchbay targets4 '{ 10.68.0.101 . tcp . 80 }'`, 6, true},
+	{"a publish", `nft delete element inet patchbay any_ports4 '{ sctp . 9 }'`, 1, false},
+	{"a changed publish", `nft delete element inet patchbay any_ports4 '{ tcp . 8001 }'
+		nft add element inet patchbay any_ports4 '{ tcp . 8001 comment "local" : 10.68.0.66 . 80 }'`, 1, true},
+	{"an element of nobody", `nft add element inet patchbay any_ports4 '{ tcp . 9999 : 10.68.0.66 . 80 }'`, 0, false},
 	{"an element in our place", `nft delete element inet patchbay ours '{ "br-red" }'; nft add element inet patchbay ours '{ "br-red" }'`, 1, false},
-	{"a slot", `nft delete element inet patchbay any4slots '{ tcp . 8004 . 7 }'`, 1, true},
-	{"a slot led elsewhere", `nft delete element inet patchbay pub6slots '{ 2001:db8::1 . sctp . 8004 . 119 }'
-		nft add element inet patchbay pub6slots '{ 2001:db8::1 . sctp . 8004 . 119 comment "local" : fd00:68::66 . 80 }'`, 1, true},
-	{"slots of nobody", `nft add element inet patchbay any4slots '{ tcp . 9999 . 0 : 10.68.0.66 . 80, tcp . 9999 . 1 : 10.68.0.66 . 80 }'`, 0, false},
-	{"all slots and one target instead", `nft flush map inet patchbay pub4slots
-		nft add element inet patchbay pub4 '{ 192.0.2.1 . udp . 8004 comment "local" : 10.68.0.101 . 80 }'`, 1, false},
-	{"a target before the slots", `nft add element inet patchbay any6 '{ tcp . 8004 comment "local" : fd00:68::101 . 80 }'`, 1, true},
-	{"masquerading of one of the targets", `nft delete element inet patchbay back4 '{ 10.68.0.103 . tcp . 80 }'`, 2, true},
-	{"a range", `nft delete element inet patchbay any4r '{ tcp . 9000-9010 }'`, 1, false},
-	{"a range led elsewhere", `nft delete element inet patchbay pub6r '{ 2001:db8::1 . tcp . 9005-9015 }'
-		nft add element inet patchbay pub6r '{ 2001:db8::1 . tcp . 9005-9015 comment "local" : fd00:68::66 }'`, 1, false},
-	{"a part of a range", `nft delete element inet patchbay any4r '{ tcp . 9000-9010 }'
-		nft add element inet patchbay any4r '{ tcp . 9000-9005 comment "local" : 10.68.0.101 }'`, 1, false},
-	{"the target of a range", `nft delete element inet patchbay tgt4h '{ 10.68.0.101 . tcp . 9005-9015 . 192.0.2.1 }'`, 1, true},
-	{"masquerading of a range", `nft delete element inet patchbay back4r '{ 10.68.0.103 . udp . 20000-65535 }'`, 1, true},
-	{"a port of a shifted range", `nft delete element inet patchbay any4 '{ sctp . 9002 }'`, 1, true},
-	{"the first port of a shifted range led elsewhere", `nft delete element inet patchbay any4 '{ sctp . 9000 }'
-		nft add element inet patchbay any4 '{ sctp . 9000 comment "local 9000-9003" : 10.68.0.101 . 8001 }'`, 1, false},
-	{"a gate", `nft delete element inet patchbay anygate4 '{ tcp . 8010 }'`, 1, true},
-	{"a gate of a port for everyone", `nft add element inet patchbay anygate4 '{ tcp . 8001 comment "local" }'`, 1, true},
-	{"a gate of nothing", `nft add element inet patchbay anygate4 '{ tcp . 7000 comment "local" }'`, 0, false},
-	{"somebody else's gate", `nft add element inet patchbay pubgate6 '{ 2001:db8::1 . tcp . 9005-9015 }'`, 0, false},
-	{"a source", `nft delete element inet patchbay anyfrom4 '{ tcp . 8010 . 198.51.100.0/25 }'`, 1, true},
-	{"a source added", `nft add element inet patchbay pubfrom4 '{ 192.0.2.1 . tcp . 9100-9103 . 198.51.100.0/24 comment "local" }'`, 1, true},
-	{"all sources", `nft flush set inet patchbay anyfrom6`, 1, true},
-	{"the guard of loopback", `nft flush set inet patchbay lb`, 1, true},
+	{"a slot", `nft delete element inet patchbay any_slots4 '{ tcp . 8004 . 7 }'`, 1, true},
+	{"a slot led elsewhere", `nft delete element inet patchbay addr_slots6 '{ 2001:db8::1 . sctp . 8004 . 119 }'
+		nft add element inet patchbay addr_slots6 '{ 2001:db8::1 . sctp . 8004 . 119 comment "local" : fd00:68::66 . 80 }'`, 1, true},
+	{"slots of nobody", `nft add element inet patchbay any_slots4 '{ tcp . 9999 . 0 : 10.68.0.66 . 80, tcp . 9999 . 1 : 10.68.0.66 . 80 }'`, 0, false},
+	{"all slots and one target instead", `nft flush map inet patchbay addr_slots4
+		nft add element inet patchbay addr_ports4 '{ 192.0.2.1 . udp . 8004 comment "local" : 10.68.0.101 . 80 }'`, 1, false},
+	{"a target before the slots", `nft add element inet patchbay any_ports6 '{ tcp . 8004 comment "local" : fd00:68::101 . 80 }'`, 1, true},
+	{"masquerading of one of the targets", `nft delete element inet patchbay masq_targets4 '{ 10.68.0.103 . tcp . 80 }'`, 2, true},
+	{"a range", `nft delete element inet patchbay any_ranges4 '{ tcp . 9000-9010 }'`, 1, false},
+	{"a range led elsewhere", `nft delete element inet patchbay addr_ranges6 '{ 2001:db8::1 . tcp . 9005-9015 }'
+		nft add element inet patchbay addr_ranges6 '{ 2001:db8::1 . tcp . 9005-9015 comment "local" : fd00:68::66 }'`, 1, false},
+	{"a part of a range", `nft delete element inet patchbay any_ranges4 '{ tcp . 9000-9010 }'
+		nft add element inet patchbay any_ranges4 '{ tcp . 9000-9005 comment "local" : 10.68.0.101 }'`, 1, false},
+	{"the target of a range", `nft delete element inet patchbay addr_target_ranges4 '{ 10.68.0.101 . tcp . 9005-9015 . 192.0.2.1 }'`, 1, true},
+	{"masquerading of a range", `nft delete element inet patchbay any_masq_ranges4 '{ 10.68.0.103 . udp . 20000-65535 }'`, 1, true},
+	{"a port of a shifted range", `nft delete element inet patchbay any_ports4 '{ sctp . 9002 }'`, 1, true},
+	{"the first port of a shifted range led elsewhere", `nft delete element inet patchbay any_ports4 '{ sctp . 9000 }'
+		nft add element inet patchbay any_ports4 '{ sctp . 9000 comment "local 9000-9003" : 10.68.0.101 . 8001 }'`, 1, false},
+	{"a gate", `nft delete element inet patchbay any_gates4 '{ tcp . 8010 }'`, 1, true},
+	{"a gate of a port for everyone", `nft add element inet patchbay any_gates4 '{ tcp . 8001 comment "local" }'`, 1, true},
+	{"a gate of nothing", `nft add element inet patchbay any_gates4 '{ tcp . 7000 comment "local" }'`, 0, false},
+	{"somebody else's gate", `nft add element inet patchbay addr_gates6 '{ 2001:db8::1 . tcp . 9005-9015 }'`, 0, false},
+	{"a source", `nft delete element inet patchbay any_sources4 '{ tcp . 8010 . 198.51.100.0/25 }'`, 1, true},
+	{"a source added", `nft add element inet patchbay addr_sources4 '{ 192.0.2.1 . tcp . 9100-9103 . 198.51.100.0/24 comment "local" }'`, 1, true},
+	{"all sources", `nft flush set inet patchbay any_sources6`, 1, true},
+	{"the guard of loopback", `nft flush set inet patchbay loopback`, 1, true},
 	{"the chain that guards loopback", `nft flush chain inet patchbay arriving; nft delete chain inet patchbay arriving`, 0, false},
-	{"an interval", `nft add element inet patchbay snet4 '{ 10.99.0.1-10.99.0.6 }'`, 0, false},
-	{"an egress masquerade", `nft delete element inet patchbay snet4 '{ 10.68.0.0/24 }'`, 1, true},
-	{"a contradiction", `nft add element bridge patchbay ok_mac '{ "veth1" . 02:00:00:00:00:01 comment "local" }'`, 1, true},
+	{"an interval", `nft add element inet patchbay masq4 '{ 10.99.0.1-10.99.0.6 }'`, 0, false},
+	{"an egress masquerade", `nft delete element inet patchbay masq4 '{ 10.68.0.0/24 }'`, 1, true},
+	{"a contradiction", `nft add element bridge patchbay own_mac '{ "veth1" . 02:00:00:00:00:01 comment "local" }'`, 1, true},
 	{"both same and isolated", `nft add element inet patchbay isolated '{ "br-red" . "br-red" comment "local" }'`, 1, true},
 	{"a guard", `nft delete element inet patchbay guarded '{ "br-red" }'`, 1, true},
-	{"a neighbour target", `nft delete element bridge patchbay ok_nd6 '{ "veth1" . 02:42:0a:44:00:65 . 0xfd000068000000000000000000000101 }'`, 1, true},
+	{"a neighbour target", `nft delete element bridge patchbay own_nd6 '{ "veth1" . 02:42:0a:44:00:65 . 0xfd000068000000000000000000000101 }'`, 1, true},
 	{"a rule", `nft delete rule inet patchbay into handle $(nft -a list chain inet patchbay into | sed -n 's/.*established.*handle //p')`, 0, false},
 	{"a rule added", `nft insert rule inet patchbay forward accept`, 0, false},
 	{"a rule replaced", `nft replace rule inet patchbay output handle $(nft -a list chain inet patchbay output | sed -n 's/.*local goto.*handle //p') accept`, 0, false},
@@ -84,7 +84,7 @@ var damages = []struct {
 		nft add chain inet patchbay prerouting '{ type nat hook prerouting priority -101; policy accept; }'`, 0, false},
 	{"a policy", `nft add chain inet patchbay forward '{ policy drop; }'`, 0, false},
 	{"a chain added", `nft add chain inet patchbay mine; nft add rule inet patchbay publish jump mine`, 0, false},
-	{"a set", `nft flush table inet patchbay; nft delete map inet patchbay any4`, 7, false},
+	{"a set", `nft flush table inet patchbay; nft delete map inet patchbay any_ports4`, 7, false},
 	{"a set of another type", `nft flush table inet patchbay; nft delete set inet patchbay ours
 		nft add set inet patchbay ours '{ type mark; }'`, 4, false},
 	{"a set added", `nft add set inet patchbay mine '{ type mark; }'`, 0, false},

@@ -162,22 +162,22 @@ func inside(ns *os.File, i int) error {
 func filters() string {
 	var s strings.Builder
 	s.WriteString(`table bridge bare {
- set ports { type ifname; }
- set ok_mac { type ifname . ether_addr; }
- set ok_ip4 { type ifname . ether_addr . ipv4_addr; }
- set ok_ip6 { type ifname . ether_addr . ipv6_addr; }
+ set filtered { type ifname; }
+ set own_mac { type ifname . ether_addr; }
+ set own_ip4 { type ifname . ether_addr . ipv4_addr; }
+ set own_ip6 { type ifname . ether_addr . ipv6_addr; }
 }
 table inet bare {
- map any4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
- set tgt4 { type ipv4_addr . inet_proto . inet_service; }
+ map any_ports4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
+ set targets4 { type ipv4_addr . inet_proto . inet_service; }
 }
 `)
 	for i := range attachments {
 		mac := fmt.Sprintf("02:00:00:00:%02x:%02x", i>>8, i&255)
-		fmt.Fprintf(&s, "add element bridge bare ports { vethb%d }\n", i)
-		fmt.Fprintf(&s, "add element bridge bare ok_mac { vethb%d . %s }\n", i, mac)
-		fmt.Fprintf(&s, "add element bridge bare ok_ip4 { vethb%d . %s . %s }\n", i, mac, address(i).Addr())
-		fmt.Fprintf(&s, "add element bridge bare ok_ip6 { vethb%d . %s . fe80::%x }\n", i, mac, i+1)
+		fmt.Fprintf(&s, "add element bridge bare filtered { vethb%d }\n", i)
+		fmt.Fprintf(&s, "add element bridge bare own_mac { vethb%d . %s }\n", i, mac)
+		fmt.Fprintf(&s, "add element bridge bare own_ip4 { vethb%d . %s . %s }\n", i, mac, address(i).Addr())
+		fmt.Fprintf(&s, "add element bridge bare own_ip6 { vethb%d . %s . fe80::%x }\n", i, mac, i+1)
 	}
 	return s.String()
 }
@@ -185,8 +185,8 @@ table inet bare {
 func publishes() string {
 	var s strings.Builder
 	for i := range attachments {
-		fmt.Fprintf(&s, "add element inet bare any4 { tcp . %d : %s . 80 }\n", 10000+i, address(i).Addr())
-		fmt.Fprintf(&s, "add element inet bare tgt4 { %s . tcp . 80 }\n", address(i).Addr())
+		fmt.Fprintf(&s, "add element inet bare any_ports4 { tcp . %d : %s . 80 }\n", 10000+i, address(i).Addr())
+		fmt.Fprintf(&s, "add element inet bare targets4 { %s . tcp . 80 }\n", address(i).Addr())
 	}
 	return s.String()
 }

@@ -238,14 +238,14 @@ func TestBatchIsWhole(t *testing.T) {
 	}
 	b := newBackend(t, netstate.SourceLocal)
 	tables(t, b)
-	there := edit{id: id{"any4", "tcp . 80"}, Held: book.Held{Value: "10.68.0.1 . 80", Source: netstate.SourceLocal}}
+	there := edit{id: id{"any_ports4", "tcp . 80"}, Held: book.Held{Value: "10.68.0.1 . 80", Source: netstate.SourceLocal}}
 	if err := commit([]edit{there}); err != nil {
 		t.Fatal(err)
 	}
-	missing := edit{id: id{setPorts, "veth9"}, remove: true}
+	missing := edit{id: id{setFiltered, "veth9"}, remove: true}
 	another := there
 	another.Value = "10.68.0.2 . 80"
-	many := randomEdits(rand.New(rand.NewPCG(1, 1)), setByName[setND6], 900)
+	many := randomEdits(rand.New(rand.NewPCG(1, 1)), setByName[setOwnND6], 900)
 	before, gen := firewalltest.Ruleset(t), firewalltest.Generation(t)
 	for _, c := range []struct {
 		bad   edit
@@ -291,7 +291,7 @@ func TestBatchRefused(t *testing.T) {
 	firewalltest.Same(t, "held", netstate.Set{}.Add(one, two), newLoaded(t, netstate.SourceLocal).Held())
 	b.commit = commit
 
-	netlab.Shell(t, `nft delete element inet patchbay any4 '{ tcp . 8002 }'`)
+	netlab.Shell(t, `nft delete element inet patchbay any_ports4 '{ tcp . 8002 }'`)
 	w.Fires(t)
 	firewalltest.Same(t, "further calls", 0, len(w))
 	before := firewalltest.Ruleset(t)
@@ -315,15 +315,15 @@ func TestBatchRefused(t *testing.T) {
 // TestEncodeRefuses has keys that no object makes.
 func TestEncodeRefuses(t *testing.T) {
 	for _, i := range []id{
-		{setOurs, "a name of many bytes"}, {setOurs, ""}, {setSame, "br-red"}, {setNoForward, "arp"}, {setMAC, "veth1 . 02:00"},
-		{"ok_ip4", "veth1 . 02:00:00:00:00:01 . fd00::1"}, {"ok_ip6", "veth1 . 02:00:00:00:00:01 . 10.0.0.1"},
-		{"tgt4", "10.0.0.1 . icmp . 80"}, {"tgt4", "10.0.0.1 . tcp . 65536"}, {"any4slots", "tcp . 80 . -1"},
+		{setOurs, "a name of many bytes"}, {setOurs, ""}, {setMembers, "br-red"}, {setNoForward, "arp"}, {setOwnMAC, "veth1 . 02:00"},
+		{"own_ip4", "veth1 . 02:00:00:00:00:01 . fd00::1"}, {"own_ip6", "veth1 . 02:00:00:00:00:01 . 10.0.0.1"},
+		{"targets4", "10.0.0.1 . icmp . 80"}, {"targets4", "10.0.0.1 . tcp . 65536"}, {"any_slots4", "tcp . 80 . -1"},
 	} {
 		if _, err := (edit{id: i}).encode(); err == nil {
 			t.Errorf("%s was encoded", i)
 		}
 	}
-	if _, err := (edit{id: id{"any4", "tcp . 80"}, Held: book.Held{Value: "fd00::1 . 80"}}).encode(); err == nil {
+	if _, err := (edit{id: id{"any_ports4", "tcp . 80"}, Held: book.Held{Value: "fd00::1 . 80"}}).encode(); err == nil {
 		t.Error("a value of the other family was encoded")
 	}
 }
@@ -338,7 +338,7 @@ func TestWatchInterleaved(t *testing.T) {
 	firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.List(firewalltest.Rich())...))
 	w := firewalltest.WatchAll(t, b)
 	err := b.gens.Own(func() error {
-		netlab.Shell(t, `nft delete element inet patchbay any4 '{ sctp . 9 }'; nft add table inet other`)
+		netlab.Shell(t, `nft delete element inet patchbay any_ports4 '{ sctp . 9 }'; nft add table inet other`)
 		return nil
 	})
 	if err != nil {

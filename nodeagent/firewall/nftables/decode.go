@@ -22,25 +22,25 @@ func (sets) Compare(a, b id) int { return compareIDs(a, b) }
 func (sets) KeyOf(i id, h book.Held) (netstate.Key, bool) {
 	p := fieldsOf(i.key)
 	switch setByName[i.set].both {
-	case setOurs, setGuarded, setSame, setIsolated:
+	case setOurs, setGuarded, setMembers, setIsolated:
 		return netstate.LinkPolicy{Link: p.Text(0)}.Key(), p.Text(0) == p.Text(len(p)-1)
 	case setNoForward:
 		return netstate.ForwardGuard{Family: netstate.Family(p.Text(0))}.Key(), true
-	case setBridged:
+	case setForeignBridge:
 		return netstate.ForeignBridge{Link: p.Text(0)}.Key(), p.Text(0) == p.Text(len(p)-1)
-	case setPorts, setMAC:
+	case setFiltered, setOwnMAC:
 		return netstate.PortFilter{Link: p.Text(0)}.Key(), true
-	case setIP, setND6:
+	case setOwnIP, setOwnND6:
 		return portKey(p), p.Addr(2).IsValid()
 	case setAllowedMAC:
 		return netstate.AllowedMAC{Link: p.Text(0), MAC: p.Mac()}.Key(), true
-	case setAllowed, setAllowedND6:
+	case setAllowedIP, setAllowedND6:
 		return netstate.AllowedPrefix{Link: p.Text(0), Prefix: p.Prefix(1)}.Key(), true
 	case setDHCP:
 		return netstate.DHCPClient{Link: p.Text(0)}.Key(), true
 	case setHairpin:
 		return netstate.Masquerade{Link: p.Text(1), Subnet: p.Prefix(0)}.Key(), true
-	case setMasq, mapSource:
+	case setMasq, mapSNAT:
 		return netstate.Masquerade{Link: h.Note, Subnet: p.Prefix(0)}.Key(), h.Note != ""
 	case setNoMasq:
 		return netstate.NoMasquerade{Link: h.Note, Subnet: p.Prefix(0), Dst: p.Prefix(1)}.Key(), h.Note != ""
@@ -108,10 +108,10 @@ func objectOf(k netstate.Key, group []id, holds map[id]book.Held) netstate.Objec
 func portFilterOf(link string, group []id) netstate.Object {
 	f := netstate.PortFilter{Link: link}
 	for _, i := range group {
-		if i.set != setPorts {
+		if i.set != setFiltered {
 			f.MAC = fieldsOf(i.key).Mac()
 		}
-		if i.set == setMAC {
+		if i.set == setOwnMAC {
 			break
 		}
 	}
@@ -120,7 +120,7 @@ func portFilterOf(link string, group []id) netstate.Object {
 
 func masqueradeOf(link string, subnet netip.Prefix, holds map[id]book.Held) netstate.Object {
 	m := netstate.Masquerade{Link: link, Subnet: subnet, Egress: true}
-	if h, ok := holds[at(of(mapSource, subnet.Addr()), subnet).ID]; ok {
+	if h, ok := holds[at(of(mapSNAT, subnet.Addr()), subnet).ID]; ok {
 		m.Source = fieldsOf(h.Value).Addr(0)
 		return m
 	}

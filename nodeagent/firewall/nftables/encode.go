@@ -29,22 +29,22 @@ func elements(o netstate.Object) []element {
 	case netstate.ForwardGuard:
 		return []element{at(setNoForward, o.Family)}
 	case netstate.ForeignBridge:
-		return []element{at(setBridged, o.Link, o.Link)}
+		return []element{at(setForeignBridge, o.Link, o.Link)}
 	case netstate.LoopbackGuard:
 		return []element{at(setLoopback, o.Link)}
 	case netstate.PortFilter:
 		own := o.MAC.LinkLocal()
-		return []element{at(setPorts, o.Link), at(setMAC, o.Link, o.MAC), at(of(setIP, own), o.Link, o.MAC, own), at(setND6, o.Link, o.MAC, own)}
+		return []element{at(setFiltered, o.Link), at(setOwnMAC, o.Link, o.MAC), at(of(setOwnIP, own), o.Link, o.MAC, own), at(setOwnND6, o.Link, o.MAC, own)}
 	case netstate.PortAddress:
-		es := []element{at(of(setIP, o.Addr), o.Link, o.MAC, o.Addr)}
+		es := []element{at(of(setOwnIP, o.Addr), o.Link, o.MAC, o.Addr)}
 		if o.Addr.Is6() {
-			es = append(es, at(setND6, o.Link, o.MAC, o.Addr))
+			es = append(es, at(setOwnND6, o.Link, o.MAC, o.Addr))
 		}
 		return es
 	case netstate.AllowedMAC:
 		return []element{at(setAllowedMAC, o.Link, o.MAC)}
 	case netstate.AllowedPrefix:
-		es := []element{at(of(setAllowed, o.Prefix.Addr()), o.Link, o.Prefix)}
+		es := []element{at(of(setAllowedIP, o.Prefix.Addr()), o.Link, o.Prefix)}
 		if o.Prefix.Addr().Is6() {
 			es = append(es, at(setAllowedND6, o.Link, o.Prefix))
 		}
@@ -73,7 +73,7 @@ func policyElements(p netstate.LinkPolicy) []element {
 	if p.Isolated {
 		return append(es, at(setIsolated, p.Link, p.Link))
 	}
-	return append(es, at(setSame, p.Link, p.Link))
+	return append(es, at(setMembers, p.Link, p.Link))
 }
 
 func masqueradeElements(m netstate.Masquerade) []element {
@@ -81,7 +81,7 @@ func masqueradeElements(m netstate.Masquerade) []element {
 	es := []element{at(of(setHairpin, a), m.Subnet, m.Link)}
 	switch {
 	case m.Egress && m.Source.IsValid():
-		e := at(of(mapSource, a), m.Subnet)
+		e := at(of(mapSNAT, a), m.Subnet)
 		e.Value, e.Note = m.Source.String(), m.Link
 		es = append(es, e)
 	case m.Egress:

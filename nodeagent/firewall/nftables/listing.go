@@ -108,11 +108,11 @@ func parseTable(f knftables.Family, texts ...[]byte) (table, error) {
 // addSet takes a set's elements and reports whether it is one of our sets, as it
 // must be, with nothing in it that we could not name.
 func (t *table) addSet(f knftables.Family, s listedSet, isMap bool) bool {
-	d := setByName[s.Name]
+	d, todays := definition(s.Name, isMap)
 	if d == nil || d.family != f || isMap != (d.value != nil) {
 		return false
 	}
-	ok := d.matches(s)
+	ok := d.matches(s) && todays
 	for _, raw := range s.Elem {
 		i, h, err := parseElement(d, raw)
 		if err != nil {

@@ -56,14 +56,14 @@ func TestInverse(t *testing.T) {
 // TestDialects reads what versions of nft write differently.
 func TestDialects(t *testing.T) {
 	for _, c := range []struct{ set, definition string }{
-		{setND6, `{"name": "ok_nd6", "type": ["ifname", "ether_addr", "integer"]}`},
-		{setND6, `{"name": "ok_nd6", "type": {"typeof": {"concat": [{"meta": {"key": "iifname"}}]}}}`},
-		{"any4", `{"name": "any4", "type": ["inet_proto", "inet_service"], "map": "ipv4_addr . inet_service"}`},
-		{"any4", `{"name": "any4", "type": ["inet_proto", "inet_service"], "map": ["ipv4_addr", "inet_service"]}`},
-		{"any4slots", `{"name": "any4slots", "type": ["inet_proto", "inet_service", "integer"], "map": "ipv4_addr . inet_service"}`},
-		{"any4slots", `{"name": "any4slots", "type": {"typeof": {"concat": [{"numgen": {"mode": "random", "mod": 120, "offset": 0}}]}}, "map": {"typeof": {"concat": []}}}`},
-		{"snet4", `{"name": "snet4", "type": "ipv4_addr", "flags": ["interval"]}`},
-		{"snet4", `{"name": "snet4", "type": "ipv4_addr", "flags": "interval"}`},
+		{setOwnND6, `{"name": "own_nd6", "type": ["ifname", "ether_addr", "integer"]}`},
+		{setOwnND6, `{"name": "own_nd6", "type": {"typeof": {"concat": [{"meta": {"key": "iifname"}}]}}}`},
+		{"any_ports4", `{"name": "any_ports4", "type": ["inet_proto", "inet_service"], "map": "ipv4_addr . inet_service"}`},
+		{"any_ports4", `{"name": "any_ports4", "type": ["inet_proto", "inet_service"], "map": ["ipv4_addr", "inet_service"]}`},
+		{"any_slots4", `{"name": "any_slots4", "type": ["inet_proto", "inet_service", "integer"], "map": "ipv4_addr . inet_service"}`},
+		{"any_slots4", `{"name": "any_slots4", "type": {"typeof": {"concat": [{"numgen": {"mode": "random", "mod": 120, "offset": 0}}]}}, "map": {"typeof": {"concat": []}}}`},
+		{"masq4", `{"name": "masq4", "type": "ipv4_addr", "flags": ["interval"]}`},
+		{"masq4", `{"name": "masq4", "type": "ipv4_addr", "flags": "interval"}`},
 	} {
 		var s listedSet
 		if err := json.Unmarshal([]byte(c.definition), &s); err != nil {
@@ -74,21 +74,21 @@ func TestDialects(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ set, raw, key string }{
-		{setND6, `{"concat": ["veth1", "02:00:00:00:00:01", 61441]}`, "veth1 . 02:00:00:00:00:01 . ::f001"},
-		{setND6, `{"concat": ["veth1", "02:00:00:00:00:01", 1311768467463790321]}`, "veth1 . 02:00:00:00:00:01 . ::1234:5678:9abc:def1"},
-		{setND6, `{"concat": ["veth1", "02:00:00:00:00:01", "0xfd000000000000000000000000000001"]}`, "veth1 . 02:00:00:00:00:01 . fd00::1"},
+		{setOwnND6, `{"concat": ["veth1", "02:00:00:00:00:01", 61441]}`, "veth1 . 02:00:00:00:00:01 . ::f001"},
+		{setOwnND6, `{"concat": ["veth1", "02:00:00:00:00:01", 1311768467463790321]}`, "veth1 . 02:00:00:00:00:01 . ::1234:5678:9abc:def1"},
+		{setOwnND6, `{"concat": ["veth1", "02:00:00:00:00:01", "0xfd000000000000000000000000000001"]}`, "veth1 . 02:00:00:00:00:01 . fd00::1"},
 		{setAllowedND6, `{"concat": ["veth1", {"range": ["0xfd000000000000000000000000000000", "0xfd00000000000000ffffffffffffffff"]}]}`, "veth1 . fd00::/64"},
 		{setAllowedND6, `{"concat": ["veth1", {"range": [61440, 65535]}]}`, "veth1 . ::f000/116"},
 		{setAllowedND6, `{"concat": ["veth1", {"prefix": {"addr": 61440, "len": 116}}]}`, "veth1 . ::f000/116"},
 		{setAllowedND6, `{"concat": ["veth1", 61441]}`, "veth1 . ::f001/128"},
-		{"tgt4", `{"concat": ["10.0.0.1", 6, 80]}`, "10.0.0.1 . tcp . 80"},
-		{"snet4", `"10.0.0.1"`, "10.0.0.1/32"},
-		{"any4slots", `[{"elem": {"val": {"concat": ["tcp", 80, 60]}, "comment": "local"}}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
-		{"any4slots", `[{"concat": [6, 80, "0x3c"]}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
-		{"anygate4", `{"concat": ["tcp", {"range": [8000, 8010]}]}`, "tcp . 8000-8010"},
-		{"anygate4", `{"concat": ["tcp", "80"]}`, "tcp . 80"},
-		{"pubfrom6", `{"elem": {"val": {"concat": ["2001:db8::1", 17, {"range": ["1", 65535]}, {"prefix": {"addr": "::", "len": 0}}]}, "comment": "local"}}`, "2001:db8::1/128 . udp . 1-65535 . ::/0"},
-		{"any4r", `[{"elem": {"val": {"concat": ["tcp", {"range": [8000, 8010]}]}, "comment": "local"}}, "10.0.0.1"]`, "tcp . 8000-8010"},
+		{"targets4", `{"concat": ["10.0.0.1", 6, 80]}`, "10.0.0.1 . tcp . 80"},
+		{"masq4", `"10.0.0.1"`, "10.0.0.1/32"},
+		{"any_slots4", `[{"elem": {"val": {"concat": ["tcp", 80, 60]}, "comment": "local"}}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
+		{"any_slots4", `[{"concat": [6, 80, "0x3c"]}, {"concat": ["10.0.0.1", 80]}]`, "tcp . 80 . 60"},
+		{"any_gates4", `{"concat": ["tcp", {"range": [8000, 8010]}]}`, "tcp . 8000-8010"},
+		{"any_gates4", `{"concat": ["tcp", "80"]}`, "tcp . 80"},
+		{"addr_sources6", `{"elem": {"val": {"concat": ["2001:db8::1", 17, {"range": ["1", 65535]}, {"prefix": {"addr": "::", "len": 0}}]}, "comment": "local"}}`, "2001:db8::1/128 . udp . 1-65535 . ::/0"},
+		{"any_ranges4", `[{"elem": {"val": {"concat": ["tcp", {"range": [8000, 8010]}]}, "comment": "local"}}, "10.0.0.1"]`, "tcp . 8000-8010"},
 		{setNoForward, `{"elem": {"val": "ipv6", "comment": "local"}}`, "ipv6"},
 	} {
 		i, _, err := parseElement(setByName[c.set], json.RawMessage(c.raw))

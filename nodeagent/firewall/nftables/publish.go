@@ -10,31 +10,86 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// portSets are the sets and maps of publishes of one host address, or of every address.
+// portSets are the sets and maps of publishes of one host address, with addr_ before the
+// name, or of every address, with any_. Of one, the host address is the first part of the
+// key, or the last beside a target. Ranges keep their ports. Ranges of one host address may
+// overlap ranges of another address, and lead to the same target.
 type portSets struct {
-	target, back, gate, from       string
-	one, ranges, slots, rangeSlots string
+	targetRanges, masqRanges string // target . protocol . ports
+	gates                    string // protocol . ports that only some sources may use
+	sources                  string // protocol . ports . source that passes the gate
+	ports, ranges            string // protocol . port : target
+	slots, rangeSlots        string // protocol . port . slot : target, with several targets
+	host                     []field
 }
 
 var (
-	pubSets = portSets{setTargetHost, setBackHost, setPubGate, setPubFrom, mapPub, mapPubRange, mapPubSlots, mapPubRangeSlots}
-	anySets = portSets{setTargetRange, setBackRange, setAnyGate, setAnyFrom, mapAny, mapAnyRange, mapAnySlots, mapAnyRangeSlots}
+	addrSets = newPortSets("addr_", fieldIP)
+	anySets  = newPortSets("any_")
 )
+
+func newPortSets(which string, host ...field) portSets {
+	return portSets{
+		which + "target_ranges#", which + "masq_ranges#", which + "gates#", which + "sources#",
+		which + "ports#", which + "ranges#", which + "slots#", which + "range_slots#", host,
+	}
+}
+
+// key is the fields of a key that begins with a host port.
+func (s portSets) key(more ...field) []field {
+	return slices.Concat(s.host, []field{fieldProto, fieldPort}, more)
+}
+
+// defs are the definitions without bound maps: the sources that pass a gate come before the
+// gate, the gate before the port.
+func (s portSets) defs() []setDef {
+	target := slices.Concat([]field{fieldIP, fieldProto, fieldPort}, s.host)
+	return []setDef{
+		inet(s.targetRanges, target...).ranges().is(targeting),
+		inet(s.masqRanges, target...).ranges().is(targeting),
+		inet(s.sources, s.key(fieldIP)...).ranges().is(admitting),
+		inet(s.gates, s.key()...).ranges().is(gating),
+		inet(s.ports, s.key()...).leads(fieldIP, fieldPort),
+		inet(s.ranges, s.key()...).ranges().leads(fieldIP),
+	}
+}
+
+// boundDefs are the definitions of bound maps.
+func (s portSets) boundDefs() []setDef {
+	return []setDef{
+		inet(s.slots, s.key()...).slots(fieldIP, fieldPort),
+		inet(s.rangeSlots, s.key()...).ranges().slots(fieldIP),
+	}
+}
+
+// rules lead ports to their targets; host is the first part of the key.
+func (s portSets) rules(host string) []string {
+	port := host + "meta l4proto . th dport"
+	return []string{
+		// A client that may not use a port of one address never falls into the publish of
+		// every address.
+		ports + port + " @" + s.gates + " " + port + " . IP saddr != @" + s.sources + " return",
+		ports + "dnat IP to " + port + " map @" + s.ports,
+		ports + "dnat IP to " + port + " map @" + s.ranges,
+		ports + "dnat IP to " + port + " . " + draw + " map @" + s.slots,
+		ports + "dnat IP to " + port + " . " + draw + " map @" + s.rangeSlots,
+	}
+}
 
 func setsOf(p netstate.Publish) portSets {
 	if p.Host.IsUnspecified() {
 		return anySets
 	}
-	return pubSets
+	return addrSets
 }
 
 func publishElements(p netstate.Publish) []element {
 	var es []element
 	kind := setsOf(p)
 	for _, t := range p.Targets.All() {
-		es = append(es, targetElements(p, t, setTarget, kind.target)...)
+		es = append(es, targetElements(p, t, setTargets, kind.targetRanges)...)
 		if p.Back.Has(t) {
-			es = append(es, targetElements(p, t, setBack, kind.back)...)
+			es = append(es, targetElements(p, t, setMasqTargets, kind.masqRanges)...)
 		}
 	}
 	return append(append(es, gateElements(p)...), portElements(p)...)
@@ -66,9 +121,9 @@ func gateElements(p netstate.Publish) []element {
 	if p.Host.IsUnspecified() {
 		key = key[1:]
 	}
-	es := []element{at(of(kind.gate, p.Host), key...)}
+	es := []element{at(of(kind.gates, p.Host), key...)}
 	for _, s := range p.Sources.All() {
-		es = append(es, at(of(kind.from, p.Host), slices.Concat(key, []any{s})...))
+		es = append(es, at(of(kind.sources, p.Host), slices.Concat(key, []any{s})...))
 	}
 	return es
 }
@@ -97,10 +152,10 @@ func portElements(p netstate.Publish) []element {
 		}
 	case len(targets) == 0:
 	case p.HostPortEnd == 0:
-		es = append(es, to(at(of(kind.one, p.Host), key(p.Host, p.HostPort)...), targets[0].Addr(), targets[0].Port()))
+		es = append(es, to(at(of(kind.ports, p.Host), key(p.Host, p.HostPort)...), targets[0].Addr(), targets[0].Port()))
 	case p.Shifted():
 		for i := range uint16(p.Ports()) {
-			e := to(at(of(kind.one, p.Host), key(p.Host, p.HostPort+i)...), targets[0].Addr(), targets[0].Port()+i)
+			e := to(at(of(kind.ports, p.Host), key(p.Host, p.HostPort+i)...), targets[0].Addr(), targets[0].Port()+i)
 			e.Note = portsText(p)
 			es = append(es, e)
 		}
@@ -129,7 +184,7 @@ func portsText(p netstate.Publish) string {
 // publishOf is the publish of one of its elements, without targets and sources.
 func publishOf(i id, h book.Held) netstate.Publish {
 	d, p, host := setByName[i.set], fieldsOf(i.key), netip.IPv6Unspecified()
-	if strings.Contains(i.set, "4") {
+	if strings.HasSuffix(i.set, "4") {
 		host = netip.IPv4Unspecified()
 	}
 	if d.oneHost() {
@@ -171,7 +226,7 @@ func publishFrom(group []id, holds map[id]book.Held) netstate.Object {
 		p.Sources = netstate.NewSources(sources...)
 	}
 	for _, t := range p.Targets.All() {
-		if has(holds, targetElements(p, t, setBack, setsOf(p).back)[0]) {
+		if has(holds, targetElements(p, t, setMasqTargets, setsOf(p).masqRanges)[0]) {
 			back = append(back, t)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/nfnl"
@@ -57,23 +58,11 @@ var chainDefs = map[knftables.Family][]chainDef{
 const ports = "meta l4proto { tcp, udp, sctp } "
 
 var inetChains = []chainDef{
-	{name: chainPublish, rules: []string{
-		// A client that may not use a port of one address never falls into the publish of
-		// every address.
-		ports + "IP daddr . meta l4proto . th dport @" + setPubGate + " IP daddr . meta l4proto . th dport . IP saddr != @" + setPubFrom + " return",
-		ports + "dnat IP to IP daddr . meta l4proto . th dport map @" + mapPub,
-		ports + "dnat IP to IP daddr . meta l4proto . th dport map @" + mapPubRange,
-		ports + "dnat IP to IP daddr . meta l4proto . th dport . " + draw + " map @" + mapPubSlots,
-		ports + "dnat IP to IP daddr . meta l4proto . th dport . " + draw + " map @" + mapPubRangeSlots,
+	{name: chainPublish, rules: slices.Concat(addrSets.rules("IP daddr . "), []string{
 		// Publishes of every address leave these addresses out.
 		"ip daddr { 127.0.0.0/8, 169.254.0.0/16 } return",
 		"ip6 daddr { ::1, fe80::/10 } return",
-		ports + "meta l4proto . th dport @" + setAnyGate + " meta l4proto . th dport . IP saddr != @" + setAnyFrom + " return",
-		ports + "dnat IP to meta l4proto . th dport map @" + mapAny,
-		ports + "dnat IP to meta l4proto . th dport map @" + mapAnyRange,
-		ports + "dnat IP to meta l4proto . th dport . " + draw + " map @" + mapAnySlots,
-		ports + "dnat IP to meta l4proto . th dport . " + draw + " map @" + mapAnyRangeSlots,
-	}},
+	}, anySets.rules(""))},
 	// Before conntrack sees it. A bridge gives what it takes to the node as its own
 	// (also what br_netfilter shows of it), but for frames to link-local groups, which
 	// come from the port itself: bridge ports are no way into the node. Ports
@@ -95,9 +84,9 @@ var inetChains = []chainDef{
 	}},
 	// `ct status dnat` alone would let the DNAT of other programs pass.
 	{name: chainPublished, rules: []string{
-		"ct status dnat IP daddr . meta l4proto . th dport @" + setTarget + " accept",
-		"ct status dnat IP daddr . meta l4proto . th dport @" + setTargetRange + " accept",
-		"ct status dnat IP daddr . meta l4proto . th dport . ct original IP daddr @" + setTargetHost + " accept",
+		"ct status dnat IP daddr . meta l4proto . th dport @" + setTargets + " accept",
+		"ct status dnat IP daddr . meta l4proto . th dport @" + anySets.targetRanges + " accept",
+		"ct status dnat IP daddr . meta l4proto . th dport . ct original IP daddr @" + addrSets.targetRanges + " accept",
 		"counter drop",
 	}},
 	{name: chainBetween, rules: []string{
@@ -106,14 +95,14 @@ var inetChains = []chainDef{
 	}},
 	{name: chainInto, rules: []string{
 		"ct state established,related accept",
-		"iifname . oifname @" + setSame + " accept",
+		"iifname . oifname @" + setMembers + " accept",
 		"goto " + chainPublished,
 	}},
 	{name: chainForward, base: &baseChain{knftables.FilterType, knftables.ForwardHook, 0}, rules: []string{
 		// What conntrack cannot place is not translated and would leave with
 		// the network's own addresses.
 		"iifname @" + setOurs + " ct state invalid drop",
-		"meta nfproto @" + setNoForward + " iifname != @" + setOurs + " oifname != @" + setOurs + " iifname . oifname != @" + setBridged + " counter drop",
+		"meta nfproto @" + setNoForward + " iifname != @" + setOurs + " oifname != @" + setOurs + " iifname . oifname != @" + setForeignBridge + " counter drop",
 		"iifname . oifname @" + setIsolated + " goto " + chainBetween,
 		"oifname @" + setGuarded + " goto " + chainInto,
 	}},
@@ -132,13 +121,13 @@ var inetChains = []chainDef{
 	{name: chainPostrouting, base: &baseChain{knftables.NATType, knftables.PostroutingHook, 100}, rules: []string{
 		// Hairpin, not by iifname: there is none where br_netfilter bridges it.
 		"ct status dnat IP saddr . oifname @" + setHairpin + " masquerade",
-		"ct status dnat IP daddr . meta l4proto . th dport @" + setBack + " masquerade",
-		"ct status dnat IP daddr . meta l4proto . th dport @" + setBackRange + " masquerade",
-		"ct status dnat IP daddr . meta l4proto . th dport . ct original IP daddr @" + setBackHost + " masquerade",
+		"ct status dnat IP daddr . meta l4proto . th dport @" + setMasqTargets + " masquerade",
+		"ct status dnat IP daddr . meta l4proto . th dport @" + anySets.masqRanges + " masquerade",
+		"ct status dnat IP daddr . meta l4proto . th dport . ct original IP daddr @" + addrSets.masqRanges + " masquerade",
 		"ct status dnat oifname @" + setLoopback + " ip saddr 127.0.0.0/8 masquerade",
 		"oifname @" + setOurs + " return",
 		"IP saddr . IP daddr @" + setNoMasq + " return",
-		"snat IP to IP saddr map @" + mapSource,
+		"snat IP to IP saddr map @" + mapSNAT,
 		"IP saddr @" + setMasq + " masquerade",
 	}},
 }
@@ -159,42 +148,42 @@ func hexMark(m uint32) string { return fmt.Sprintf("%#010x", m) }
 // Sets of one family, where the rules differ between families.
 var (
 	ipv4, ipv6                     = netip.IPv4Unspecified(), netip.IPv6Unspecified()
-	setIPv4, setIPv6               = of(setIP, ipv4), of(setIP, ipv6)
-	setAllowedIPv4, setAllowedIPv6 = of(setAllowed, ipv4), of(setAllowed, ipv6)
+	setOwnIPv4, setOwnIPv6         = of(setOwnIP, ipv4), of(setOwnIP, ipv6)
+	setAllowedIPv4, setAllowedIPv6 = of(setAllowedIP, ipv4), of(setAllowedIP, ipv6)
 )
 
 var bridgeChains = []chainDef{
 	{name: chainIPv4, rules: []string{
-		"iifname . ether saddr . ip saddr @" + setIPv4 + " accept",
+		"iifname . ether saddr . ip saddr @" + setOwnIPv4 + " accept",
 		"iifname . ip saddr @" + setAllowedIPv4 + " accept",
 		"ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 iifname @" + setDHCP + " accept",
 		"drop",
 	}},
 	{name: chainARP, rules: []string{
-		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ether . arp saddr ip @" + setIPv4 + " accept",
-		"iifname . arp saddr ether != @" + setMAC + " iifname . arp saddr ether != @" + setAllowedMAC + " drop",
+		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ether . arp saddr ip @" + setOwnIPv4 + " accept",
+		"iifname . arp saddr ether != @" + setOwnMAC + " iifname . arp saddr ether != @" + setAllowedMAC + " drop",
 		"arp operation request arp saddr ip 0.0.0.0 accept",
 		"arp htype 1 arp ptype ip arp plen 4 iifname . arp saddr ip @" + setAllowedIPv4 + " accept",
 		"drop",
 	}},
 	{name: chainIPv6, rules: []string{
 		"icmpv6 type { nd-router-advert, nd-redirect } drop",
-		"icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @" + setND6 + " iifname . @th,64,128 != @" + setAllowedND6 + " drop",
-		"iifname . ether saddr . ip6 saddr @" + setIPv6 + " accept",
+		"icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @" + setOwnND6 + " iifname . @th,64,128 != @" + setAllowedND6 + " drop",
+		"iifname . ether saddr . ip6 saddr @" + setOwnIPv6 + " accept",
 		"iifname . ip6 saddr @" + setAllowedIPv6 + " accept",
-		"ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @" + setND6 + " accept",
+		"ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . ether saddr . @th,64,128 @" + setOwnND6 + " accept",
 		"ip6 saddr :: icmpv6 type nd-neighbor-solicit iifname . @th,64,128 @" + setAllowedND6 + " accept",
 		"ip6 saddr :: icmpv6 type mld2-listener-report accept",
 		"drop",
 	}},
 	{name: chainPort, rules: []string{
-		"iifname . ether saddr != @" + setMAC + " iifname . ether saddr != @" + setAllowedMAC + " drop",
+		"iifname . ether saddr != @" + setOwnMAC + " iifname . ether saddr != @" + setAllowedMAC + " drop",
 		"ether type vmap { ip : goto " + chainIPv4 + ", arp : goto " + chainARP + ", ip6 : goto " + chainIPv6 + " }",
 		"drop",
 	}},
 	// ibrname matches nothing here; iifname is the port.
 	{name: chainIngress, base: &baseChain{knftables.FilterType, knftables.PreroutingHook, -300}, rules: []string{
-		"iifname @" + setPorts + " goto " + chainPort,
+		"iifname @" + setFiltered + " goto " + chainPort,
 	}},
 }
 

@@ -12,56 +12,35 @@ import (
 )
 
 // The sets and maps. Their elements are all that ever changes; the rules are the same
-// whatever they hold. Of a name with # there is one for each family, such as tgt4 and tgt6.
+// whatever they hold. A name with # stands for a set of each family, such as targets4 and
+// targets6.
 const (
-	setOurs      = "ours"      // links with a policy
-	setGuarded   = "guarded"   // links that only published flows enter
-	setSame      = "same"      // link . the same link, where members reach each other
-	setIsolated  = "isolated"  // link . the same link, where they do not
-	setNoForward = "noforward" // families not forwarded between foreign interfaces
-	setBridged   = "bridged"   // foreign bridge . itself, which is not forwarding
+	setOurs          = "ours"           // links with a policy
+	setGuarded       = "guarded"        // links that only published flows enter
+	setMembers       = "members"        // link . the same link, where members reach each other
+	setIsolated      = "isolated"       // link . the same link, where they do not
+	setNoForward     = "no_forward"     // families not forwarded between foreign interfaces
+	setForeignBridge = "foreign_bridge" // foreign bridge . itself, which is not forwarding
+	setLoopback      = "loopback"       // interfaces with route_localnet
 
-	setPorts = "ports"  // filtered bridge ports
-	setMAC   = "ok_mac" // port . MAC
-	setIP    = "ok_ip#" // port . MAC . source or ARP sender
-	setND6   = "ok_nd6" // port . MAC . target of its neighbour messages
+	setFiltered = "filtered" // filtered bridge ports
+	setOwnMAC   = "own_mac"  // port . MAC
+	setOwnIP    = "own_ip#"  // port . MAC . source or ARP sender
+	setOwnND6   = "own_nd6"  // port . MAC . target of its neighbour messages
 
 	// What a filtered port may also send as.
-	setAllowedMAC = "allow_mac" // port . MAC
-	setAllowed    = "allow#"    // port . source or ARP sender
-	setAllowedND6 = "allow_nd6" // port . target of its neighbour messages
-	setDHCP       = "dhcp4"     // ports that may ask for an address
+	setAllowedMAC = "allowed_mac" // port . MAC
+	setAllowedIP  = "allowed_ip#" // port . source or ARP sender
+	setAllowedND6 = "allowed_nd6" // port . target of its neighbour messages
+	setDHCP       = "dhcp4"       // ports that may ask for an address
 
-	setLoopback = "lb" // interfaces with route_localnet
+	setHairpin = "hairpin#" // subnet . its interface
+	setNoMasq  = "no_masq#" // subnet . destination that sees it
+	mapSNAT    = "snat#"    // subnet : address it hides behind
+	setMasq    = "masq#"    // subnets hidden behind whatever routing chooses
 
-	setTarget = "tgt#"  // published targets
-	setBack   = "back#" // targets whose default route is elsewhere
-	mapPub    = "pub#"  // host address . protocol . port : target
-	mapAny    = "any#"  // protocol . port : target
-	// The same of ranges that keep their ports. Ranges of one host address may overlap
-	// ranges of another address, and lead to the same target.
-	setTargetRange = "tgt#r"
-	setTargetHost  = "tgt#h" // target . protocol . ports . host address
-	setBackRange   = "back#r"
-	setBackHost    = "back#h"
-	mapPubRange    = "pub#r"
-	mapAnyRange    = "any#r"
-	// Gates, of ports that only some sources may use: the gated ports, and the sources that pass.
-	setPubGate = "pubgate#" // host address . protocol . ports
-	setAnyGate = "anygate#" // protocol . ports
-	setPubFrom = "pubfrom#" // host address . protocol . ports . source
-	setAnyFrom = "anyfrom#" // protocol . ports . source
-	// The same with several targets: every slot leads to one.
-	mapPubSlots = "pub#slots"
-	mapAnySlots = "any#slots"
-	// The same of ranges that keep their ports.
-	mapPubRangeSlots = "pub#rslots"
-	mapAnyRangeSlots = "any#rslots"
-
-	setHairpin = "snat#"   // subnet . its interface
-	setNoMasq  = "nomasq#" // subnet . destination that sees it
-	mapSource  = "snto#"   // subnet : address it hides behind
-	setMasq    = "snet#"   // subnets hidden behind whatever routing chooses
+	setTargets     = "targets#"      // published targets
+	setMasqTargets = "masq_targets#" // targets whose default route is elsewhere
 )
 
 // waySets are the sets of the ways back, in their order: interface . link to the targets.
@@ -124,13 +103,7 @@ const (
 func (d *setDef) bound() bool { return d.typeOf != "" && d.value != nil }
 
 // oneHost reports whether the elements lead or gate ports of one host address.
-func (d *setDef) oneHost() bool {
-	switch d.both {
-	case mapPub, mapPubRange, mapPubSlots, mapPubRangeSlots, setPubGate, setPubFrom:
-		return true
-	}
-	return false
-}
+func (d *setDef) oneHost() bool { return d.key[0] != fieldProto }
 
 // draw is the slot of a new connection.
 var draw = fmt.Sprintf("numgen random mod %d", netstate.MaxTargets)
@@ -208,15 +181,15 @@ func ipWords(text string, a netip.Addr) string {
 var setDefs = slices.Concat(
 	[]setDef{
 		inet(setOurs, fieldLink), inet(setGuarded, fieldLink), inet(setIsolated, fieldLink, fieldLink),
-		inet(setBridged, fieldLink, fieldLink), inet(setNoForward, fieldFamily), inet(setLoopback, fieldLink),
-		bridge(setPorts, fieldLink), inet(setSame, fieldLink, fieldLink), bridge(setMAC, fieldLink, fieldMAC),
+		inet(setForeignBridge, fieldLink, fieldLink), inet(setNoForward, fieldFamily), inet(setLoopback, fieldLink),
+		bridge(setFiltered, fieldLink), inet(setMembers, fieldLink, fieldLink), bridge(setOwnMAC, fieldLink, fieldMAC),
 	},
-	families46(bridge(setIP, fieldLink, fieldMAC, fieldIP)),
+	families46(bridge(setOwnIP, fieldLink, fieldMAC, fieldIP)),
 	[]setDef{
-		bridge(setND6, fieldLink, fieldMAC, fieldTarget).of("iifname . ether saddr . @th,64,128"),
+		bridge(setOwnND6, fieldLink, fieldMAC, fieldTarget).of("iifname . ether saddr . @th,64,128"),
 		bridge(setAllowedMAC, fieldLink, fieldMAC),
 	},
-	families46(bridge(setAllowed, fieldLink, fieldIP).ranges()),
+	families46(bridge(setAllowedIP, fieldLink, fieldIP).ranges()),
 	[]setDef{
 		bridge(setAllowedND6, fieldLink, fieldTarget).of("iifname . @th,64,128").ranges(),
 		bridge(setDHCP, fieldLink),
@@ -225,28 +198,16 @@ var setDefs = slices.Concat(
 	families46(
 		inet(setHairpin, fieldIP, fieldLink).ranges(),
 		inet(setNoMasq, fieldIP, fieldIP).ranges(),
-		inet(mapSource, fieldIP).ranges().leads(fieldIP).is(0),
+		inet(mapSNAT, fieldIP).ranges().leads(fieldIP).is(0),
 		inet(setMasq, fieldIP).ranges(),
-		inet(setTarget, fieldIP, fieldProto, fieldPort).is(targeting),
-		inet(setBack, fieldIP, fieldProto, fieldPort).is(targeting),
-		inet(setTargetRange, fieldIP, fieldProto, fieldPort).ranges().is(targeting),
-		inet(setTargetHost, fieldIP, fieldProto, fieldPort, fieldIP).ranges().is(targeting),
-		inet(setBackRange, fieldIP, fieldProto, fieldPort).ranges().is(targeting),
-		inet(setBackHost, fieldIP, fieldProto, fieldPort, fieldIP).ranges().is(targeting),
-		// The sources that pass a gate come before the gate, the gate before the port.
-		inet(setPubFrom, fieldIP, fieldProto, fieldPort, fieldIP).ranges().is(admitting),
-		inet(setAnyFrom, fieldProto, fieldPort, fieldIP).ranges().is(admitting),
-		inet(setPubGate, fieldIP, fieldProto, fieldPort).ranges().is(gating),
-		inet(setAnyGate, fieldProto, fieldPort).ranges().is(gating),
-		inet(mapPub, fieldIP, fieldProto, fieldPort).leads(fieldIP, fieldPort),
-		inet(mapAny, fieldProto, fieldPort).leads(fieldIP, fieldPort),
-		inet(mapPubRange, fieldIP, fieldProto, fieldPort).ranges().leads(fieldIP),
-		inet(mapAnyRange, fieldProto, fieldPort).ranges().leads(fieldIP),
-		inet(mapPubSlots, fieldIP, fieldProto, fieldPort).slots(fieldIP, fieldPort),
-		inet(mapAnySlots, fieldProto, fieldPort).slots(fieldIP, fieldPort),
-		inet(mapPubRangeSlots, fieldIP, fieldProto, fieldPort).ranges().slots(fieldIP),
-		inet(mapAnyRangeSlots, fieldProto, fieldPort).ranges().slots(fieldIP),
+		inet(setTargets, fieldIP, fieldProto, fieldPort).is(targeting),
+		inet(setMasqTargets, fieldIP, fieldProto, fieldPort).is(targeting),
 	),
+	families46(addrSets.defs()...),
+	families46(anySets.defs()...),
+	// Bound maps are last: that is where nft lists them once rules were rewritten.
+	families46(addrSets.boundDefs()...),
+	families46(anySets.boundDefs()...),
 )
 
 // setByName finds definitions; names are unique over both tables.
