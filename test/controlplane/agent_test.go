@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // TestAgentBuilds: objects that are bound to a node are built there, become Ready by
@@ -111,7 +112,7 @@ func (l *rig) unchanged(h *host) {
 
 func (l *rig) edit(o client.Object, change func()) {
 	l.t.Helper()
-	eventually(l.t, "edit "+o.GetName(), func() error {
+	netlab.Eventually(l.t, deadline, "edit "+o.GetName(), func() error {
 		l.refresh(o)
 		change()
 		err := api.Update(testContext(l.t), o)
@@ -150,7 +151,7 @@ func TestAgentRebinding(t *testing.T) {
 // rebind is the controller's one write for it.
 func (l *rig) rebind(o client.Object, node string) {
 	l.t.Helper()
-	eventually(l.t, "rebind "+o.GetName(), func() error {
+	netlab.Eventually(l.t, deadline, "rebind "+o.GetName(), func() error {
 		l.refresh(o)
 		before, _ := o.DeepCopyObject().(client.Object)
 		conditions := []metav1.Condition{
@@ -177,7 +178,7 @@ func TestAgentLeavesNodeNotReady(t *testing.T) {
 	l.say(l.one, v1alpha1.ReasonNodeNotReady)
 	// Drift that is repaired makes the agent look at its status again.
 	h.run("ip", "netns", "exec", "notready-1", "ip", "route", "del", "default")
-	eventually(t, "drift repaired", func() error {
+	netlab.Eventually(t, deadline, "drift repaired", func() error {
 		out, err := h.try("ip", "netns", "exec", "notready-1", "ip", "route", "get", "192.0.2.1")
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
@@ -200,7 +201,7 @@ func TestAgentLeavesNodeNotReady(t *testing.T) {
 // say writes Ready=Unknown as the controller does.
 func (l *rig) say(o *v1alpha1.NamespaceAttachment, reason string) {
 	l.t.Helper()
-	eventually(l.t, reason+" on "+o.Name, func() error {
+	netlab.Eventually(l.t, deadline, reason+" on "+o.Name, func() error {
 		l.refresh(o)
 		before := o.DeepCopy()
 		meta.SetStatusCondition(&o.Status.Conditions, metav1.Condition{Type: "Ready", Status: "Unknown", Reason: reason, ObservedGeneration: o.Generation})
@@ -217,7 +218,7 @@ func TestAgentWithoutAPIServer(t *testing.T) {
 	l.allReady()
 	h.disconnect()
 	h.run("ip", "link", "delete", "br-away")
-	eventually(t, "bridge repaired", func() error {
+	netlab.Eventually(t, deadline, "bridge repaired", func() error {
 		_, err := h.try("ip", "netns", "exec", "away-1", "ping", "-c", "1", "-W", "1", address(l.two))
 		return err
 	})
@@ -267,8 +268,8 @@ func TestAgentStartsBeforeTheAPIServer(t *testing.T) {
 	first.stop()
 	h.disconnect()
 	second := h.agent()
-	eventually(t, "the agent tries", func() error {
-		if !strings.Contains(second.said(), "attempt=2") {
+	netlab.Eventually(t, deadline, "the agent tries", func() error {
+		if !strings.Contains(second.Log(), "attempt=2") {
 			return errors.New("no second attempt in its log")
 		}
 		return nil
@@ -288,8 +289,8 @@ func TestSecondAgentWaits(t *testing.T) {
 	l := newRig(t, "second", h.name)
 	l.allReady()
 	second := h.agent()
-	eventually(t, "the second waits", func() error {
-		if said := second.said(); !strings.Contains(said, "waiting for another process to end") {
+	netlab.Eventually(t, deadline, "the second waits", func() error {
+		if said := second.Log(); !strings.Contains(said, "waiting for another process to end") {
 			return errors.New(said)
 		}
 		return nil

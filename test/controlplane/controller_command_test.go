@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -21,34 +20,15 @@ import (
 
 // replica is a process of `patchbay controller`.
 type replica struct {
-	cmd             *exec.Cmd
-	log             string
+	*agent
 	metrics, probes string
 }
 
 func (l *lab) replica(name string) *replica {
 	l.Helper()
-	r := &replica{log: filepath.Join(l.TempDir(), name), metrics: freeAddress(l.T), probes: freeAddress(l.T)}
-	log, err := os.Create(r.log)
-	if err != nil {
-		l.Fatal(err)
-	}
-	defer log.Close()
-	r.cmd = exec.Command(os.Args[0], "controller", "--kubeconfig", controllerKubeconfig(l.T), "--leader-election-namespace", systemNamespace,
-		"--metrics-bind-address", r.metrics, "--health-probe-bind-address", r.probes)
-	r.cmd.Env = append(os.Environ(), asCommand+"=1")
-	r.cmd.Stderr = log
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := r.cmd.Start(); err != nil {
-		l.Fatal(err)
-	}
-	l.Cleanup(func() {
-		_ = r.cmd.Process.Signal(syscall.SIGTERM) // so that it gives the Lease back
-		_ = r.cmd.Wait()
-		if text, _ := os.ReadFile(r.log); l.Failed() {
-			l.Logf("log of replica %s:\n%s", name, text)
-		}
-	})
+	r := &replica{metrics: freeAddress(l.T), probes: freeAddress(l.T)}
+	r.agent = start(l.T, "replica "+name, exec.Command(os.Args[0], "controller", "--kubeconfig", controllerKubeconfig(l.T), "--leader-election-namespace", systemNamespace,
+		"--metrics-bind-address", r.metrics, "--health-probe-bind-address", r.probes))
 	return r
 }
 
@@ -101,10 +81,7 @@ func (r *replica) ready() string {
 }
 
 // leads: only a leader runs reconcilers.
-func (r *replica) leads() bool {
-	text, _ := os.ReadFile(r.log)
-	return strings.Contains(string(text), "Starting workers")
-}
+func (r *replica) leads() bool { return strings.Contains(r.Log(), "Starting workers") }
 
 // TestControllerCommand: two replicas are ready, one acts, and the other as soon
 // as that one ends.
@@ -136,16 +113,12 @@ func TestControllerCommand(t *testing.T) {
 	if second.leads() {
 		t.Error("both replicas lead")
 	}
-	_ = first.cmd.Process.Signal(syscall.SIGTERM)
-	if err := first.cmd.Wait(); err != nil {
-		t.Errorf("the first ends with %v", err)
-	}
+	first.stop()
 	l.bound(l.attachment("net2", w1, ""), w1)
 	if !second.leads() {
 		t.Error("nobody leads")
 	}
-	log, _ := os.ReadFile(first.log)
-	if text := string(log); strings.Contains(text, "forbidden") {
+	if text := first.Log(); strings.Contains(text, "forbidden") {
 		t.Errorf("its role lacks a right:\n%s", text)
 	}
 }

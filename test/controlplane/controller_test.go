@@ -26,6 +26,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/controllers"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // quick are the controller's times, shortened.
@@ -163,40 +164,23 @@ func (w *writes) of(part string) []string {
 	return out
 }
 
-// until polls until check finds nothing wrong.
+// until waits until check finds nothing wrong.
 func (l *lab) until(what string, check func() string) {
 	l.Helper()
-	ctx, cancel := context.WithTimeout(l.Context(), 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		wrong := check()
-		if wrong == "" {
-			return
+	netlab.Eventually(l.T, 20*time.Second, what, func() error {
+		if wrong := check(); wrong != "" {
+			return errors.New(wrong)
 		}
-		select {
-		case <-ctx.Done():
-			l.Fatalf("%s: %s", what, wrong)
-		case <-tick.C:
-		}
-	}
+		return nil
+	})
 }
 
-// during polls for a while and wants check to find nothing wrong all along.
+// during wants check to find nothing wrong for a while.
 func (l *lab) during(d time.Duration, what string, check func() string) {
 	l.Helper()
-	end := time.After(d)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if wrong := check(); wrong != "" {
 			l.Fatalf("%s: %s", what, wrong)
-		}
-		select {
-		case <-end:
-			return
-		case <-tick.C:
 		}
 	}
 }

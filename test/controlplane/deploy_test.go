@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -18,6 +17,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 const (
@@ -46,7 +47,7 @@ func deploy(t *testing.T) {
 		"patchbay-tenancy-publishes":   func() error { return tryCreate(t, tenant, "PortPublish", minimal("PortPublish")) },
 		"patchbay-agent":               func() error { return patchStatus(t, agent, bridge, `{"mtu": 1400}`) },
 	} {
-		until(t, policy+" refuses", func() bool { return contains(probe(), "ValidatingAdmissionPolicy '"+policy+"'") })
+		netlab.Until(t, deadline, policy+" refuses", func() bool { return contains(probe(), "ValidatingAdmissionPolicy '"+policy+"'") })
 	}
 }
 
@@ -65,19 +66,6 @@ func manifests(t *testing.T) (out []*unstructured.Unstructured) {
 		}
 	}
 	return out
-}
-
-// until polls a condition until the deadline.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx := testContext(t)
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("gave up waiting until %s", what)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 func clientset(t *testing.T) *kubernetes.Clientset {
@@ -142,7 +130,7 @@ func grant(t *testing.T, user, namespace, role string) {
 		t.Fatal(err)
 	}
 	rule := granted.Rules[0]
-	until(t, user+" has "+role, func() bool {
+	netlab.Until(t, deadline, user+" has "+role, func() bool {
 		review, err := c.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User:               user,
 			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespace, Verb: rule.Verbs[0], Group: rule.APIGroups[0], Resource: rule.Resources[0]},

@@ -14,13 +14,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/cli"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -232,63 +232,43 @@ func (h *host) patchbay(args ...string) (string, error) {
 	return string(out), err
 }
 
-// agent is a running node agent.
-type agent struct {
-	t   *testing.T
-	cmd *exec.Cmd
-	log string
-}
-
 // agent starts the host's agent.
 func (h *host) agent(args ...string) *agent {
 	h.t.Helper()
 	args = append([]string{"agent", "--kubeconfig", h.kubeconfig, "--node-name", h.name, "--start-jitter", "0", "--log-level", "debug"}, args...)
-	log, err := os.CreateTemp(h.t.TempDir(), "agent")
+	return start(h.t, "agent of "+h.name, h.command(os.Args[0], args...))
+}
+
+// agent is a running command of Patchbay: a node agent or a controller.
+type agent struct {
+	*netlab.Process
+	t *testing.T
+}
+
+func start(t *testing.T, name string, cmd *exec.Cmd) *agent {
+	t.Helper()
+	if cmd.Env == nil {
+		cmd.Env = os.Environ()
+	}
+	cmd.Env = append(cmd.Env, asCommand+"=1")
+	p, err := netlab.Start(cmd, filepath.Join(t.TempDir(), "log"))
 	if err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
-	defer log.Close()
-	a := &agent{t: h.t, cmd: h.command(os.Args[0], args...), log: log.Name()}
-	a.cmd.Env = append(a.cmd.Env, asCommand+"=1")
-	a.cmd.Stdout, a.cmd.Stderr = log, log
-	if err := a.cmd.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(a.stop)
-	h.t.Cleanup(func() {
-		if h.t.Failed() {
-			h.t.Logf("agent of %s:\n%s", h.name, a.said())
+	a := &agent{p, t}
+	t.Cleanup(func() {
+		a.stop()
+		if t.Failed() {
+			t.Logf("%s:\n%s", name, a.Log())
 		}
 	})
 	return a
 }
 
-// said is the agent's log so far.
-func (a *agent) said() string {
-	text, err := os.ReadFile(a.log)
-	if err != nil {
-		return err.Error()
-	}
-	return string(text)
-}
-
-// stop ends the agent as a DaemonSet does, and waits for it.
+// stop ends the command as Kubernetes does, so that a controller gives its Lease back.
 func (a *agent) stop() {
-	if a.cmd.ProcessState != nil {
-		return
+	a.t.Helper()
+	if err := a.Stop(deadline); err != nil {
+		a.t.Errorf("stop: %v", err)
 	}
-	_ = a.cmd.Process.Signal(syscall.SIGTERM)
-	_ = a.cmd.Wait()
-}
-
-// eventually asks until it is told nil, or gives up with the last answer.
-func eventually(t *testing.T, what string, ask func() error) {
-	t.Helper()
-	var err error
-	for end := time.Now().Add(deadline); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if err = ask(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("%s: not within %v: %v", what, deadline, err)
 }

@@ -5,6 +5,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 const (
@@ -136,7 +138,7 @@ func TestTenantsAfterReinstall(t *testing.T) {
 	for _, o := range documents(t, "../../config/policy/tenancy.yaml") {
 		checkAccepted(t, api.Delete(testContext(t), o))
 	}
-	until(t, "the policy is gone", func() bool { return publish(80) == nil })
+	netlab.Until(t, deadline, "the policy is gone", func() bool { return publish(80) == nil })
 	deploy(t)
 	checkRefused(t, publish(80), toPublish)
 	checkAccepted(t, publish(20000))
@@ -149,8 +151,8 @@ func TestTenantsAfterReinstall(t *testing.T) {
 		apply(t, p)
 	}
 	setRange("31000", "31000")
-	until(t, "the new range holds", func() bool { return publish(31000) == nil })
+	netlab.Until(t, deadline, "the new range holds", func() bool { return publish(31000) == nil })
 	checkRefused(t, publish(20000), "spec.ports hostPort 20000", "or use host ports 31000 to 31000")
 	setRange("20000", "29999")
-	until(t, "the old range holds", func() bool { return publish(20000) == nil })
+	netlab.Until(t, deadline, "the old range holds", func() bool { return publish(20000) == nil })
 }

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // The controller is played here: these tests are of the agent alone.
@@ -94,7 +95,7 @@ func (l *rig) ready(o client.Object) {
 
 func (l *rig) waitFor(o client.Object, status metav1.ConditionStatus, reason string) {
 	l.t.Helper()
-	eventually(l.t, o.GetName()+" "+reason, func() error {
+	netlab.Eventually(l.t, deadline, o.GetName()+" "+reason, func() error {
 		l.refresh(o)
 		c := readyOf(o)
 		if c.Status != status || c.Reason != reason {
@@ -143,7 +144,7 @@ func (h *host) publishes(port string) bool {
 // closed waits until it does not.
 func (h *host) closed(port string) {
 	h.t.Helper()
-	eventually(h.t, "port "+port+" closed", func() error {
+	netlab.Eventually(h.t, deadline, "port "+port+" closed", func() error {
 		if h.publishes(port) {
 			return errors.New("still published")
 		}
@@ -154,7 +155,7 @@ func (h *host) closed(port string) {
 // clean waits until no object of Patchbay is on the host.
 func (h *host) clean() {
 	h.t.Helper()
-	eventually(h.t, h.name+" clean", func() error {
+	netlab.Eventually(h.t, deadline, h.name+" clean", func() error {
 		links, _ := h.try("ip", "-br", "link")
 		netns, _ := h.try("ip", "netns", "list")
 		rules, _ := h.try("nft", "list", "ruleset")

@@ -2,14 +2,9 @@ package crash
 
 import (
 	"bytes"
-	"errors"
-	"os/exec"
 	"slices"
 	"strconv"
-	"syscall"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
@@ -47,13 +42,11 @@ func TestKillWhileLimiting(t *testing.T) {
 func (b *bench) killAndFinish(manifest []byte, n int, want []string) {
 	b.t.Helper()
 	b.write(manifest)
-	var exit *exec.ExitError
-	cmd := b.command([]string{killAfter + "=" + strconv.Itoa(n)}, "apply", "-f", b.folder)
-	if err := cmd.Run(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+	if err := b.command([]string{killAfter + "=" + strconv.Itoa(n)}, "apply", "-f", b.folder).Run(); !killed(err) {
 		b.t.Fatalf("step %d: apply was not killed: %v", n, err)
 	}
 	b.apply()
-	if got := b.dump(); !slices.Equal(got, want) {
-		b.t.Fatalf("after a kill at step %d (-want +got):\n%s", n, cmp.Diff(want, got))
+	if err := b.is(want); err != nil {
+		b.t.Fatalf("after a kill at step %d: %v", n, err)
 	}
 }

@@ -6,6 +6,7 @@ package crash
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/nodeagent/cli"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -149,110 +151,93 @@ func (b *bench) empty() {
 func (b *bench) command(env []string, args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], append(args, "--nat-backend="+b.backend)...)
 	cmd.Env = append(append(os.Environ(), asCommand+"=1"), env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
 
 // agent starts an agent whose log is kept for a failure.
-func (b *bench) agent(env ...string) (*exec.Cmd, logFile) {
-	file, err := os.CreateTemp(b.t.TempDir(), "log")
+func (b *bench) agent(env ...string) *netlab.Process {
+	b.t.Helper()
+	p, err := netlab.Start(b.command(env, "agent", "--manifests", b.folder), filepath.Join(b.t.TempDir(), "log"))
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	defer file.Close()
-	cmd := b.command(env, "agent", "--manifests", b.folder)
-	cmd.Stderr = file
-	if err := cmd.Start(); err != nil {
-		b.t.Fatal(err)
-	}
-	return cmd, logFile(file.Name())
+	return p
 }
 
-// logFile is the name of an agent's log; as text it is the log so far.
-type logFile string
-
-func (l logFile) String() string {
-	text, _ := os.ReadFile(string(l))
-	return string(text)
-}
-
-func (b *bench) stop(cmd *exec.Cmd, log logFile) {
+func (b *bench) stop(agent *netlab.Process) {
 	b.t.Helper()
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	if err := cmd.Wait(); err != nil {
-		b.t.Fatalf("stop the agent: %v; log:\n%s", err, log)
+	if err := agent.Stop(10 * time.Second); err != nil {
+		b.t.Fatalf("stop the agent: %v; log:\n%s", err, agent.Log())
 	}
 }
 
 // countSteps lets an agent do its work undisturbed and returns its steps.
 func (b *bench) countSteps() int {
 	file := filepath.Join(b.t.TempDir(), "steps")
-	cmd, log := b.agent(countFile + "=" + file)
-	last, quiet := -1, 0
-	b.poll(10*time.Second, func() bool {
+	agent := b.agent(countFile + "=" + file)
+	last, quiet := -1, time.Now()
+	netlab.Eventually(b.t, 10*time.Second, "no step for a while", func() error {
 		data, _ := os.ReadFile(file)
-		if len(data) == last && last > 0 {
-			quiet++
-		} else {
-			last, quiet = len(data), 0
+		if len(data) != last || last == 0 {
+			last, quiet = len(data), time.Now()
 		}
-		return quiet >= 10
-	}, func() { b.t.Fatalf("no quiet after %d steps; log:\n%s", last, log) })
-	b.stop(cmd, log)
+		if time.Since(quiet) < netlab.Stretched(200*time.Millisecond) {
+			return fmt.Errorf("%d steps; log:\n%s", last, agent.Log())
+		}
+		return nil
+	})
+	b.stop(agent)
 	return last
 }
 
 // runKilled runs an agent that kills itself, and reports whether it did.
 func (b *bench) runKilled(n int) bool {
-	cmd, _ := b.agent(killAfter + "=" + strconv.Itoa(n))
-	timer := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Signal(syscall.SIGTERM) })
-	defer timer.Stop()
+	return killed(b.agent(killAfter + "=" + strconv.Itoa(n)).Wait(10 * time.Second))
+}
+
+// killed reports whether a program ended by SIGKILL, which this package's command sends
+// to itself.
+func killed(err error) bool {
 	var exit *exec.ExitError
-	return errors.As(cmd.Wait(), &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
+	return errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
 }
 
 // converge runs an agent until the kernel is as wanted.
 func (b *bench) converge(when string, want []string) {
 	b.t.Helper()
-	cmd, log := b.agent()
-	// An agent that has not looked yet has proved nothing.
-	looked := func() bool {
-		text := log.String()
-		return strings.Contains(text, "agent started") && strings.Count(text, "ready=True") >= b.wanted()
-	}
-	b.poll(10*time.Second, func() bool { return looked() && slices.Equal(b.dump(), want) }, func() {
-		b.t.Fatalf("%s: not as wanted (-want +got):\n%s\nlog:\n%s", when, cmp.Diff(want, b.dump()), log)
+	agent := b.agent()
+	netlab.Eventually(b.t, 10*time.Second, when, func() error {
+		// An agent that has not looked yet has proved nothing.
+		log := agent.Log()
+		if !strings.Contains(log, "agent started") || strings.Count(log, "ready=True") < b.wanted() {
+			return fmt.Errorf("it has not looked; log:\n%s", log)
+		}
+		if err := b.is(want); err != nil {
+			return fmt.Errorf("%w\nlog:\n%s", err, log)
+		}
+		return nil
 	})
-	b.stop(cmd, log)
-	if got := b.dump(); !slices.Equal(got, want) {
-		b.t.Fatalf("%s: changed again (-want +got):\n%s", when, cmp.Diff(want, got))
+	b.stop(agent)
+	if err := b.is(want); err != nil {
+		b.t.Fatalf("%s: changed again: %v", when, err)
 	}
+}
+
+// is returns an error unless everything is as wanted.
+func (b *bench) is(want []string) error {
+	if got := b.dump(); !slices.Equal(got, want) {
+		return fmt.Errorf("not as wanted (-want +got):\n%s", cmp.Diff(want, got))
+	}
+	return nil
 }
 
 func (b *bench) reset(before []string) {
 	if out, err := b.command(nil, "delete", "--all").CombinedOutput(); err != nil {
 		b.t.Fatalf("delete --all: %v\n%s", err, out)
 	}
-	b.poll(5*time.Second, func() bool { return slices.Equal(b.dump(), before) }, func() {
-		b.t.Fatalf("delete --all left something (-want +got):\n%s", cmp.Diff(before, b.dump()))
-	})
+	netlab.Eventually(b.t, 5*time.Second, "delete --all leaves nothing", func() error { return b.is(before) })
 	// The next build prepares the folder of namespaces anew: those are steps too.
 	_ = syscall.Unmount("/run/netns", 0)
-}
-
-// poll asks until the answer is yes or the time is over.
-func (b *bench) poll(limit time.Duration, ok func() bool, late func()) {
-	b.t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.Now().Add(limit)
-	for !ok() {
-		if time.Now().After(deadline) {
-			late()
-			return
-		}
-		<-tick.C
-	}
 }
 
 // TestKillWhileEditing kills apply after each step of changing what another

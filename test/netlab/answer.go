@@ -22,8 +22,8 @@ func Refuted(format string, args ...any) error { return Refutation{fmt.Errorf(fo
 // IsRefuted reports whether an error is a Refutation.
 func IsRefuted(err error) bool { return errors.As(err, &Refutation{}) }
 
-// A check is repeated after a pause as long as it took, so that waiting tests leave half of
-// the processor to others.
+// A check is repeated after a pause as long as it took: a waiting test takes at most half of
+// a processor.
 const shortestPause, longestPause = 10 * time.Millisecond, 100 * time.Millisecond
 
 // Retry calls f, at least once, until it returns nil or an error that is no Refutation, or

@@ -1,6 +1,7 @@
 // Package netlab is the network of a test: namespaces and the veths between them, servers
 // that answer with a name and their client's address, clients that return the answers,
-// and raw frames.
+// and raw frames. It also has the programs beside a test, and the waits for a state that
+// comes by itself.
 package netlab
 
 import (

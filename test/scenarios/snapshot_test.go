@@ -29,7 +29,7 @@ func newState(env *testscript.Env) *state {
 	s := &state{snapshots: map[string]string{}, open: map[string]conversation{}, workDir: env.WorkDir}
 	env.Defer(func() {
 		if s.agent != nil {
-			s.agent.kill()
+			_ = s.agent.Kill()
 		}
 	})
 	return s

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -69,7 +68,7 @@ type stray struct {
 var errNotHere = errors.New("not supported by this kernel")
 
 func (s stray) run() error {
-	agent := s.state.agent.cmd.Process
+	agent := s.state.agent.Process.Process
 	if err := stop(agent); err != nil {
 		return err
 	}
@@ -105,14 +104,11 @@ func stop(p *os.Process) error {
 }
 
 func shell(command string) error {
-	out, err := exec.Command("sh", "-c", command).CombinedOutput()
-	if err != nil && strings.Contains(string(out), "not supported") {
+	_, err := netlab.Node.Run("sh", "-c", command)
+	if err != nil && strings.Contains(err.Error(), "not supported") {
 		return errNotHere
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	return nil
+	return err
 }
 
 func (s stray) isBack() error {
@@ -124,16 +120,16 @@ func (s stray) isBack() error {
 }
 
 func (s stray) isSaid() error {
-	out, err := exec.Command("patchbay", "status", "-o", "yaml").CombinedOutput()
-	if err == nil && !strings.Contains(string(out), s.said) {
+	out, err := netlab.Node.Run("patchbay", "status", "-o", "yaml")
+	if err == nil && !strings.Contains(out, s.said) {
 		err = netlab.Refuted("the status does not say %q:\n%s", s.said, out)
 	}
 	return err
 }
 
 func (s stray) isReady() error {
-	out, err := exec.Command("patchbay", "status").CombinedOutput()
-	if err == nil && strings.Contains(string(out), " False ") {
+	out, err := netlab.Node.Run("patchbay", "status")
+	if err == nil && strings.Contains(out, " False ") {
 		err = netlab.Refuted("still not Ready:\n%s", out)
 	}
 	return err
