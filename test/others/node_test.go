@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // patience bounds every wait for a state that comes by itself.
@@ -19,7 +21,7 @@ const patience = 20 * time.Second
 type node struct {
 	t *testing.T
 	// programs are those started, by name.
-	programs map[string]*exec.Cmd
+	programs map[string]*netlab.Process
 }
 
 const (
@@ -38,20 +40,25 @@ kind: PortPublish
 metadata: {name: web, namespace: lab}
 spec: {attachment: net1, ports: [{hostPort: 8080, targetPort: 80}]}
 `
-	lan = `ip netns add outside
-ip link add wan0 type veth peer name eth0 netns outside
-ip address add 198.51.100.1/24 dev wan0; ip address add 2001:db8::1/64 dev wan0 nodad; ip link set wan0 up
-ip -n outside address add 198.51.100.2/24 dev eth0; ip -n outside address add 2001:db8::2/64 dev eth0 nodad
-ip -n outside link set eth0 up; ip -n outside link set lo up
-ip -n outside route add default via 198.51.100.1; ip -n outside route add default via 2001:db8::1
-ip route add default via 198.51.100.2; ip route add default via 2001:db8::2`
+	outside netlab.Netns = "outside"
 )
 
 // newNode makes the node without an agent.
 func newNode(t *testing.T) *node {
 	t.Helper()
-	n := &node{t: t, programs: map[string]*exec.Cmd{}}
-	n.sh(lan)
+	n := &node{t: t, programs: map[string]*netlab.Process{}}
+	lan := netlab.Machine{Netns: outside, Port: "wan0", Default: true,
+		Node: []string{"198.51.100.1/24", "2001:db8::1/64"}, Own: []string{"198.51.100.2/24", "2001:db8::2/64"}}
+	if err := lan.Make(); err != nil {
+		t.Fatal(err)
+	}
+	n.sh("ip route add default via 198.51.100.2; ip route add default via 2001:db8::2")
+	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := netlab.Node.Run("sh", "-c", "tail -n 20 /run/*.log; patchbay status; iptables -S FORWARD; nft list chain inet firewalld filter_FORWARD 2>/dev/null")
+			t.Log(out)
+		}
+	})
 	return n
 }
 
@@ -64,92 +71,74 @@ func (n *node) agent(backend string) {
 	}
 	n.run("agent", "patchbay", "agent", "--manifests", "/run/manifests", "--nat-backend", backend)
 	n.eventually("the agent builds", func() error { return n.try("patchbay status | grep -q '^lab/web .*True'") })
-	n.run("outside", "ip", "netns", "exec", "outside", "httpd", ":80", "outside")
-	n.run("net1", "ip", "netns", "exec", "net1", "httpd", ":80", "ours")
+	n.serve(outside, ":80", "outside")
+	n.serve("net1", ":80", "ours")
 	n.opens("at first", true)
 }
 
 // run starts a program whose output is in /run/NAME.log.
 func (n *node) run(name string, program ...string) {
 	n.t.Helper()
-	log, err := os.Create("/run/" + name + ".log")
+	p, err := netlab.Start(exec.Command(program[0], program[1:]...), "/run/"+name+".log")
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	defer log.Close()
-	cmd := exec.Command(program[0], program[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		n.t.Fatal(err)
-	}
-	n.programs[name] = cmd
+	n.programs[name] = p
 }
 
 // stop ends a program as a service manager does, and waits for its end.
 func (n *node) stop(name string) {
 	n.t.Helper()
-	_ = n.programs[name].Process.Signal(os.Interrupt)
-	if err := n.programs[name].Wait(); err != nil {
+	if err := n.programs[name].Stop(patience); err != nil {
 		n.t.Logf("%s ended: %v", name, err)
 	}
 }
 
 func (n *node) sh(command string) string {
 	n.t.Helper()
-	out, err := exec.Command("sh", "-ec", command).CombinedOutput()
-	if err != nil {
-		n.t.Fatalf("%s: %v\n%s\n%s", command, err, out, n.logs())
-	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(netlab.Shell(n.t, command))
 }
 
 func (n *node) try(command string) error {
-	if out, err := exec.Command("sh", "-ec", command).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", command, err, out)
-	}
-	return nil
-}
-
-func (n *node) logs() string {
-	out, _ := exec.Command("sh", "-c", "tail -n 20 /run/*.log; patchbay status; iptables -S FORWARD; nft list chain inet firewalld filter_FORWARD 2>/dev/null").CombinedOutput()
-	return string(out)
+	_, err := netlab.Node.Run("sh", "-ec", command)
+	return err
 }
 
 func (n *node) eventually(what string, check func() error) {
 	n.t.Helper()
-	var err error
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if err = check(); err == nil {
-			return
-		}
-	}
-	n.t.Fatalf("%s: %v\n%s", what, err, n.logs())
+	netlab.Eventually(n.t, patience, what, check)
 }
 
-// inside is a namespace: a name, or the process id of a container.
-func inside(place string) string {
-	if regexp.MustCompile(`^[0-9]+$`).MatchString(place) {
-		return "nsenter --net=/proc/" + place + "/ns/net "
+// serve starts a server that ends with the test.
+func (n *node) serve(at netlab.Netns, address, text string) {
+	n.t.Helper()
+	server, err := netlab.Serve(at, "http", address, text)
+	if err != nil {
+		n.t.Fatal(err)
 	}
-	return "ip netns exec " + place + " "
+	n.t.Cleanup(func() { server.Close() })
 }
 
 // dial asks a server from a namespace; the answer must be its text.
-func (n *node) dial(from, address, text string) error {
-	return n.try(inside(from) + "curl -gsS --noproxy '*' --max-time 1 http://" + address + "/ | grep -q '^" + text + " '")
+func (n *node) dial(from netlab.Netns, address, text string) error {
+	got, err := netlab.Ask(from, "http", address, time.Second)
+	if err == nil && !regexp.MustCompile("(?m)^"+text+"( |$)").MatchString(got) {
+		err = fmt.Errorf("%s answers %q", address, got)
+	}
+	return err
 }
 
 // reaches waits until a server answers. What comes late is for the agent to repair.
-func (n *node) reaches(when, from, address, text string) {
+func (n *node) reaches(when string, from netlab.Netns, address, text string) {
 	n.t.Helper()
 	n.eventually(fmt.Sprintf("%s: %s reaches %s at %s", when, from, text, address), func() error { return n.dial(from, address, text) })
 }
 
 // closed fails where a server answers that must not.
-func (n *node) closed(when, from, address, text string) {
+func (n *node) closed(when string, from netlab.Netns, address, text string) {
 	n.t.Helper()
 	if n.dial(from, address, text) == nil {
-		n.t.Fatalf("%s: %s reaches %s at %s\n%s", when, from, text, address, n.logs())
+		n.t.Fatalf("%s: %s reaches %s at %s", when, from, text, address)
 	}
 }
 
@@ -162,18 +151,18 @@ func (n *node) opens(when string, want bool) {
 		word = "True"
 	}
 	n.eventually(when+": status of the network is "+word, func() error { return n.try("patchbay status | grep -Eq '^red .* " + word + " '") })
-	for _, address := range []string{"198.51.100.2", "[2001:db8::2]"} {
+	for _, address := range []string{"198.51.100.2:80", "[2001:db8::2]:80"} {
 		n.agrees(when, "net1", address, "outside", want)
 	}
 	published := n.try("patchbay status | grep -Eq '^lab/web .* True '") == nil
 	for _, address := range []string{"198.51.100.1:8080", "[2001:db8::1]:8080"} {
-		n.agrees(when, "outside", address, "ours", published)
+		n.agrees(when, outside, address, "ours", published)
 	}
-	n.closed(when, "outside", "192.168.1.2", "ours")
+	n.closed(when, outside, "192.168.1.2:80", "ours")
 }
 
 // agrees checks that a server is reached, or not.
-func (n *node) agrees(when, from, address, text string, reached bool) {
+func (n *node) agrees(when string, from netlab.Netns, address, text string, reached bool) {
 	n.t.Helper()
 	if reached {
 		n.reaches(when, from, address, text)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 func TestDockerNFTables(t *testing.T)    { docker(t, "nftables") }
@@ -28,35 +30,35 @@ func docker(t *testing.T, backend string) {
 	n.sh("iptables -S FORWARD | grep -q '^-P FORWARD DROP'")
 	n.agent(backend)
 	n.sh("tar -C $" + kit + " -c httpd | docker import --change 'ENTRYPOINT [\"/httpd\"]' - httpd")
-	pid, address := n.container("one", "-p 9001:80")
+	one, address := n.container("one", "-p 9001:80")
 	n.opens("with Docker", true)
-	both := func(when, pid, address, port, text string) {
+	both := func(when string, container netlab.Netns, address, port, text string) {
 		t.Helper()
-		n.reaches(when, "outside", "198.51.100.1:"+port, text)
+		n.reaches(when, outside, "198.51.100.1:"+port, text)
 		n.reaches(when, "net1", "198.51.100.1:"+port, text)
-		n.reaches(when, pid, "198.51.100.1:8080", "ours")
+		n.reaches(when, container, "198.51.100.1:8080", "ours")
 		n.closed(when, "net1", address+":81", "unpublished")
-		n.closed(when, pid, "192.168.1.2:80", "ours")
+		n.closed(when, container, "192.168.1.2:80", "ours")
 	}
-	n.run("unpublished", "nsenter", "--net=/proc/"+pid+"/ns/net", "httpd", ":81", "unpublished")
-	n.eventually("a server in the container", func() error { return n.dial(pid, address+":81", "unpublished") })
-	both("with a container", pid, address, "9001", "one")
+	n.serve(one, ":81", "unpublished")
+	n.reaches("in the container", one, address+":81", "unpublished")
+	both("with a container", one, address, "9001", "one")
 
 	n.sh("docker network create second")
-	pid2, address2 := n.container("two", "--network second -p 9002:80")
-	both("with a second network", pid2, address2, "9002", "two")
+	two, address2 := n.container("two", "--network second -p 9002:80")
+	both("with a second network", two, address2, "9002", "two")
 	n.opens("with a second network", true)
 	n.sh("docker rm -f two; docker network rm second")
 	n.opens("without the second network", true)
-	both("without the second network", pid, address, "9001", "one")
+	both("without the second network", one, address, "9001", "one")
 
 	n.stop("dockerd")
 	n.opens("with Docker stopped", true)
 	n.engine()
 	n.sh("docker rm -f one")
-	pid, address = n.container("one", "-p 9001:80")
+	one, address = n.container("one", "-p 9001:80")
 	n.opens("with Docker restarted", true)
-	both("with Docker restarted", pid, address, "9001", "one")
+	both("with Docker restarted", one, address, "9001", "one")
 	n.end()
 	n.sh("docker rm -f one")
 	n.stop("dockerd")
@@ -77,13 +79,13 @@ func (n *node) engine() {
 	n.eventually("dockerd answers", func() error { return n.try("docker info") })
 }
 
-// container runs the server in a container, and returns its process and address.
-func (n *node) container(name, options string) (pid, address string) {
+// container runs the server in a container, and returns its namespace and address.
+func (n *node) container(name, options string) (netns netlab.Netns, address string) {
 	n.t.Helper()
 	n.sh(fmt.Sprintf("docker run -d --name %s %s httpd :80 %s", name, options, name))
 	out := n.sh("docker inspect " + name + " --format '{{.State.Pid}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'")
-	pid, address, _ = strings.Cut(out, " ")
-	return pid, address
+	pid, address, _ := strings.Cut(out, " ")
+	return netlab.Netns("/proc/" + pid + "/ns/net"), address
 }
 
 // bus is a message bus for firewalld alone.
@@ -116,12 +118,12 @@ func firewalld(t *testing.T, backend string) {
 	n.opens("reloaded", true)
 	n.sh("firewall-cmd --complete-reload")
 	n.opens("reloaded completely", true)
-	n.reaches("reloaded completely", "outside", "198.51.100.1:8080", "ours")
+	n.reaches("reloaded completely", outside, "198.51.100.1:8080", "ours")
 	n.sh("firewall-cmd --zone=trusted --remove-interface=br-red")
 	n.opens("out of the trusted zone", false)
 	n.stop("firewalld")
 	n.opens("with firewalld stopped", true)
-	n.reaches("with firewalld stopped", "outside", "[2001:db8::1]:8080", "ours")
+	n.reaches("with firewalld stopped", outside, "[2001:db8::1]:8080", "ours")
 	n.end()
 }
 
@@ -134,14 +136,14 @@ func ufw(t *testing.T, backend string) {
 	n := newNode(t)
 	n.agent(backend)
 	n.sh("cp -n /usr/share/ufw/*.rules /usr/share/ufw/*.init /usr/share/ufw/ufw.conf /etc/ufw/; mkdir -p /var/lib/ufw")
-	n.run("service", "httpd", ":2222", "service")
+	n.serve(netlab.Node, ":2222", "service")
 	all := func(when string, service bool) {
 		t.Helper()
 		n.opens(when, true)
-		for _, from := range []string{"outside", "net1"} {
+		for _, from := range []netlab.Netns{outside, "net1"} {
 			n.agrees(when, from, "198.51.100.1:2222", "service", service)
 		}
-		n.reaches(when, "outside", "198.51.100.1:8080", "ours")
+		n.reaches(when, outside, "198.51.100.1:8080", "ours")
 		n.reaches(when, "net1", "[2001:db8::1]:8080", "ours")
 	}
 	all("without ufw", true)
