@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -35,9 +36,13 @@ func (k *Kernel) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]er
 func (s *session) observeIn(netns string, keys []netstate.Key, o observation) {
 	var sysctls []netstate.Key
 	for _, key := range keys {
-		if isSysctl(key) {
+		observe := observers[key.Kind]
+		if isSysctl(key) && rtnl.IsSetting(key.Link, key.Name) {
+			observe = (*session).observeSetting
+		} else if isSysctl(key) {
 			sysctls = append(sysctls, key)
-		} else if observe := observers[key.Kind]; observe != nil {
+		}
+		if observe != nil {
 			object, err := observe(s, key)
 			o.add(key, object, err)
 		}

@@ -40,7 +40,25 @@ func observeSysctl(key netstate.Key) (netstate.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return netstate.Sysctl{Netns: key.Netns, Link: key.Link, Path: key.Name, Value: value, Restore: key.Kind == netstate.KindSysctlNode}, nil
+	return sysctlObject(key, value), nil
+}
+
+// observeSetting reads a sysctl of a link from the link's message, which the session has
+// read anyway. To open a file below /proc/sys takes the kernel longer the more namespaces
+// have a link of that name.
+func (s *session) observeSetting(key netstate.Key) (netstate.Object, error) {
+	_, l, err := s.link(netstate.End{Netns: key.Netns, Name: key.Link})
+	if err != nil {
+		return nil, err
+	}
+	if value, there := l.Value(key.Name); there {
+		return sysctlObject(key, value), nil
+	}
+	return nil, nil
+}
+
+func sysctlObject(key netstate.Key, value string) netstate.Sysctl {
+	return netstate.Sysctl{Netns: key.Netns, Link: key.Link, Path: key.Name, Value: value, Restore: key.Kind == netstate.KindSysctlNode}
 }
 
 // applySysctls writes the sysctls of one namespace on one thread.

@@ -3,8 +3,10 @@ package kernel
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel/sysctl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
@@ -50,6 +52,29 @@ func TestSysctlIsRestored(t *testing.T) {
 	if k.Writes() != writes {
 		t.Error("deleting it again wrote something")
 	}
+}
+
+// TestSettings: the sysctls of a link that its messages tell are as in /proc/sys.
+func TestSettings(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	sh(t, "ip link add eth1 type veth peer eth2")
+	for _, name := range []string{"ipv4/forwarding", "ipv4/rp_filter", "ipv4/arp_ignore", "ipv4/route_localnet", "ipv6/forwarding", "ipv6/accept_ra", "ipv6/disable_ipv6", "ipv6/accept_dad", "ipv6/keep_addr_on_down"} {
+		family, name, _ := strings.Cut(name, "/")
+		one := netstate.Sysctl{Link: "eth1", Path: "net/" + family + "/conf/eth1/" + name}
+		if !rtnl.IsSetting(one.Link, one.Path) {
+			t.Errorf("%s is not told", one.Path)
+		}
+		for _, one.Value = range []string{"1", "0"} {
+			sh(t, "echo %s > /proc/sys/%s", one.Value, one.Path)
+			wantObserved(t, k, keysOf(one), one)
+		}
+	}
+	// With less, a link has no IPv6.
+	sh(t, "ip link set eth1 mtu 1000")
+	wantObserved(t, k, keysOf(netstate.Sysctl{Link: "eth1", Path: "net/ipv6/conf/eth1/accept_ra"}))
 }
 
 func TestSysctlOfSomebodyElseStays(t *testing.T) {

@@ -33,6 +33,8 @@ type Link struct {
 	// a port's, and the flags.
 	state      uint32
 	Attributes netstate.Attributes
+	// inet and inet6 are the settings of IPv4 and IPv6.
+	inet, inet6 []byte
 }
 
 // ParseLink reads RTM_NEWLINK and RTM_DELLINK; it returns false for a message that is too
@@ -71,6 +73,10 @@ func ParseLink(b []byte) (Link, bool) {
 			l.parseInfo(value)
 		case unix.IFLA_XDP:
 			l.parseXDP(value)
+		case unix.IFLA_AF_SPEC:
+			if l.Family == unix.AF_UNSPEC {
+				l.parseFamilies(value)
+			}
 		case unix.IFLA_PROTINFO:
 			if l.Family == unix.AF_BRIDGE {
 				l.parsePort(value)
