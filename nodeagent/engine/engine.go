@@ -169,6 +169,8 @@ type seen struct {
 	// early are our links on which another program sees packets first.
 	early  map[netstate.Key]bool
 	silent silent
+	// doubted are objects to read when all news of the turn are known.
+	doubted []netstate.Key
 }
 
 // phase is how far the process has come.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
@@ -36,7 +37,7 @@ func (e *Engine) consider(ev kernel.Event) {
 	case netstate.KindLink:
 		e.considerLink(ev)
 	case netstate.KindSysctl:
-		e.recheck(e.sysctls(ev.Key))
+		e.recheck(e.sysctls(ev.Key)...)
 		if ev.Key.Link == "" && ev.Key.Netns == "" {
 			e.soon(readNode)
 		}
@@ -89,7 +90,7 @@ func (e *Engine) considerRoute(ev kernel.Event) {
 		p, bad := netip.ParsePrefix(k.Name)
 		with := dst == p.Masked() || dst.IsSingleIP() && dst.Addr() == p.Addr() || dst.Addr().IsMulticast() && p.Addr().Is6()
 		return k.Kind == netstate.KindAddress && err == nil && bad == nil && with
-	}))
+	})...)
 }
 
 // on returns the wanted objects on an interface that are chosen.
@@ -108,7 +109,7 @@ func (e *Engine) considerLimit(ev kernel.Event) {
 	switch want := e.ledger.Wanted(ev.Key); {
 	case want == nil:
 	case ev.Key.Kind == netstate.KindRedirect:
-		e.recheck([]netstate.Key{ev.Key})
+		e.recheck(ev.Key)
 	case ev.Gone || !plan.Same(want, ev.Object):
 		e.mark(ev.Key, nil)
 	}
@@ -126,16 +127,12 @@ func (e *Engine) considerLink(ev kernel.Event) {
 	e.considerStray(ev)
 	e.freed(ev.Key)
 	if ev.Runs {
-		e.recheck(e.on(ledger.On(ev.Key), func(k netstate.Key) bool { return k.Kind == netstate.KindAddress || k.Kind == netstate.KindRoute }))
+		e.recheck(e.on(ledger.On(ev.Key), func(k netstate.Key) bool { return k.Kind == netstate.KindAddress || k.Kind == netstate.KindRoute })...)
 	}
-	var ports []netstate.Key
 	for _, kind := range []netstate.Kind{netstate.KindPort, netstate.KindHairpin} {
-		if k := (netstate.Key{Kind: kind, Link: ev.Key.Link}); e.ledger.Wanted(k) != nil {
-			ports = append(ports, k)
+		if k := (netstate.Key{Kind: kind, Link: ev.Key.Link}); ev.Key.Netns == "" && e.ledger.Wanted(k) != nil {
+			e.recheck(k)
 		}
-	}
-	if len(ports) > 0 && ev.Key.Netns == "" {
-		e.recheck(ports)
 	}
 }
 
@@ -155,20 +152,21 @@ func (e *Engine) considerStray(ev kernel.Event) {
 // sysctls returns the wanted sysctls that a configuration change may concern:
 // the sysctls of its interface and of the whole node.
 func (e *Engine) sysctls(k netstate.Key) []netstate.Key {
-	var keys []netstate.Key
-	for _, p := range []netstate.End{ledger.On(k), {}} {
-		for key := range e.ledger.At(p) {
-			if key.Kind == netstate.KindSysctl || key.Kind == netstate.KindSysctlNode {
-				keys = append(keys, key)
-			}
-		}
-	}
-	return keys
+	return append(e.on(ledger.On(k), isSysctl), e.on(netstate.End{}, isSysctl)...)
 }
 
-// recheck reads a few objects and marks the owners of objects that differ.
-func (e *Engine) recheck(keys []netstate.Key) {
-	if len(keys) == 0 {
+func isSysctl(k netstate.Key) bool {
+	return k.Kind == netstate.KindSysctl || k.Kind == netstate.KindSysctlNode
+}
+
+// recheck has objects read when all news are known: together, so that each namespace is
+// opened once.
+func (e *Engine) recheck(keys ...netstate.Key) { e.doubted = append(e.doubted, keys...) }
+
+// readDoubted marks the owners of objects to recheck that differ.
+func (e *Engine) readDoubted() {
+	keys := slices.Compact(slices.SortedFunc(slices.Values(e.doubted), netstate.Key.Compare))
+	if e.doubted = nil; len(keys) == 0 {
 		return
 	}
 	observed, _ := e.Kernel.Observe(keys)

@@ -80,8 +80,7 @@ func (e *Engine) followSilent(came, went []netstate.Key) {
 		delete(e.silent, k)
 	}
 	for _, k := range came {
-		sysctl := k.Kind == netstate.KindSysctl || k.Kind == netstate.KindSysctlNode
-		if sysctl && k.Netns == "" && strings.HasSuffix(k.Name, "/route_localnet") {
+		if isSysctl(k) && k.Netns == "" && strings.HasSuffix(k.Name, "/route_localnet") {
 			e.silent[k] = true
 			e.alarms.By(alarm{what: lookAtSilent}, e.Now().Add(silentPause))
 		}
@@ -94,7 +93,7 @@ func (e *Engine) lookAtSilent() {
 		return
 	}
 	e.alarms.At(alarm{what: lookAtSilent}, e.Now().Add(silentPause))
-	e.recheck(slices.Collect(maps.Keys(e.silent)))
+	e.recheck(slices.Collect(maps.Keys(e.silent))...)
 }
 
 // followHostPorts looks again at the ports that are not held, or not even published.

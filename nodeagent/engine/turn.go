@@ -55,6 +55,7 @@ func (e *Engine) take() map[netstate.Owner]bool {
 		e.reloadFirewall()
 	}
 	e.follow(e.due())
+	e.readDoubted()
 	batch := e.resolver.Take()
 	e.hold(batch, in.synced)
 	return batch

@@ -60,7 +60,8 @@ func (l *Ledger) Wanted(k netstate.Key) netstate.Object {
 	return nil
 }
 
-// At returns the keys of the wanted objects on an interface.
+// At returns the keys of the wanted objects on an interface. Objects of the firewall are on
+// none.
 func (l *Ledger) At(e netstate.End) iter.Seq[netstate.Key] { return maps.Keys(l.links[e]) }
 
 // On returns the interface that a key is about.
@@ -93,6 +94,9 @@ func (a *Account) Want(objects netstate.Set) (came, went []netstate.Key) {
 	for k := range objects {
 		if a.wanted[k] == nil && put(l.wants, k, a.owner) {
 			came = append(came, k)
+			if k.Kind.Firewall() {
+				continue
+			}
 			if l.links[On(k)] == nil {
 				l.links[On(k)] = map[netstate.Key]bool{}
 			}
