@@ -174,10 +174,15 @@ func sortObjects[T metav1.Object](list []T) {
 // records' status, and refuses changes of immutable fields.
 func merge(records []v1alpha1.Object, docs []dir.Document, v *dir.Validator) ([]v1alpha1.Object, error) {
 	merged := slices.Clone(records)
+	at := map[netstate.Owner]int{}
+	for i, o := range merged {
+		at[ownerOf(o)] = i
+	}
 	var errs []error
 	for _, d := range docs {
-		i := slices.IndexFunc(merged, func(o v1alpha1.Object) bool { return ownerOf(o) == ownerOf(d.Object) })
-		if i < 0 {
+		i, recorded := at[ownerOf(d.Object)]
+		if !recorded {
+			at[ownerOf(d.Object)] = len(merged)
 			merged = append(merged, d.Object)
 			continue
 		}
