@@ -73,7 +73,10 @@ type Kernel struct {
 	requests atomic.Uint64
 
 	sysctls sysctl.Records
-	hints   hints
+	// hints has the name that each nsid of the host stood for last. A hint is a guess and
+	// verified at every use. The kernel assigns the lowest free nsid, so that there are as
+	// many as there were namespaces at once.
+	hints sync.Map
 	// filtered is the monitor's.
 	filtered filtered
 	mounts   *netnsdir.MountWatch

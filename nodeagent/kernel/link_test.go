@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,12 +87,14 @@ func TestForeignNamespaceIsKnown(t *testing.T) {
 	sh(t, "ip netns add theirs")
 	host, inside := pair(netstate.End{Name: "veth1"}, netstate.End{Netns: "theirs", Name: "eth0"}, "")
 	apply(t, k, []plan.Step{{Op: plan.Create, Key: host.Key(), New: host, Peer: inside}})
-	for _, name := range k.hints.names {
-		if name == "theirs" {
-			return
-		}
+	var known []any
+	k.hints.Range(func(_, name any) bool {
+		known = append(known, name)
+		return true
+	})
+	if !slices.Contains(known, any("theirs")) {
+		t.Errorf("known are %v", known)
 	}
-	t.Errorf("known are %v", k.hints.names)
 }
 
 // TestMarkTakesTwoRequests: to mark an end of a veth, the end is read and changed. Its peer,

@@ -3,7 +3,6 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel/rtnl"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -64,11 +63,11 @@ func (s *session) hostNSID(host *namespace, nsid int32) *namespace {
 
 // hinted opens the namespace that had the nsid last, and returns nil if that has another.
 func (s *session) hinted(host *namespace, nsid int32) *namespace {
-	name, ok := s.k.hints.get(nsid)
+	name, ok := s.k.hints.Load(nsid)
 	if !ok {
 		return nil
 	}
-	q, err := s.namespace(name)
+	q, err := s.namespace(name.(string))
 	if err != nil || host.nsidOf(q) != nsid {
 		return nil
 	}
@@ -105,7 +104,7 @@ func (ns *namespace) nsidOf(q *namespace) int32 {
 	}
 	ns.nsidsByID[q.id] = n
 	if n != rtnl.OwnNetns && ns.netns == "" {
-		ns.k.hints.set(n, q.netns)
+		ns.k.hints.Store(n, q.netns)
 	}
 	return n
 }
@@ -165,29 +164,4 @@ func (k *Kernel) Listen(netns string) (news bool, err error) {
 		return false, err
 	}
 	return true, s.assignNSID(ns)
-}
-
-// hints remember the name that each nsid of the host stood for last. A hint is a guess
-// and verified at every use.
-type hints struct {
-	mu    sync.Mutex
-	names map[int32]string
-}
-
-func (h *hints) get(nsid int32) (string, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	name, ok := h.names[nsid]
-	return name, ok
-}
-
-func (h *hints) set(nsid int32, name string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	// The kernel assigns the lowest free nsid, so that the map is as large as the most
-	// namespaces that there were at once.
-	if h.names == nil {
-		h.names = map[int32]string{}
-	}
-	h.names[nsid] = name
 }
