@@ -22,6 +22,7 @@ const (
 	lookAtPorts
 	endBrake
 	retryRetire
+	returnMemory
 )
 
 const (
@@ -34,6 +35,12 @@ const (
 	// nodePause is the shortest time between two looks at the node's own links
 	// and routes: on a busy node they change all the time.
 	nodePause = 200 * time.Millisecond
+
+	// largeBatch is how many owners leave so much garbage in a pass that memoryPause
+	// later it is returned to the system. The heap may be twice of what is in use before
+	// Go collects, and a loop at rest never comes that far.
+	largeBatch  = 100
+	memoryPause = time.Second
 
 	idle = 24 * time.Hour
 )

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -67,6 +68,9 @@ func (e *Engine) follow(due map[what]bool) {
 	}
 	if due[lookAtPorts] {
 		e.followHostPorts()
+	}
+	if due[returnMemory] {
+		debug.FreeOSMemory()
 	}
 }
 

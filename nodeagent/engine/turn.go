@@ -26,6 +26,9 @@ func (e *Engine) turn() (time.Duration, error) {
 	if len(batch) > 0 {
 		e.pass(batch)
 	}
+	if len(batch) >= largeBatch {
+		e.alarms.At(alarm{what: returnMemory}, e.Now().Add(memoryPause))
+	}
 	e.retire()
 	return e.untilNext(), nil
 }
