@@ -52,7 +52,7 @@ type Kernel interface {
 	Driver
 	Node() (netstate.Node, error)
 	Routing(netns string) (netstate.Routing, error)
-	LinkIndex(netstate.End) (int, error)
+	LinkIndex(netstate.End) (index, peer int32, err error)
 	IPv6Off(netns string) bool
 	// Listen has Watch hear a namespace and reports whether it did not before.
 	Listen(netns string) (news bool, err error)

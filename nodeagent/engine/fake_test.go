@@ -134,8 +134,8 @@ func (f *fake) Node() (netstate.Node, error) {
 	n.Links = maps.Clone(n.Links)
 	return n, nil
 }
-func (f *fake) Announce([]plan.Step)                {}
-func (f *fake) LinkIndex(netstate.End) (int, error) { return 1, nil }
+func (f *fake) Announce([]plan.Step)                                  {}
+func (f *fake) LinkIndex(netstate.End) (index, peer int32, err error) { return 1, 1, nil }
 
 // NetnsID: a namespace of the fake is its name, or the one that second names lead to.
 func (f *fake) NetnsID(name string) (netstate.NetnsID, bool) {

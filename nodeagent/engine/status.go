@@ -250,22 +250,27 @@ func (e *Engine) attachmentStatus(u *resolve.Resource) *v1alpha1.NamespaceAttach
 		s.Gateways = append(s.Gateways, v1alpha1.IPAddress(gw.String()))
 	}
 	s.MACAddress = u.View.MAC.String()
-	s.Interface = e.interfaceStatus(u, u.View.Target)
-	if u.View.Host != (netstate.End{}) {
-		s.HostInterface = e.interfaceStatus(u, u.View.Host)
+	s.Interface = interfaceStatus(u.View.Target)
+	if u.View.Host == (netstate.End{}) {
+		s.Interface.Index, _ = e.indexes(u, u.View.Target)
+		return s
 	}
+	s.HostInterface = interfaceStatus(u.View.Host)
+	s.HostInterface.Index, s.Interface.Index = e.indexes(u, u.View.Host)
 	return s
 }
 
-// interfaceStatus names an end and, where it exists, its index.
-func (e *Engine) interfaceStatus(u *resolve.Resource, end netstate.End) *v1alpha1.InterfaceStatus {
-	s := &v1alpha1.InterfaceStatus{Netns: end.Netns, Name: end.Name}
-	if len(u.Errs) == 0 {
-		if i, err := e.Kernel.LinkIndex(end); err == nil {
-			s.Index = int32(i)
-		}
+func interfaceStatus(end netstate.End) *v1alpha1.InterfaceStatus {
+	return &v1alpha1.InterfaceStatus{Netns: end.Netns, Name: end.Name}
+}
+
+// indexes returns the index of a link and of the other end of its pair, as far as they exist.
+func (e *Engine) indexes(u *resolve.Resource, end netstate.End) (index, peer int32) {
+	if len(u.Errs) > 0 {
+		return 0, 0
 	}
-	return s
+	index, peer, _ = e.Kernel.LinkIndex(end)
+	return index, peer
 }
 
 func toSubnets(in []netip.Prefix) []v1alpha1.Subnet {

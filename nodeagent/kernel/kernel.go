@@ -125,16 +125,16 @@ func (k *Kernel) Node() (netstate.Node, error) {
 	return s.node()
 }
 
-// LinkIndex returns the index of an interface in its own namespace. It fails
-// with ErrNetnsNotFound or ErrLinkNotFound.
-func (k *Kernel) LinkIndex(end netstate.End) (int, error) {
+// LinkIndex returns the index of an interface in its own namespace, and of the other end
+// of a pair in the namespace of that. It fails with ErrNetnsNotFound or ErrLinkNotFound.
+func (k *Kernel) LinkIndex(end netstate.End) (index, peer int32, err error) {
 	s := k.session()
 	defer s.close()
 	_, l, err := s.link(end)
 	if err != nil {
-		return 0, fmt.Errorf("find %s: %w", end, err)
+		return 0, 0, fmt.Errorf("find %s: %w", end, err)
 	}
-	return int(l.Index), nil
+	return l.Index, l.Peer, nil
 }
 
 // sent counts one netlink message.

@@ -97,6 +97,21 @@ func TestForeignNamespaceIsKnown(t *testing.T) {
 	}
 }
 
+// TestLinkIndex: either end of a pair tells the indexes of both.
+func TestLinkIndex(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	k := open(t)
+	sh(t, "ip netns add ns1; ip link add veth1 index 41 type veth peer name eth0 index 17 netns ns1")
+	for end, want := range map[netstate.End][2]int32{{Name: "veth1"}: {41, 17}, {Netns: "ns1", Name: "eth0"}: {17, 41}} {
+		index, peer, err := k.LinkIndex(end)
+		if got := [2]int32{index, peer}; got != want || err != nil {
+			t.Errorf("%s: %v, %v, want %v", end, got, err, want)
+		}
+	}
+}
+
 // TestMarkTakesTwoRequests: to mark an end of a veth, the end is read and changed. Its peer,
 // neighbours and filters are not read.
 func TestMarkTakesTwoRequests(t *testing.T) {
@@ -239,10 +254,10 @@ func TestMissing(t *testing.T) {
 	wantError(t, k, steps(plan.Create, []netstate.Object{addressOn(host, "10.0.0.1/24")}), ErrLinkNotFound)
 	wantError(t, k, steps(plan.Create, []netstate.Object{routeVia(host, "10.0.0.0/8", "")}), ErrLinkNotFound)
 	wantError(t, k, steps(plan.Create, []netstate.Object{netstate.Sysctl{Link: "veth1", Path: "net/ipv6/conf/veth1/accept_ra", Value: "0"}}), ErrLinkNotFound)
-	if _, err := k.LinkIndex(netstate.End{Netns: "absent", Name: "eth0"}); err == nil {
+	if _, _, err := k.LinkIndex(netstate.End{Netns: "absent", Name: "eth0"}); err == nil {
 		t.Error("an index in an absent namespace")
 	}
-	if i, err := k.LinkIndex(netstate.End{Netns: "net1", Name: "lo"}); err != nil || i != 1 {
+	if i, _, err := k.LinkIndex(netstate.End{Netns: "net1", Name: "lo"}); err != nil || i != 1 {
 		t.Errorf("lo has index %d, %v", i, err)
 	}
 }
