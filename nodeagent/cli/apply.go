@@ -61,9 +61,13 @@ func (f *flags) apply(cmd *cobra.Command, files []string, timeout time.Duration)
 	if err != nil {
 		return err
 	}
+	learned, err := n.learnKeys()
+	if err != nil {
+		return err
+	}
 	for _, in := range inputs {
 		if !in.Background {
-			if err := n.store.Want(in.Object()); err != nil {
+			if err := n.record(in, learned); err != nil {
 				return fmt.Errorf("write record of %s: %w", in.Owner(), err)
 			}
 		}
@@ -78,6 +82,17 @@ func (f *flags) apply(cmd *cobra.Command, files []string, timeout time.Duration)
 		err = n.retire()
 	}
 	return errors.Join(n.result(cmd, docs, statuses, n.writes()-writes), err)
+}
+
+// record writes the record of a resource that is about to be built, and first the keys that
+// were learned from the record in its place.
+func (n *node) record(in engine.Input, learned map[netstate.Owner][]netstate.Key) error {
+	if keys := learned[in.Owner()]; keys != nil {
+		if err := n.store.Keep(in.Owner(), keys); err != nil {
+			return err
+		}
+	}
+	return n.store.Save(in.Object())
 }
 
 // progress prints what the applied objects wait for, each time it changes.
@@ -110,7 +125,6 @@ func (n *node) wanted(docs []dir.Document, v *dir.Validator) ([]engine.Input, er
 	}
 	inputs := dir.Inputs(merged, n.name)
 	for i := range inputs {
-		inputs[i].Before = n.former(inputs[i].Owner())
 		inputs[i].Background = !named[inputs[i].Owner()]
 	}
 	return inputs, nil

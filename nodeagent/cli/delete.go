@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
@@ -62,21 +63,18 @@ func (f *flags) delete(cmd *cobra.Command, files []string, timeout time.Duration
 	if err := inUse(docs, staying); err != nil {
 		return err
 	}
-	// The objects to delete are compiled beside all other objects, so that all kernel
-	// objects that they own are known.
-	leaving, recorded := map[netstate.Owner]bool{}, map[netstate.Owner]bool{}
-	for _, o := range going {
-		leaving[ownerOf(o)] = true
-		recorded[ownerOf(o)] = n.store.Get(ownerOf(o)) != nil
+	// No keys are kept of a document without a record, and no record says whether the node
+	// reaches an attachment, whose connections end then.
+	if _, err := n.learn(slices.Concat(going, staying)); err != nil {
+		return err
 	}
-	for _, in := range dir.Inputs(append(going, staying...), n.name) {
-		if leaving[in.Owner()] {
-			in.Before = n.former(in.Owner())
-			n.engine.Remove(in)
-		}
+	recorded := map[netstate.Owner]bool{}
+	for _, o := range going {
+		recorded[ownerOf(o)] = n.store.Get(ownerOf(o)) != nil
+		n.engine.Remove(engine.InputOf(o))
 	}
 	for _, in := range dir.Inputs(staying, n.name) {
-		in.Background, in.Before = true, n.former(in.Owner())
+		in.Background = true
 		n.engine.Set(in)
 	}
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
@@ -181,7 +179,7 @@ func (unlisted) Watch(context.Context, func()) error { return nil }
 // sweepAll removes all that bears a source's mark: no resource is set, so nothing has
 // an owner. Filters go last, and need not be listed for it.
 func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Duration) error {
-	n, err := f.openQuiet(cmd, s, func(o *engine.Options) { o.Firewall = unlisted{o.Firewall} })
+	n, err := f.openQuiet(cmd, s, func(o *engine.Options) { o.Firewall, o.Kept = unlisted{o.Firewall}, nil })
 	if err != nil {
 		return err
 	}

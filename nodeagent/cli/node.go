@@ -41,7 +41,9 @@ type node struct {
 	registry *prometheus.Registry
 	engine   *engine.Engine
 	log      *slog.Logger
-	// damaged are the records that were said to be.
+	// damagedKeys are the files with keys that cannot be read.
+	damagedKeys []*report.DamagedRecord
+	// damaged are the files that were said to be.
 	damaged map[string]bool
 }
 
@@ -74,6 +76,7 @@ func (f *flags) open(ctx context.Context, source netstate.Source, log *slog.Logg
 	o := engine.Options{Source: source, Kernel: n.kernel, Firewall: n.nat, HostPorts: n.ports, Log: log, Retire: n.retire}
 	if source == netstate.SourceLocal {
 		o.Reporter = &report.Local{Store: n.store, Metrics: n.metrics, Log: log}
+		o.Kept, n.damagedKeys = n.store.Kept()
 	} else {
 		n.cluster = report.NewCluster(n.metrics, log)
 		o.Reporter = n.cluster
@@ -142,7 +145,7 @@ func (n *node) setAside() {
 func (n *node) sound() []v1alpha1.Object {
 	records, damaged := n.store.Load()
 	files := n.kernel.DamagedRecords()
-	for _, d := range damaged {
+	for _, d := range append(damaged, n.damagedKeys...) {
 		files[d.File] = d.Err
 	}
 	for _, file := range slices.Sorted(maps.Keys(files)) {
@@ -154,14 +157,28 @@ func (n *node) sound() []v1alpha1.Object {
 	return records
 }
 
-// former returns the versions of a resource that earlier processes built, the last record
-// included.
-func (n *node) former(o netstate.Owner) []metav1.Object {
-	list := n.store.Former(o)
-	if rec := n.store.Get(o); rec != nil {
-		list = append(list, rec)
+// learn has the engine compile objects as they are in the kernel, and returns their keys.
+func (n *node) learn(objects []v1alpha1.Object) (keys map[netstate.Owner][]netstate.Key, err error) {
+	for _, set := range append(n.store.Former(objects), objects) {
+		for _, in := range dir.Inputs(set, n.name) {
+			in.Accepted.Status = metav1.ConditionTrue
+			n.engine.Set(in)
+		}
+		if keys, err = n.engine.Learn(); err != nil {
+			return nil, err
+		}
 	}
-	return list
+	return keys, nil
+}
+
+// learnKeys learns the keys of the records where a record has none: it is of an earlier
+// release, or its keys were damaged.
+func (n *node) learnKeys() (map[netstate.Owner][]netstate.Key, error) {
+	records := n.records()
+	if !slices.ContainsFunc(records, func(o v1alpha1.Object) bool { return n.engine.Kept[ownerOf(o)] == nil }) {
+		return nil, nil
+	}
+	return n.learn(records)
 }
 
 func ownerOf(o metav1.Object) netstate.Owner { return engine.InputOf(o).Owner() }

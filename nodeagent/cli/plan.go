@@ -42,6 +42,9 @@ func (f *flags) plan(cmd *cobra.Command, files []string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := n.learnKeys(); err != nil {
+		return err
+	}
 	for _, in := range inputs {
 		n.engine.Set(in)
 	}

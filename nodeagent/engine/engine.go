@@ -89,6 +89,9 @@ type Reporter interface {
 	Changed(owner netstate.Owner, line plan.Line, drift bool)
 	// Braked is called when a sweep waits because it would remove too much.
 	Braked(gone, total int, until time.Time)
+	// Keep is called with the keys of all that may be in the kernel because of a resource:
+	// before a pass makes more of it, and after a pass that removed some.
+	Keep(netstate.Owner, []netstate.Key)
 }
 
 // Options are the parts and settings of an engine.
@@ -97,6 +100,9 @@ type Options struct {
 	Kernel   Kernel
 	Firewall Firewall
 	Reporter Reporter
+	// Kept are the keys that ended processes gave to Keep last. An object that its owner does
+	// not want is removed.
+	Kept map[netstate.Owner][]netstate.Key
 	// HostPorts is asked before a port is published; nil asks nothing.
 	HostPorts hostport.Sockets
 	Log       *slog.Logger
@@ -221,6 +227,9 @@ func New(o Options) *Engine {
 	_ = e.news.take()
 	e.keeper = hostport.NewKeeper(o.HostPorts, func(err error) { e.Log.Warn("ports of the node's processes", "err", err) })
 	e.resolver = resolve.New(resolve.Options{Source: o.Source, Kernel: o.Kernel, Firewall: o.Firewall, Ledger: e.ledger, Ports: e.keeper, Log: o.Log, Wants: e.followSilent})
+	for owner, keys := range o.Kept {
+		e.resolver.Resource(owner).Inherited = keys
+	}
 	return e
 }
 
@@ -241,9 +250,9 @@ func (e *Engine) Update(set []Input, gone []netstate.Owner) {
 	e.signal()
 }
 
-// Remove takes a resource away by an explicit command, given as it was last; the sweep brake does not ask about it.
+// Remove takes a resource away by an explicit command; the sweep brake does not ask about it.
 func (e *Engine) Remove(in Input) {
-	in.Removed, in.Before = true, append(in.Before, in.Object())
+	in.Removed = true
 	e.Set(in)
 }
 
@@ -275,7 +284,7 @@ func (e *Engine) signal() {
 // Run keeps the kernel as wanted until the context ends, and holds the ports that
 // it publishes. It removes nothing when it ends.
 func (e *Engine) Run(ctx context.Context) error {
-	e.keeper.Holds = true
+	e.keeper.Holds, e.Kept = true, nil
 	err := e.watch(ctx)
 	if err == nil {
 		// At the start all is read: nothing can be built without.

@@ -37,6 +37,9 @@ type node struct {
 func (n *node) Report(engine.Status)         {}
 func (n *node) Removed(o netstate.Owner)     { n.gone[o] = true }
 func (n *node) Braked(_, _ int, _ time.Time) { n.braked++ }
+
+func (n *node) Keep(netstate.Owner, []netstate.Key) {}
+
 func (n *node) Changed(_ netstate.Owner, _ plan.Line, drift bool) {
 	if drift {
 		n.drift++

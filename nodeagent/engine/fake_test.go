@@ -33,6 +33,45 @@ type fake struct {
 	passes   int
 	second   map[string]string
 	routings map[string]netstate.Routing
+	keys     *keys
+}
+
+// keys are what a record keeps of each owner. No step may make an object whose key is not
+// kept; the ruleset alone is of no owner.
+type keys struct {
+	t    testing.TB
+	of   map[netstate.Owner][]netstate.Key
+	kept map[netstate.Key]int
+}
+
+func (s *keys) keep(o netstate.Owner, list []netstate.Key) {
+	for _, k := range s.of[o] {
+		s.kept[k]--
+	}
+	for _, k := range list {
+		s.kept[k]++
+	}
+	if s.of[o] = list; list == nil {
+		delete(s.of, o)
+	}
+}
+
+// replace has other keys in the records.
+func (s *keys) replace(kept map[netstate.Owner][]netstate.Key) {
+	for o := range s.of {
+		s.keep(o, nil)
+	}
+	for o, list := range kept {
+		s.keep(o, list)
+	}
+}
+
+func (s *keys) expect(steps ...plan.Step) {
+	for _, step := range steps {
+		if step.Op != plan.Delete && step.Key.Kind != netstate.KindRuleset && s.kept[step.Key] == 0 {
+			s.t.Errorf("the key of %s is not kept before it is made", step.Key)
+		}
+	}
 }
 
 func (f *fake) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
@@ -113,6 +152,7 @@ func (f *fake) inventory() []netstate.Held {
 }
 
 func (f *fake) Apply(steps []plan.Step) []error {
+	f.keys.expect(steps...)
 	errs := make([]error, len(steps))
 	for i, s := range steps {
 		if f.appErr != nil {
@@ -162,6 +202,7 @@ type fakeFirewall struct {
 	stale, mangled  bool
 	n               int
 	forgotten       []netip.Addr
+	keys            *keys
 }
 
 func (f *fakeFirewall) Observe(keys []netstate.Key) (netstate.Set, map[netstate.Key]error) {
@@ -193,6 +234,7 @@ func (f *fakeFirewall) Inventory() (held []netstate.Held, err error) {
 
 func (f *fakeFirewall) Apply(steps []plan.Step) []error {
 	f.n++
+	f.keys.expect(steps...)
 	errs := make([]error, len(steps))
 	if f.stale = f.err != nil; f.stale {
 		for i := range errs {
@@ -225,10 +267,12 @@ type rep struct {
 	status  map[netstate.Owner]Status
 	removed map[netstate.Owner]int
 	braked  int
+	keys    *keys
 }
 
 func (r *rep) Report(s Status)                         { r.status[s.Owner] = s }
-func (r *rep) Removed(o netstate.Owner)                { r.removed[o]++ }
+func (r *rep) Removed(o netstate.Owner)                { r.removed[o]++; r.keys.keep(o, nil) }
+func (r *rep) Keep(o netstate.Owner, k []netstate.Key) { r.keys.keep(o, k) }
 func (r *rep) Changed(netstate.Owner, plan.Line, bool) {}
 func (r *rep) Braked(int, int, time.Time)              { r.braked++ }
 
@@ -243,14 +287,15 @@ type world struct {
 }
 
 func newWorld(t testing.TB) *world {
+	kept := &keys{t, map[netstate.Owner][]netstate.Key{}, map[netstate.Key]int{}}
 	w := &world{t: t,
-		k: &fake{set: netstate.Set{}, node: netstate.Node{Name: "n1", DefaultLink: "eth0", Links: map[string]netstate.NodeLink{"eth0": {MTU: 9000, Type: netstate.OtherLink}}, Forwarding: map[netstate.Family]bool{netstate.IPv4: true, netstate.IPv6: true}}},
-		n: &fakeFirewall{set: netstate.Set{}}, r: &rep{map[netstate.Owner]Status{}, map[netstate.Owner]int{}, 0}}
+		k: &fake{keys: kept, set: netstate.Set{}, node: netstate.Node{Name: "n1", DefaultLink: "eth0", Links: map[string]netstate.NodeLink{"eth0": {MTU: 9000, Type: netstate.OtherLink}}, Forwarding: map[netstate.Family]bool{netstate.IPv4: true, netstate.IPv6: true}}},
+		n: &fakeFirewall{keys: kept, set: netstate.Set{}}, r: &rep{map[netstate.Owner]Status{}, map[netstate.Owner]int{}, 0, kept}}
 	w.e = w.engine()
 	return w
 }
 func (w *world) engine() *Engine {
-	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, Firewall: w.n, Reporter: w.r, Now: func() time.Time { return time.Now().Add(w.ahead) }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	e := New(Options{Source: netstate.SourceLocal, Kernel: w.k, Firewall: w.n, Reporter: w.r, Kept: maps.Clone(w.r.keys.of), Now: func() time.Time { return time.Now().Add(w.ahead) }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err := e.watch(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}

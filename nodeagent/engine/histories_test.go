@@ -139,8 +139,7 @@ func TestHistoryOfHolders(t *testing.T) {
 	h := newHistory(l.world)
 	for i := range 60 {
 		if i%12 == 11 {
-			before := maps.Clone(l.objects)
-			l.begin(before)
+			l.begin(l.keys())
 			h.attach()
 			h.after("another process")
 			continue

@@ -143,19 +143,15 @@ func copyOf(o metav1.Object) metav1.Object {
 	return nil
 }
 
-// begin is the next process: it knows the records and the marks, and of some objects
-// the versions before.
-func (l *rivals) begin(before map[netstate.Owner]metav1.Object) {
+// begin is the next process: it knows the records with their keys, and the marks.
+func (l *rivals) begin(kept map[netstate.Owner][]netstate.Key) {
+	l.world.r.keys.replace(kept)
 	l.k.held = l.k.inventory()
 	l.e = l.engine()
 	l.e.SweepDelay = -1
 	var all []Input
-	for o, object := range l.objects {
-		in := yes(InputOf(copyOf(object)))
-		if old := before[o]; old != nil {
-			in.Before = []metav1.Object{copyOf(old)}
-		}
-		all = append(all, in)
+	for _, object := range l.objects {
+		all = append(all, yes(InputOf(copyOf(object))))
 	}
 	l.e.Update(all, nil)
 	l.e.Synced(true)
@@ -184,6 +180,9 @@ func (l *rivals) settle() {
 		}
 	}
 }
+
+// keys are what the records keep.
+func (l *rivals) keys() map[netstate.Owner][]netstate.Key { return maps.Clone(l.world.r.keys.of) }
 
 // holders are who has what, and in which version of its spec.
 type holders struct {
@@ -238,10 +237,10 @@ func (l *rivals) lost(o netstate.Owner, resource string) bool {
 }
 
 // expectIdle has a plan, and then a new process, find nothing to do.
-func (l *rivals) expectIdle(before map[netstate.Owner]metav1.Object) {
+func (l *rivals) expectIdle(keys map[netstate.Owner][]netstate.Key) {
 	l.t.Helper()
 	kept := l.holders()
-	l.begin(before)
+	l.begin(keys)
 	planned, err := l.e.Plan()
 	if err != nil {
 		l.t.Fatal(err)
@@ -252,7 +251,7 @@ func (l *rivals) expectIdle(before map[netstate.Owner]metav1.Object) {
 		}
 	}
 	l.expectKept("a plan", kept)
-	l.begin(before)
+	l.begin(keys)
 	l.k.appErr = func(s plan.Step) error {
 		l.fail("a new process changes %s", s.Key)
 		return nil
@@ -282,10 +281,7 @@ func TestHoldersKeep(t *testing.T) {
 	for seed := range uint64(40) {
 		l := newRivals(t, seed)
 		for range 40 {
-			before := maps.Clone(l.objects)
-			for o, object := range before {
-				before[o] = copyOf(object)
-			}
+			before := l.keys()
 			kept := l.holders()
 			switch l.r.IntN(4) {
 			case 0:
@@ -293,14 +289,14 @@ func TestHoldersKeep(t *testing.T) {
 				for range 1 + l.r.IntN(2) {
 					l.edit()
 				}
-				l.begin(before)
+				l.begin(l.keys())
 			case 1:
 				// Killed before the records were written.
 				l.tell(l.edit())
 				l.turns(100)
 				l.log = append(l.log, "killed")
 				kept = l.holders()
-				l.begin(before)
+				l.begin(l.keys())
 			default:
 				for range 1 + l.r.IntN(3) {
 					l.tell(l.edit())
@@ -308,7 +304,7 @@ func TestHoldersKeep(t *testing.T) {
 			}
 			l.settle()
 			l.expectKept("after an edit", kept)
-			l.expectIdle(pick(l, nil, before, l.objects))
+			l.expectIdle(pick(l, nil, before, l.keys()))
 		}
 	}
 }

@@ -21,9 +21,6 @@ type Status struct {
 	Owner netstate.Owner
 	Input Input
 	Ready metav1.Condition
-	// Done says that the kernel holds what can be had of the resource, and
-	// nothing else of it.
-	Done bool
 	// One of these is set, by kind, without conditions.
 	Bridge     *v1alpha1.NodeBridgeStatus
 	Attachment *v1alpha1.NamespaceAttachmentStatus
@@ -32,6 +29,7 @@ type Status struct {
 
 // settle ends a pass: it logs and counts what changed, and reports.
 func (e *Engine) settle(batch map[netstate.Owner]bool, applied []plan.Step, summed map[netstate.Key]bool) {
+	e.keep(batch)
 	e.tell(applied, summed)
 	e.rejoin(applied)
 	e.resolver.ShowFailing(batch)
@@ -182,7 +180,7 @@ func (e *Engine) status(u *resolve.Resource) Status {
 	if u.Crowded = ports >= compile.ManyPorts; u.Crowded {
 		notes = append(slices.Clone(notes), compile.PortsUsed(u.Network.Bridge, ports))
 	}
-	s := Status{Owner: u.Owner, Input: *u.In, Ready: readyCondition(u, notes, e.fights.Contested(u.Owner)), Done: u.Done}
+	s := Status{Owner: u.Owner, Input: *u.In, Ready: readyCondition(u, notes, e.fights.Contested(u.Owner))}
 	generation := u.In.Object().GetGeneration()
 	s.Ready.ObservedGeneration = generation
 	switch {

@@ -85,3 +85,23 @@ func (e *Engine) addSwept(batch map[netstate.Owner]bool) {
 		batch[orphans] = true
 	}
 }
+
+// keep has the reporter keep the keys of a batch's resources where they changed. Not every
+// object bears its owner's name, and a process may be killed between any two steps.
+func (e *Engine) keep(batch map[netstate.Owner]bool) {
+	for o := range batch {
+		if u := e.resolver.Resources[o]; u.In != nil && u.KeysChanged() {
+			e.Reporter.Keep(o, u.Keys())
+		}
+	}
+}
+
+// Learn compiles the resources that were Set, takes their objects for objects of an ended
+// process that kept no keys, and returns the keys. Then other versions may be Set.
+func (e *Engine) Learn() (map[netstate.Owner][]netstate.Key, error) {
+	e.once = true
+	if err := e.start(); err != nil {
+		return nil, err
+	}
+	return e.resolver.Learn(e.take()), nil
+}

@@ -68,6 +68,7 @@ func (e *Engine) take() map[netstate.Owner]bool {
 func (e *Engine) pass(batch map[netstate.Owner]bool) {
 	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 	e.resolver.Resolve(batch)
+	e.keep(batch)
 	applied := e.converge(batch)
 	if slices.ContainsFunc(applied, func(s plan.Step) bool { return losesRoutes(s) || e.joinsForeign(s) }) {
 		applied = append(applied, e.converge(batch)...)

@@ -55,6 +55,29 @@ var kindNames = [...]string{"netns", "sysctl", "link", "sysctl", "bandwidth", "r
 
 func (k Kind) String() string { return kindNames[k] }
 
+// MarshalText returns the kind's name in records, which no other kind has. A name stays when
+// kinds are added.
+func (k Kind) MarshalText() ([]byte, error) {
+	switch k {
+	case KindSysctlNode:
+		return []byte("node-sysctl"), nil
+	case KindPortAddress:
+		return []byte("port-address"), nil
+	}
+	return []byte(k.String()), nil
+}
+
+// UnmarshalText reads the name that MarshalText returns.
+func (k *Kind) UnmarshalText(name []byte) error {
+	for i := range kindNames {
+		if text, _ := Kind(i).MarshalText(); string(text) == string(name) {
+			*k = Kind(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown kind of object %q", name)
+}
+
 // Firewall reports whether objects of this kind live in the firewall; objects of all
 // other kinds are netlink's and /proc's.
 func (k Kind) Firewall() bool {
@@ -67,13 +90,13 @@ func (k Kind) Firewall() bool {
 
 // Key identifies one kernel object of the node.
 type Key struct {
-	Kind Kind
+	Kind Kind `json:"kind"`
 	// Netns is the name under /run/netns; empty is the host.
-	Netns string
+	Netns string `json:"netns,omitempty"`
 	// Link is the interface that the object is, or is on.
-	Link string
+	Link string `json:"link,omitempty"`
 	// Name tells apart the objects of one kind on one link.
-	Name string
+	Name string `json:"name,omitempty"`
 }
 
 func (k Key) String() string {

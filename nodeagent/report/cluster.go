@@ -145,6 +145,9 @@ func (c *Cluster) Changed(_ netstate.Owner, line plan.Line, drift bool) {
 // lost its objects there is nothing to hang one on.
 func (c *Cluster) Braked(int, int, time.Time) { c.Metrics.braked() }
 
+// Keep keeps nothing: after a restart, the sweep removes what no resource wants.
+func (c *Cluster) Keep(netstate.Owner, []netstate.Key) {}
+
 func (c *Cluster) write(ctx context.Context, o netstate.Owner) error {
 	now := c.API.Current(o)
 	c.mu.Lock()

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -38,12 +37,15 @@ func (l *Local) Report(s engine.Status) {
 	o, conditions := WithStatus(s, before)
 	l.conditions[s.Owner] = conditions
 	l.Metrics.ready(s.Owner, s.Ready.Status == metav1.ConditionTrue)
-	err := l.Store.Save(o)
-	if s.Done {
-		err = errors.Join(err, l.Store.Built(s.Owner))
-	}
-	if err != nil {
+	if err := l.Store.Save(o); err != nil {
 		l.Log.Error("write record", "owner", s.Owner.String(), "err", err)
+	}
+}
+
+// Keep writes the keys beside the resource's record.
+func (l *Local) Keep(o netstate.Owner, keys []netstate.Key) {
+	if err := l.Store.Keep(o, keys); err != nil {
+		l.Log.Error("write the keys of a record", "owner", o.String(), "err", err)
 	}
 }
 

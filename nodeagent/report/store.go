@@ -171,12 +171,16 @@ func (s *Store) Save(o metav1.Object) error {
 	if err := s.saveNode(); err != nil {
 		return err
 	}
-	file := s.file(engine.InputOf(o).Owner())
-	if old, err := regular.ReadFile(file); err == nil && string(old) == string(data) {
+	return replace(s.file(engine.InputOf(o).Owner()), data)
+}
+
+// replace gives a file its content at once, unless it has that already.
+func replace(file string, data []byte) error {
+	if old, err := regular.ReadFile(file); err == nil && bytes.Equal(old, data) {
 		return nil
 	}
 	tmp := file + ".tmp"
-	err = os.WriteFile(tmp, data, 0o600)
+	err := os.WriteFile(tmp, data, 0o600)
 	if err == nil {
 		err = os.Rename(tmp, file)
 	}
@@ -186,62 +190,15 @@ func (s *Store) Save(o metav1.Object) error {
 	return err
 }
 
-// Want writes the record of a resource that is about to be built. The version
-// it replaces is kept until Built, so that a process that takes over from a
-// killed one knows what to remove.
-func (s *Store) Want(o metav1.Object) error {
-	owner := engine.InputOf(o).Owner()
-	old, err := regular.ReadFile(s.file(owner))
-	if err == nil {
-		if err := s.keepFormer(owner, old); err != nil {
+// Remove deletes a record; the last one takes the folder along.
+func (s *Store) Remove(o netstate.Owner) error {
+	record, keys := s.file(o), s.keysFile(o)
+	for _, file := range []string{record, record + ".tmp", keys, keys + ".tmp", s.formerFile(o)} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	return s.Save(o)
-}
-
-func (s *Store) keepFormer(o netstate.Owner, old []byte) error {
-	f, err := os.OpenFile(s.formerFile(o), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = f.Write(append([]byte(separator), old...))
-	return err
-}
-
-const separator = "---\n"
-
-// Former returns the versions of a resource that may be in the kernel in whole
-// or in part.
-func (s *Store) Former(o netstate.Owner) []metav1.Object {
-	var out []metav1.Object
-	data, _ := regular.ReadFile(s.formerFile(o))
-	for _, doc := range bytes.Split(data, []byte(separator)) {
-		// One cut short by a kill was not acted upon yet.
-		if rec, err := parseRecord(o.Kind, doc); err == nil && len(bytes.TrimSpace(doc)) > 0 {
-			out = append(out, rec)
-		}
-	}
-	return out
-}
-
-// Built forgets the former versions of a resource.
-func (s *Store) Built(o netstate.Owner) error {
-	if err := os.Remove(s.formerFile(o)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-func (s *Store) formerFile(o netstate.Owner) string { return s.file(o) + ".former" }
-
-// Remove deletes a record; the last one takes the folder along.
-func (s *Store) Remove(o netstate.Owner) error {
-	if err := os.Remove(s.file(o)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := errors.Join(s.Built(o), os.RemoveAll(asideName(s.file(o)))); err != nil {
+	if err := errors.Join(os.RemoveAll(asideName(record)), os.RemoveAll(asideName(keys))); err != nil {
 		return err
 	}
 	// Fails, as it should, while records are left.

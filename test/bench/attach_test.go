@@ -56,6 +56,7 @@ func (quiet) Report(engine.Status)                    {}
 func (quiet) Removed(netstate.Owner)                  {}
 func (quiet) Changed(netstate.Owner, plan.Line, bool) {}
 func (quiet) Braked(gone, total int, until time.Time) {}
+func (quiet) Keep(netstate.Owner, []netstate.Key)     {}
 
 // patchbay lets the engine build and remove, from the first Set to the last
 // object in the kernel.

@@ -273,6 +273,47 @@ func killWhileEditing(t *testing.T, backend string) {
 	b.reset(before)
 }
 
+// TestKillAgentBeforeApply kills an agent after each step of changing what another process
+// built. An apply of a third manifest leaves nothing of both, although it sweeps nothing.
+func TestKillAgentBeforeApply(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	b := newBench(t, firewall.KindNFTables)
+	version := func(port, address string) []byte {
+		return bytes.ReplaceAll(bytes.ReplaceAll(b.manifest, []byte("8001"), []byte(port)), []byte("192.168.1.2/24"), []byte(address))
+	}
+	edited, last := version("9001", "192.168.1.9/24"), version("7001", "192.168.1.7/24")
+	before := b.dump()
+	b.write(last)
+	b.apply()
+	want := b.dump()
+	b.reset(before)
+	b.fill()
+	b.apply()
+	b.write(edited)
+	steps := b.countSteps()
+	t.Logf("editing takes %d steps", steps)
+	if steps < 4 {
+		t.Fatalf("the hook counted %d steps: it does not count", steps)
+	}
+	for n := 1; n <= steps; n++ {
+		b.reset(before)
+		b.fill()
+		b.apply()
+		b.write(edited)
+		if !b.runKilled(n) {
+			t.Fatalf("step %d: the agent was not killed", n)
+		}
+		b.write(last)
+		b.apply()
+		if got := b.dump(); !slices.Equal(got, want) {
+			t.Fatalf("after a kill at step %d (-want +got):\n%s", n, cmp.Diff(want, got))
+		}
+	}
+	b.reset(before)
+}
+
 func (b *bench) write(manifest []byte) {
 	if err := os.WriteFile(b.file(), manifest, 0o600); err != nil {
 		b.t.Fatal(err)

@@ -5,6 +5,7 @@ package ledger
 import (
 	"iter"
 	"maps"
+	"slices"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
@@ -31,7 +32,7 @@ func New() *Ledger {
 func (l *Ledger) Account(o netstate.Owner) *Account {
 	a := l.accounts[o]
 	if a == nil {
-		a = &Account{ledger: l, owner: o, wanted: netstate.Set{}, held: map[netstate.Key]bool{}}
+		a = &Account{ledger: l, owner: o, wanted: netstate.Set{}, held: map[netstate.Key]bool{}, changed: true}
 		l.accounts[o] = a
 	}
 	return a
@@ -73,6 +74,24 @@ type Account struct {
 	owner  netstate.Owner
 	wanted netstate.Set
 	held   map[netstate.Key]bool
+	// changed says that Keys may return other keys than when KeysChanged was called last.
+	changed bool
+}
+
+// Keys returns the keys of the objects that the owner wants or holds, in building order.
+func (a *Account) Keys() []netstate.Key {
+	keys := maps.Clone(a.held)
+	for k := range a.wanted {
+		keys[k] = true
+	}
+	return slices.SortedFunc(maps.Keys(keys), netstate.Key.Compare)
+}
+
+// KeysChanged reports whether Keys changed since the last call; the first call reports true.
+func (a *Account) KeysChanged() bool {
+	changed := a.changed
+	a.changed = false
+	return changed
 }
 
 // Wanted returns the objects that the owner wants. The caller does not change them.
@@ -83,7 +102,11 @@ func (a *Account) Wanted() netstate.Set { return a.wanted }
 func (a *Account) Want(objects netstate.Set) (came, went []netstate.Key) {
 	l := a.ledger
 	for k := range a.wanted {
-		if objects[k] == nil && take(l.wants, k, a.owner) {
+		if objects[k] != nil {
+			continue
+		}
+		a.changed = a.changed || !a.held[k]
+		if take(l.wants, k, a.owner) {
 			went = append(went, k)
 			delete(l.links[On(k)], k)
 			if len(l.links[On(k)]) == 0 {
@@ -92,7 +115,11 @@ func (a *Account) Want(objects netstate.Set) (came, went []netstate.Key) {
 		}
 	}
 	for k := range objects {
-		if a.wanted[k] == nil && put(l.wants, k, a.owner) {
+		if a.wanted[k] != nil {
+			continue
+		}
+		a.changed = a.changed || !a.held[k]
+		if put(l.wants, k, a.owner) {
 			came = append(came, k)
 			if k.Kind.Firewall() {
 				continue
@@ -122,6 +149,7 @@ func (a *Account) Empty() bool { return len(a.held) == 0 }
 func (a *Account) Hold(k netstate.Key) {
 	if !a.held[k] {
 		a.held[k] = true
+		a.changed = a.changed || a.wanted[k] == nil
 		put(a.ledger.holds, k, a.owner)
 	}
 }
@@ -130,6 +158,7 @@ func (a *Account) Hold(k netstate.Key) {
 func (a *Account) Drop(k netstate.Key) {
 	if a.held[k] {
 		delete(a.held, k)
+		a.changed = a.changed || a.wanted[k] == nil
 		take(a.ledger.holds, k, a.owner)
 	}
 }

@@ -101,7 +101,7 @@ func (rv *Resolver) adopt(u *Resource, r compile.Result) {
 	u.Notes = slices.Clone(r.Notes)
 	// A network that is there stays, with its attachments, when the node
 	// changes under it: a new route, an uplink that is gone.
-	u.kept = u.Problem != nil && u.Owner.Kind == netstate.OwnerNetwork && (!u.Empty() || len(u.Recalled) > 0)
+	u.kept = u.Problem != nil && u.Owner.Kind == netstate.OwnerNetwork && (!u.Empty() || len(u.Inherited) > 0)
 	found := u.Problem
 	if u.kept {
 		u.Problem = nil

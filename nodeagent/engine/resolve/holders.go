@@ -29,7 +29,7 @@ func (rv *Resolver) grantHeld(units []*Resource, results []compile.Result) {
 	both := func(i int, c compile.Claim) bool { return there(i, c) && recorded(i, c) }
 	for _, shown := range []func(int, compile.Claim) bool{both, there, recorded} {
 		for i, u := range units {
-			if !u.fresh() || u.Problem != nil && u.Empty() && len(u.Recalled) == 0 {
+			if !u.fresh() || u.Problem != nil && u.Empty() && len(u.Inherited) == 0 {
 				continue
 			}
 			for _, c := range results[i].Claims {

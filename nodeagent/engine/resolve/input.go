@@ -15,9 +15,6 @@ type Input struct {
 	Publish    *v1alpha1.PortPublish
 	// Accepted is the Accepted condition. Only accepted resources are built.
 	Accepted metav1.Condition
-	// Before are the resource's versions that earlier processes built, in whole
-	// or in part: what they wanted and this one does not is removed.
-	Before []metav1.Object
 	// Repairs is how often a network was repaired here, by the record.
 	Repairs int64
 	// Background resources are not waited for by RunOnce.

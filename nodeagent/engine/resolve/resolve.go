@@ -83,10 +83,7 @@ func (rv *Resolver) Resource(o netstate.Owner) *Resource {
 // Receive stores what came in about an owner, nil for a resource that is gone.
 func (rv *Resolver) Receive(o netstate.Owner, in *Input) *Resource {
 	u := rv.Resource(o)
-	next := input{Changed: true, ByCommand: in != nil && in.Removed, Recalled: u.Recalled}
-	if in != nil && len(u.Wanted()) == 0 {
-		next.Formerly = in.Before
-	}
+	next := input{Changed: true, ByCommand: in != nil && in.Removed}
 	if !next.ByCommand {
 		next.In = in
 	}
@@ -132,14 +129,13 @@ func (rv *Resolver) Dirty() bool { return len(rv.again) > 0 || !rv.facts.Clean()
 // Resolve compiles a batch, networks first, and adds to it the owners that have read what
 // changed. Afterwards the Account of each owner has what it wants.
 func (rv *Resolver) Resolve(batch map[netstate.Owner]bool) {
-	rv.recall(batch)
 	for o := range batch {
 		if u := rv.Resource(o); !u.Accepted() {
 			rv.release(u)
 		}
 	}
 	rv.compileKinds(batch)
-	rv.holdRecalled(batch)
+	rv.inherit(batch)
 }
 
 // compileKinds compiles kind by kind. All owners let go of what they no longer claim

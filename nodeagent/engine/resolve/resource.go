@@ -21,6 +21,8 @@ type Resource struct {
 	input
 	outcome
 	result
+	// Inherited are the keys that ended processes kept, until the owner is compiled.
+	Inherited []netstate.Key
 }
 
 // input is what came in about an owner.
@@ -31,11 +33,6 @@ type input struct {
 	ByCommand bool
 	// Changed says that something else is wanted since all was made last.
 	Changed bool
-	// Formerly is what earlier processes built, until it is recalled.
-	Formerly []metav1.Object
-	// Recalled are the objects of former versions. They are no proof of a claim: a
-	// former version may have lost it.
-	Recalled []netstate.Key
 }
 
 // outcome is what came of compiling an owner.
