@@ -9,13 +9,16 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 )
@@ -129,4 +132,35 @@ func (c *cluster) list(ctx context.Context, list client.ObjectList, opts ...clie
 		return fmt.Errorf("list %T from the cache: %w", list, err)
 	}
 	return nil
+}
+
+// inSync is closed once the caches are in sync: a manager starts the runnables that
+// need no leadership right after that.
+type inSync chan struct{}
+
+// Start implements manager.Runnable.
+func (s inSync) Start(context.Context) error {
+	close(s)
+	return nil
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (inSync) NeedLeaderElection() bool { return false }
+
+func (s inSync) check(*http.Request) error {
+	select {
+	case <-s:
+		return nil
+	default:
+		return errors.New("the caches are not in sync")
+	}
+}
+
+// addProbes adds healthz and readyz. A replica that stands by is ready too.
+func addProbes(mgr manager.Manager) error {
+	s := make(inSync)
+	if err := mgr.Add(s); err != nil {
+		return fmt.Errorf("watch for caches in sync: %w", err)
+	}
+	return errors.Join(mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("caches", s.check))
 }
