@@ -35,21 +35,24 @@ type Accepts struct {
 	// write carries out a restore of iptables-nft.
 	write func(context.Context, iptsave.Restore) error
 	// rules are the rules of each opening of our source, as iptables lists them.
-	rules map[netstate.Key][]string
-	// others is the number of rules of other sources; strays are rules of no source.
-	others map[netstate.Family]int
-	strays map[netstate.Family][]string
-	// chains says in which families the chain is there, and jumps in which packets
-	// come to it.
-	chains, jumps map[netstate.Family]bool
+	rules  map[netstate.Key][]string
+	chains map[netstate.Family]acceptChain
 	// entered are the chains that packets come to before a rule drops them.
 	entered map[netstate.Family]map[string]bool
 }
 
+// acceptChain is our chain in one family.
+type acceptChain struct {
+	// there says that the chain exists, entered that packets come to it.
+	there, entered bool
+	// others is the number of rules of other sources; strays are rules of no source.
+	others int
+	strays []string
+}
+
 // NewAccepts has no rules; write carries out their changes.
 func NewAccepts(s netstate.Source, write func(context.Context, iptsave.Restore) error) Accepts {
-	return Accepts{source: s, write: write, rules: map[netstate.Key][]string{}, others: map[netstate.Family]int{}, strays: map[netstate.Family][]string{},
-		chains: map[netstate.Family]bool{}, jumps: map[netstate.Family]bool{}}
+	return Accepts{source: s, write: write, rules: map[netstate.Key][]string{}, chains: map[netstate.Family]acceptChain{}}
 }
 
 // IptablesNFT finds a program of iptables-nft for a family, such as
@@ -80,19 +83,20 @@ func (o *Accepts) read(ctx context.Context, f netstate.Family) error {
 	if err != nil {
 		return err
 	}
+	c := acceptChain{there: true, entered: o.entered[f][AcceptChain]}
 	for _, r := range rules {
 		source, name, owned := iptsave.OwnerOf(r.Spec)
 		is, named := AcceptNamed(name)
 		switch {
 		case !owned || !named:
-			o.strays[f] = append(o.strays[f], r.Spec)
+			c.strays = append(c.strays, r.Spec)
 		case source != o.source:
-			o.others[f]++
+			c.others++
 		default:
 			o.rules[is.Key()] = append(o.rules[is.Key()], r.Spec)
 		}
 	}
-	o.chains[f], o.jumps[f] = true, o.entered[f][AcceptChain]
+	o.chains[f] = c
 	return nil
 }
 
@@ -138,7 +142,7 @@ func (o *Accepts) Object(k netstate.Key) (netstate.Object, bool) {
 	if !held || !known {
 		return nil, false
 	}
-	return is, o.jumps[is.Family] && iptsave.SameSpecs(inOrderOf(rules), inOrderOf(AcceptRules(o.source, is)))
+	return is, o.chains[is.Family].entered && iptsave.SameSpecs(inOrderOf(rules), inOrderOf(AcceptRules(o.source, is)))
 }
 
 // Objects are the openings of the source, complete or not.
@@ -182,11 +186,14 @@ func (o *Accepts) Open(ctx context.Context, steps []plan.Step) error {
 	return errors.Join(errs...)
 }
 
+// opens reports whether a key is of an opening of a family.
+func opens(k netstate.Key, f netstate.Family) bool {
+	is, ok := AcceptNamed(k.String())
+	return ok && is.Family == f
+}
+
 func ofOpenings(steps []plan.Step, f netstate.Family) []plan.Step {
-	of := slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool {
-		is, ok := AcceptNamed(s.Key.String())
-		return !ok || is.Family != f
-	})
+	of := slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool { return !opens(s.Key, f) })
 	slices.SortFunc(of, func(a, b plan.Step) int { return a.Key.Compare(b.Key) })
 	return of
 }
@@ -195,15 +202,12 @@ func (o *Accepts) openIn(ctx context.Context, f netstate.Family, steps []plan.St
 	if IptablesNFT(f, "-restore") == "" {
 		return errors.New("there is no iptables")
 	}
-	rules := o.after(steps)
-	if o.others[f] == 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(rules)), func(k netstate.Key) bool {
-		is, _ := AcceptNamed(k.String())
-		return is.Family == f
-	}) {
+	rules, c := o.after(steps), o.chains[f]
+	if c.others == 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(rules)), func(k netstate.Key) bool { return opens(k, f) }) {
 		return o.removeChain(ctx, f)
 	}
 	var jumps []iptsave.Rule
-	if o.chains[f] && !o.jumps[f] {
+	if c.there && !c.entered {
 		var err error
 		if jumps, err = openingJumps(ctx, f); err != nil {
 			return err
@@ -212,8 +216,7 @@ func (o *Accepts) openIn(ctx context.Context, f netstate.Family, steps []plan.St
 	if err := o.restore(ctx, f, o.commands(f, steps, jumps)); err != nil {
 		return err
 	}
-	o.rules, o.chains[f], o.jumps[f] = rules, true, true
-	delete(o.strays, f)
+	o.rules, o.chains[f] = rules, acceptChain{there: true, entered: true, others: c.others}
 	return nil
 }
 
@@ -233,7 +236,8 @@ func (o *Accepts) after(steps []plan.Step) map[netstate.Key][]string {
 // before any rule that drops them; jumps are the rules that lead there now, too late.
 func (o *Accepts) commands(f netstate.Family, steps []plan.Step, jumps []iptsave.Rule) []string {
 	var out []string
-	if !o.chains[f] {
+	c := o.chains[f]
+	if !c.there {
 		out = append(out, "-N "+AcceptChain)
 	}
 	remove := func(specs []string) {
@@ -241,7 +245,7 @@ func (o *Accepts) commands(f netstate.Family, steps []plan.Step, jumps []iptsave
 			out = append(out, "-D "+AcceptChain+" "+spec)
 		}
 	}
-	remove(o.strays[f])
+	remove(c.strays)
 	for _, s := range steps {
 		remove(o.rules[s.Key])
 		if is, ok := s.New.(netstate.Opening); ok && s.Op != plan.Delete {
@@ -250,7 +254,7 @@ func (o *Accepts) commands(f netstate.Family, steps []plan.Step, jumps []iptsave
 			}
 		}
 	}
-	if o.jumps[f] {
+	if c.entered {
 		return out
 	}
 	entrance := iptsave.Forward
@@ -262,7 +266,7 @@ func (o *Accepts) commands(f netstate.Family, steps []plan.Step, jumps []iptsave
 
 // removeChain removes the chain of a family with all rules, and what leads there.
 func (o *Accepts) removeChain(ctx context.Context, f netstate.Family) error {
-	if !o.chains[f] {
+	if !o.chains[f].there {
 		return nil
 	}
 	jumps, err := openingJumps(ctx, f)
@@ -272,11 +276,8 @@ func (o *Accepts) removeChain(ctx context.Context, f netstate.Family) error {
 	if err := o.restore(ctx, f, append(iptsave.Deletions(jumps), "-F "+AcceptChain, "-X "+AcceptChain)); err != nil {
 		return fmt.Errorf("remove chain %s: %w", AcceptChain, err)
 	}
-	maps.DeleteFunc(o.rules, func(k netstate.Key, _ []string) bool { return len(ofOpenings([]plan.Step{{Key: k}}, f)) > 0 })
+	maps.DeleteFunc(o.rules, func(k netstate.Key, _ []string) bool { return opens(k, f) })
 	delete(o.chains, f)
-	delete(o.jumps, f)
-	delete(o.strays, f)
-	delete(o.others, f)
 	return nil
 }
 
