@@ -143,7 +143,8 @@ func (b *attachment) netns(at netstate.End, lifecycle v1alpha1.Lifecycle) {
 	})
 }
 
-// lifecycleOf is that of a target's namespace: a pod's is its runtime's.
+// lifecycleOf returns the lifecycle of a target's namespace. The container runtime makes the
+// namespaces of pods.
 func lifecycleOf(t v1alpha1.AttachmentTarget) v1alpha1.Lifecycle {
 	if t.Netns == nil {
 		return v1alpha1.External
@@ -249,8 +250,8 @@ func (b *attachment) deaf(port string) {
 	b.r.add(linkSysctl("", port, "ipv6", "disable_ipv6", "1"), linkSysctl("", port, "ipv4", "rp_filter", "1"), linkSysctl("", port, "ipv4", "arp_ignore", "8"))
 }
 
-// reach finds the addresses to which the node has a way over the bridge. With an
-// External gateway it has one where the bridge was given an address of the subnet.
+// reach finds the target's addresses to which the node has a way over the bridge. With an
+// External gateway the node has one if the bridge has an address of the subnet.
 func (b *attachment) reach() {
 	b.view.External = b.net.Mode == v1alpha1.GatewayExternal
 	switch b.net.Mode {
@@ -265,8 +266,8 @@ func (b *attachment) reach() {
 	}
 }
 
-// nodeIsBeside reports whether the node has an address on a link in whose subnet
-// another is.
+// nodeIsBeside reports whether the node has an address on a link whose subnet contains
+// another address.
 func nodeIsBeside(node netstate.Node, link string, a netip.Addr) bool {
 	return slices.ContainsFunc(node.Addresses, func(n netstate.NodeAddress) bool { return n.Link == link && n.Prefix.Contains(a) })
 }
@@ -367,7 +368,7 @@ func (b *attachment) toNetns(far *v1alpha1.NetnsEnd) {
 	}
 }
 
-// farEnd is the other end of a link between two namespaces.
+// farEnd returns the other end of a link between two namespaces.
 func farEnd(far *v1alpha1.NetnsEnd) netstate.End {
 	end := netstate.End{Netns: string(far.Name), Name: string(far.Interface)}
 	if end.Name == "" {

@@ -24,8 +24,8 @@ type Claim struct {
 	// Soft claims are of defaults that no manifest asks for: a loser goes without the
 	// object, and is none the worse.
 	Soft bool
-	// Proof is the object that is in the kernel where an owner has it already: by
-	// that a process without memory knows the holder.
+	// Proof is the object that the kernel has if an owner holds the thing already: by it a
+	// process without memory knows the holder.
 	Proof netstate.Key
 }
 
@@ -53,8 +53,8 @@ const (
 	// NetnsName is a name of a network namespace, NetnsItself what it is.
 	NetnsName
 	NetnsItself
-	// NetworkAddress is an address of a network. One of no network is an address of
-	// which it is not known which network's it is, and so of every network.
+	// NetworkAddress is an address of a network. Without a network it is an address whose
+	// network is not known, and conflicts with the same address of every network.
 	NetworkAddress
 	// NetworkMAC is a MAC address of a network.
 	NetworkMAC
@@ -68,7 +68,7 @@ const (
 	Uplink
 	// BridgePort is a port of a bridge: a bridge has a limited number.
 	BridgePort
-	// DefaultRoute is that of a namespace, in one family.
+	// DefaultRoute is the default route of a namespace, in one family.
 	DefaultRoute
 )
 
@@ -103,8 +103,8 @@ func (t Thing) String() string {
 	return "default route of " + t.Netns + " (" + string(t.Family) + ")"
 }
 
-// Class is what a thing has in common with all that its claims may conflict with: only
-// the release of a thing of its class can end a conflict.
+// Class is equal for all things whose claims may conflict: only the release of a thing of
+// the same class can end a conflict.
 func (t Thing) Class() Thing {
 	switch t.Kind {
 	case Subnet, LinkAddress:
@@ -148,7 +148,7 @@ func AddressClaim(network string, a netip.Addr) Claim {
 	return Claim{Thing: Thing{Kind: NetworkAddress, Name: network, Address: a}, Reason: v1alpha1.ReasonAddressConflict, Field: "spec.addresses"}
 }
 
-// Marked are the sharers of addresses whose network is not known.
+// Marked is the value of Sharers for addresses whose network is not known.
 const Marked = "marked"
 
 // MarkedClaim is the claim of an address that bears an attachment's mark in the kernel,

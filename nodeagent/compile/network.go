@@ -201,17 +201,17 @@ func addBridge(r *Result, n *v1alpha1.BridgeNetwork, v NetworkView, c Context) {
 	)
 }
 
-// MAC addresses that a bridge learns at most where more hosts than its attachments
-// are behind its ports: guests of attachments that are not held to their addresses,
-// or a LAN.
+// The number of MAC addresses that a bridge learns at most where more hosts than its
+// attachments are behind its ports: guests of attachments that are not held to their
+// addresses, or a LAN.
 const (
 	learnedOfGuests   = 4 << 10
 	learnedWithUplink = 32 << 10
 )
 
-// Room is how many MAC addresses a bridge learns of so many attachments at most:
-// eight of each, as if their number were the next power of two, so that few attachments
-// that come and go change the network.
+// Room returns how many MAC addresses a bridge learns at most: eight for each attachment,
+// their number rounded up to a power of two, so that an attachment that comes or goes
+// rarely changes the bridge.
 func Room(attachments int) uint32 {
 	ports := 8
 	for ports < attachments {

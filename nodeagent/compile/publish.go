@@ -66,7 +66,7 @@ type publish struct {
 	byRouter bool
 }
 
-// apart is why the node reaches none of the targets.
+// apart says why the node reaches none of the targets.
 func (b *publish) apart(targets []AttachmentView) *Problem {
 	for _, t := range targets {
 		if t.External {

@@ -47,7 +47,7 @@ func covering(subnet netip.Prefix, link string, node netstate.Node) *Problem {
 	return problem(v1alpha1.ReasonProgrammed, "built; spec.subnets %s is part of what the route %s of node %s is for, and comes before it: what has these addresses there is not reached from the node", subnet, few(list), node.Name)
 }
 
-// few joins texts as far as a message should have them.
+// few joins the first texts, as many as a message should have.
 func few(list []string) string {
 	const most = 4
 	if len(list) > most {
@@ -119,7 +119,7 @@ func leads(r netstate.Routing, rule netstate.RouteRule, to netip.Prefix, link st
 	return found, ok && found.Dst.Bits() > ours
 }
 
-// mainPriority is that of the kernel's rule for the main table.
+// mainPriority is the priority of the kernel's rule for the main table.
 const mainPriority = 32766
 
 // apart names the foreign rules that take packets to addresses behind a link

@@ -8,8 +8,8 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// otherWay is a way out that is not the node's usual one: senders of some address
-// leave by it.
+// otherWay is a way out that is not the node's usual one: packets from some addresses leave
+// by it.
 type otherWay struct {
 	family netstate.Family
 	link   string
@@ -38,7 +38,8 @@ func otherWays(node netstate.Node) []otherWay {
 	return ways
 }
 
-// waysBack has what comes in by another way than the usual one answered by it.
+// waysBack has connections that come in by another way than the usual one answered by that
+// way.
 func (b *publish) waysBack(targets []AttachmentView) {
 	ways := otherWays(b.c.Node)
 	var links []string

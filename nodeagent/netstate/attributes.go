@@ -9,9 +9,8 @@ import (
 // through it depends (docs/decisions/drift.md).
 type Attribute uint8
 
-// The attributes, named as `ip link` and `bridge link` name them: of a bridge, of a
-// bridge port, of a veth's end, and of a namespace's loopback, which are addresses
-// that it has.
+// The attributes of a bridge, a bridge port, a veth's end and a namespace's loopback, named
+// as `ip link` and `bridge link` name them. The loopback's are addresses that it has.
 const (
 	NoLinkLocalLearn Attribute = iota
 	MulticastSnooping
@@ -72,8 +71,8 @@ var LoopbackAttributes = Attributes{}.With(Loopback4, 1).With(Loopback6, 1)
 
 func (a Attribute) String() string { return attributeNames[a] }
 
-// Attributes are values by attribute. One without a value does not matter where
-// Attributes are wanted; where they are observed, the kernel does not have it.
+// Attributes are values by attribute. A wanted attribute without a value does not matter;
+// an observed one without a value is not in the kernel.
 type Attributes struct {
 	has    uint32
 	values [attributeCount]uint32

@@ -115,7 +115,7 @@ func (k Key) String() string {
 	return strings.Join(parts, " ")
 }
 
-// Compare orders keys by building order, then by place and name.
+// Compare orders keys by building order, then by namespace, link and name.
 func (k Key) Compare(o Key) int {
 	return cmp.Or(cmp.Compare(k.Kind, o.Kind), cmp.Compare(k.Netns, o.Netns), cmp.Compare(k.Link, o.Link), cmp.Compare(k.Name, o.Name))
 }

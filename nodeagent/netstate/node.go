@@ -79,10 +79,10 @@ type NodeLink struct {
 	AltNames string
 	// Down links are switched off.
 	Down bool
-	// NoForward ways forward no IPv4 that comes in by them although forwarding is on.
+	// NoForward links forward no IPv4 that comes in by them although forwarding is on.
 	// IPv6 has no such switch.
 	NoForward bool
-	// Strict ways drop IPv4 packets whose sender is not reached by them.
+	// Strict links drop IPv4 packets whose sender is not reached by them (rp_filter 1).
 	Strict bool
 	// XDP is true where a foreign XDP program sees packets before the kernel does.
 	XDP bool

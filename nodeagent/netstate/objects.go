@@ -207,7 +207,7 @@ type Route struct {
 	// First is wanted of a route that is to go before the existing routes to the same
 	// destination, which stay and count again when it goes.
 	First bool
-	// Behind is observed of a route that another goes before.
+	// Behind is observed of a route with another route to its destination before it.
 	Behind bool
 }
 
@@ -342,8 +342,8 @@ func (l LoopbackGuard) Key() Key       { return Key{Kind: KindLoopbackGuard, Lin
 func (l LoopbackGuard) String() string { return "no loopback addresses to or from it" }
 
 // PortFilter restricts the senders of frames on a bridge port to one MAC address and to
-// the port's PortAddresses. It is closed: a port with a PortFilter and no
-// PortAddress lets nothing but ARP probes through.
+// the port's PortAddresses. A port with a PortFilter and no PortAddress sends nothing but
+// ARP probes.
 type PortFilter struct {
 	Link string
 	MAC  MAC
@@ -375,8 +375,8 @@ func (a AllowedMAC) Key() Key {
 }
 func (a AllowedMAC) String() string { return "" }
 
-// AllowedPrefix are addresses that a filtered port may send from, by any MAC
-// address that it may. Of one port none holds another.
+// AllowedPrefix is a range of addresses that a filtered port may send from, by any of its
+// MAC addresses. No prefix of a port contains another.
 type AllowedPrefix struct {
 	Link   string
 	Prefix netip.Prefix

@@ -47,8 +47,8 @@ func (p Publish) Shifted() bool {
 	return p.HostPortEnd != 0 && slices.ContainsFunc(p.Targets.All(), func(t netip.AddrPort) bool { return t.Port() != p.HostPort })
 }
 
-// Succeeds says that the publish leads some of another's ports to an address where
-// they led before.
+// Succeeds reports whether the publish leads some ports of another publish to an address
+// where they led before.
 func (p Publish) Succeeds(old Publish) bool {
 	if p.Proto != old.Proto || p.HostPort > old.Last() || old.HostPort > p.Last() {
 		return false

@@ -31,13 +31,13 @@ type RouteRule struct {
 	In string
 	// Narrow rules have further conditions, such as a mark or a port.
 	Narrow bool
-	// Mask are the bits of the mark that it looks at.
+	// Mask has the bits of the mark that the rule compares.
 	Mask uint32
 	// Drops is how the rule drops its packets, such as blackhole; empty for a rule with a
 	// table.
 	Drops string
 	Table uint32
-	// Longer makes it pass over routes of this many bits or fewer; -1 over none.
+	// Longer makes the rule pass over routes of this many bits or fewer; -1 over none.
 	Longer int
 }
 

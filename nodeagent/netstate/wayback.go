@@ -5,7 +5,7 @@ import "fmt"
 // WaysBack is how many interfaces besides the usual one answers can leave by.
 const WaysBack = 3
 
-// MarkMask are the bits that connections and packets of a WayBack are marked in. They
+// MarkMask has the bits that mark connections and packets of a WayBack. They
 // are not the bits of kube-proxy (0xc000), Cilium (0xf00), the AWS VPC CNI (0x80),
 // Calico and Tailscale (0xff0000 and above).
 const MarkMask = 0x3000
@@ -13,8 +13,8 @@ const MarkMask = 0x3000
 // WayMark is the mark of the n-th way back, from 1 to WaysBack.
 func WayMark(n int) uint32 { return uint32(n) << 12 }
 
-// WayBack has translated connections answered by the interface that they came in by: the
-// connection is marked, and its answers are.
+// WayBack marks translated connections that come in by an interface, and their answers, so
+// that a Rule leads the answers out by the same interface.
 type WayBack struct {
 	// Link is the node's interface, TargetLink the interface that leads to the targets.
 	Link, TargetLink string

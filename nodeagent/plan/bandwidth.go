@@ -19,7 +19,7 @@ func (d *differ) activate(old netstate.Object, l netstate.Link) {
 	}
 }
 
-// through is what a redirect leads through, and what limits it there.
+// through returns the keys of the IFB that a redirect leads to and of its shaper.
 func through(r netstate.Redirect) []netstate.Key {
 	return []netstate.Key{linkKey(netstate.End{Name: r.To}), netstate.Shaper{Link: r.To}.Key()}
 }

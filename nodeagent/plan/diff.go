@@ -95,7 +95,7 @@ func (d *differ) add(s Stage, op Op, old, new netstate.Object) *Step {
 	return &d.steps[len(d.steps)-1]
 }
 
-// findConflicts sets aside what may not be touched, with all that stands on it.
+// findConflicts sets aside the objects that may not be touched, and the objects on them.
 func (d *differ) findConflicts() {
 	d.blocked = map[netstate.Key]bool{}
 	for _, k := range d.desired.Keys() {
@@ -190,7 +190,7 @@ func linkKey(e netstate.End) netstate.Key {
 	return netstate.Key{Kind: netstate.KindLink, Netns: e.Netns, Link: e.Name}
 }
 
-// remove adds the deletions of released objects. What dies with its link or
+// remove adds the deletions of released objects. An object that dies with its link or
 // namespace needs no step of its own.
 func (d *differ) remove(release []netstate.Key) {
 	release = slices.SortedFunc(slices.Values(release), netstate.Key.Compare)
@@ -244,8 +244,8 @@ func (d *differ) replacePublishes() {
 	}
 }
 
-// successors tells whether one of the publishes takes the place of another. Most
-// are of one port, and looked up by that.
+// successors tells whether one of the publishes succeeds another. Most publishes are of one
+// port, and are looked up by it.
 func successors(come []netstate.Publish) func(netstate.Publish) bool {
 	type port struct {
 		proto string
@@ -268,7 +268,7 @@ func successors(come []netstate.Publish) func(netstate.Publish) bool {
 	}
 }
 
-// build adds the steps that make one desired object so.
+// build adds the steps that make one desired object.
 func (d *differ) build(k netstate.Key) {
 	want, got := d.desired[k], d.observed[k]
 	if d.isBlocked(k) || got != nil && Same(want, got) {
@@ -293,8 +293,8 @@ func (d *differ) build(k netstate.Key) {
 	}
 }
 
-// updateStage is where the object would be built, except that a publish which
-// only loses targets does so before those go.
+// updateStage is the stage in which the object would be built. A publish that only loses
+// targets is changed earlier, before the targets go.
 func updateStage(got, want netstate.Object) Stage {
 	old, _ := got.(netstate.Publish)
 	now, _ := want.(netstate.Publish)
@@ -326,7 +326,7 @@ func buildStage(k netstate.Kind) Stage {
 	return StageFilter
 }
 
-// isBlocked reports whether the object or what it stands on is in conflict.
+// isBlocked reports whether the object, or an object below it, is in conflict.
 func (d *differ) isBlocked(k netstate.Key) bool {
 	return d.blocked[k] || d.blocked[netstate.Key{Kind: netstate.KindNetns, Netns: k.Netns}] ||
 		d.blocked[netstate.Key{Kind: netstate.KindLink, Netns: k.Netns, Link: k.Link}] || d.peerBlocked(k)

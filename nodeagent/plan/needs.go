@@ -11,7 +11,8 @@ import (
 // removes such an object needs the removal of what lets packets through. So whatever
 // fails, or cannot be observed, nothing is open that should be closed.
 
-// addNeeds adds what keeps closed to the needs of each step that opens.
+// addNeeds adds the objects that hold packets back to the needs of each step that lets
+// them through.
 func (d *differ) addNeeds() {
 	goes := map[netstate.Key]netstate.Key{}
 	for _, s := range d.steps {
@@ -44,9 +45,9 @@ func (d *differ) addNeeds() {
 	}
 }
 
-// closing are the objects that hold back what a step opens, wanted or not: what could not
-// be observed is in no plan, and nothing is opened beside it. A publish on loopback needs
-// all wanted guards of loopback.
+// closing returns the objects that hold back the packets which a step lets through, wanted
+// or not: an object that could not be observed is in no plan, and nothing is opened beside
+// it. A publish on loopback needs all wanted guards of loopback.
 func closing(s Step, loopback []netstate.Key) []netstate.Key {
 	switch o := s.New.(type) {
 	case netstate.Link:
@@ -77,7 +78,7 @@ func policyKey(link string) netstate.Key { return netstate.LinkPolicy{Link: link
 
 var forwardingPaths = map[string]netstate.Family{"net/ipv4/ip_forward": netstate.IPv4, "net/ipv6/conf/all/forwarding": netstate.IPv6}
 
-// guardsOf are the guards of a sysctl of the node that forwards packets or routes
+// guardsOf returns the guards of a sysctl of the node that forwards packets or routes
 // loopback addresses.
 func guardsOf(s netstate.Sysctl) []netstate.Key {
 	if f, ok := forwardingPaths[s.Path]; ok && s.Netns == "" {
@@ -89,7 +90,8 @@ func guardsOf(s netstate.Sysctl) []netstate.Key {
 	return nil
 }
 
-// openedBehind are what lets packets through that an object of the firewall holds back.
+// openedBehind returns the objects that let packets through which an object of the
+// firewall holds back.
 func openedBehind(k netstate.Key) []netstate.Key {
 	switch k.Kind {
 	case netstate.KindPortFilter, netstate.KindLinkPolicy:
