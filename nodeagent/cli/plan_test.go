@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"flag"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -27,8 +27,8 @@ func TestPlan(t *testing.T) {
 		return
 	}
 	// The uplink sample joins eth1; br_netfilter changes the plan where it is.
-	sh(t, "ip link add eth1 type veth peer name lan1 && ip link set eth1 up")
-	sh(t, "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0 2>/dev/null || true")
+	netlab.Shell(t, "ip link add eth1 type veth peer name lan1 && ip link set eth1 up")
+	netlab.Shell(t, "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0 2>/dev/null || true")
 	samples, err := filepath.Glob("../../config/samples/*.yaml")
 	if err != nil || len(samples) == 0 {
 		t.Fatalf("samples: %v %v", samples, err)
@@ -48,15 +48,6 @@ func run(args ...string) (code int, out, errs string) {
 	var stdout, stderr bytes.Buffer
 	code = Run(Options{Args: args, Stdin: strings.NewReader(""), Stdout: &stdout, Stderr: &stderr})
 	return code, stdout.String(), stderr.String()
-}
-
-func sh(t *testing.T, script string) string {
-	t.Helper()
-	out, err := exec.Command("sh", "-ec", script).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, out)
-	}
-	return string(out)
 }
 
 func compare(t *testing.T, file, got string) {

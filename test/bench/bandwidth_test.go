@@ -6,17 +6,15 @@ import (
 	"io"
 	"math"
 	"net"
-	"os"
-	"runtime"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -43,7 +41,7 @@ func BenchmarkBandwidth(b *testing.B) {
 		for _, mbits := range []int64{5, 20, 100, 500} {
 			wanted := float64(mbits) * 1e6
 			limitTo(b, e, mbits)
-			in, out := measure(b, "", "/run/netns/net1", "10.68.0.2:9000"), measure(b, "/run/netns/net1", "", "10.68.0.1:9000")
+			in, out := measure(b, netlab.Node, "net1", "10.68.0.2:9000"), measure(b, "net1", netlab.Node, "10.68.0.1:9000")
 			fmt.Printf("  %3d Mbit/s   %6.1f Mbit/s %+6.1f %%    %6.1f Mbit/s %+6.1f %%\n", mbits, in/1e6, (in/wanted-1)*100, out/1e6, (out/wanted-1)*100)
 			for _, got := range []float64{in, out} {
 				if math.Abs(got/wanted-1) > tolerated {
@@ -81,25 +79,13 @@ func limitTo(b *testing.B, e *engine.Engine, mbits int64) {
 	}
 }
 
-// measure sends from one namespace to another and returns the bits of frames a
-// second. An empty namespace is the node's.
-func measure(b *testing.B, from, to, addr string) float64 {
-	var l net.Listener
-	var client net.Conn
-	at(b, to, func() (err error) {
-		l, err = net.Listen("tcp", addr)
-		return err
-	})
-	defer l.Close()
-	at(b, from, func() (err error) {
-		client, err = net.Dial("tcp", addr)
-		return err
-	})
-	defer client.Close()
-	server, err := l.Accept()
+// measure sends from one namespace to another and returns the bits of frames a second.
+func measure(b *testing.B, from, to netlab.Netns, addr string) float64 {
+	client, server, err := netlab.Join(from, to, addr, addr)
 	if err != nil {
 		b.Fatal(err)
 	}
+	defer client.Close()
 	defer server.Close()
 	go func() { _, _ = io.Copy(client, endless{}) }()
 	readFor(b, server, settling)
@@ -125,35 +111,3 @@ func readFor(b *testing.B, conn net.Conn, d time.Duration) int {
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
-
-// at calls f on a thread in a namespace.
-func at(b *testing.B, netns string, f func() error) {
-	b.Helper()
-	if err := within(netns, f); err != nil {
-		b.Fatal(err)
-	}
-}
-
-// within calls f on a thread in a namespace; an empty one is the node's.
-func within(netns string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		if netns == "" {
-			done <- f()
-			return
-		}
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		done <- func() error {
-			ns, err := os.Open(netns)
-			if err != nil {
-				return err
-			}
-			defer ns.Close()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			return f()
-		}()
-	}()
-	return <-done
-}

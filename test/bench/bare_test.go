@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // The main thread cannot end with a goroutine and would stay in a namespace;
@@ -56,13 +58,10 @@ func bare(b *testing.B) (build, remove time.Duration) {
 // removed: it does so in the background, under the lock that the next
 // measurement needs. A namespace loses its number when it is down.
 func awaitCleanup(b *testing.B) {
-	deadline := time.Now().Add(30 * time.Second)
-	for time.Now().Before(deadline) {
-		if out, err := exec.Command("ip", "netns", "list-id").Output(); err == nil && len(out) == 0 {
-			return
-		}
-	}
-	b.Fatal("removed namespaces stay")
+	netlab.Until(b, 30*time.Second, "removed namespaces are down", func() bool {
+		out, err := netlab.Node.Run("ip", "netns", "list-id")
+		return err == nil && out == ""
+	})
 }
 
 func file(i int) string { return fmt.Sprintf("/run/bare/%d", i) }
@@ -93,7 +92,7 @@ func bareAttach(i int, bridge netlink.Link) error {
 	if err := netlink.LinkSetUp(veth); err != nil {
 		return err
 	}
-	return inside(ns, i)
+	return inside(i)
 }
 
 // newNamespace makes a namespace with its loopback up, mounted on a file.
@@ -124,38 +123,30 @@ func newNamespace(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
-// inside configures the end in the namespace, from a thread that goes there.
-func inside(ns *os.File, i int) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- func() error {
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+// inside configures the end in the namespace.
+func inside(i int) error {
+	return netlab.Netns(file(i)).Do(func() error {
+		for _, s := range []string{"accept_dad", "accept_ra"} {
+			if err := os.WriteFile("/proc/sys/net/ipv6/conf/eth0/"+s, []byte("0"), 0); err != nil {
 				return err
 			}
-			for _, s := range []string{"accept_dad", "accept_ra"} {
-				if err := os.WriteFile("/proc/sys/net/ipv6/conf/eth0/"+s, []byte("0"), 0); err != nil {
-					return err
-				}
-			}
-			eth0, err := netlink.LinkByName("eth0")
-			if err != nil {
-				return err
-			}
-			if err := netlink.LinkSetAlias(eth0, "bare"); err != nil {
-				return err
-			}
-			if err := netlink.LinkSetUp(eth0); err != nil {
-				return err
-			}
-			a := address(i)
-			if err := netlink.AddrAdd(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), 32)}}); err != nil {
-				return err
-			}
-			return netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 68, 0, 1)})
-		}()
-	}()
-	return <-done
+		}
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetAlias(eth0, "bare"); err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(eth0); err != nil {
+			return err
+		}
+		a := address(i)
+		if err := netlink.AddrAdd(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), 32)}}); err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: net.IPv4(10, 68, 0, 1)})
+	})
 }
 
 // filters is the tables with the elements of the attachments' filters.

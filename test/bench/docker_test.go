@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // dockerFigures hands, in the environment, Docker's figures to the sandbox, where the
@@ -81,8 +82,8 @@ func newDocker(b *testing.B, netns string) *docker {
 	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("build httpd: %v\n%s", err, out)
 	}
-	must(b, run(fmt.Sprintf("tar -C %s -c httpd | docker import --change 'ENTRYPOINT [\"/httpd\"]' - %s", dir, d.image)))
-	b.Cleanup(func() { must(b, run("docker rmi "+d.image)) })
+	netlab.Shell(b, fmt.Sprintf("tar -C %s -c httpd | docker import --change 'ENTRYPOINT [\"/httpd\"]' - %s", dir, d.image))
+	b.Cleanup(func() { netlab.Shell(b, "docker rmi "+d.image) })
 	out, err := exec.Command("docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").Output()
 	must(b, err)
 	d.host = strings.TrimSpace(string(out))
@@ -133,7 +134,7 @@ func (d *docker) publish(n int) (p published) {
 	d.remove(one)
 	p.Fewer = time.Since(start)
 	var err error
-	if p.P50, p.PerSecond, err = connect(d.netns, fmt.Sprintf("%s:%d", d.host, firstPort+done-1)); err != nil {
+	if p.P50, p.PerSecond, err = connect(netlab.Netns(d.netns), fmt.Sprintf("%s:%d", d.host, firstPort+done-1)); err != nil {
 		p.Note = "no connections: " + err.Error()
 	}
 	return p

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // pluginsFolder names, in the environment, where the CNI reference plugins are.
@@ -53,12 +55,7 @@ func plugins(b *testing.B, v variant) (l latencies) {
 		}
 		l = append(l, time.Since(start))
 	}
-	for _, undo := range []string{"ip link delete br-cni", "nft flush ruleset", "rm -r /run/cni"} {
-		args := strings.Fields(undo)
-		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-			b.Fatalf("%s: %v: %s", undo, err, out)
-		}
-	}
+	netlab.Shell(b, "ip link delete br-cni; nft flush ruleset; rm -r /run/cni")
 	return l
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 	"github.com/patchbay-dev/patchbay/test/sandbox"
 )
 
@@ -78,7 +79,7 @@ func BenchmarkPublishes(b *testing.B) {
 	if !sandbox.Enter(b) {
 		return
 	}
-	must(b, run("ip link set lo up"))
+	netlab.Shell(b, "ip link set lo up")
 	for b.Loop() {
 		fmt.Printf("\n%26s %5s %12s %12s %12s %12s %11s %9s\n", "", "ports", "all", "one more", "one fewer", "connect p50", "per second", "memory")
 		ours := map[int]published{}
@@ -201,10 +202,10 @@ func iptables(b *testing.B, n int) (p published) {
 	p.All = time.Since(start)
 	one := fmt.Sprintf("PREROUTING -p tcp -m addrtype --dst-type LOCAL -m tcp --dport %d -j DNAT --to-destination 10.68.0.2:%d", firstPort+n, serverPort)
 	start = time.Now()
-	must(b, run("iptables -t nat -A "+one))
+	netlab.Shell(b, "iptables -t nat -A "+one)
 	p.More = time.Since(start)
 	start = time.Now()
-	must(b, run("iptables -t nat -D "+one))
+	netlab.Shell(b, "iptables -t nat -D "+one)
 	p.Fewer = time.Since(start)
 	p.P50, p.PerSecond = connectLoop(b, n)
 	return p
@@ -216,9 +217,9 @@ func bareServer(b *testing.B) (remove func()) {
 	e := newEngine(b)
 	inputs := server()
 	settle(b, e, func() { e.Update(inputs, nil) })
-	must(b, run("nft delete table inet patchbay; iptables -P FORWARD ACCEPT; echo 1 >/proc/sys/net/ipv4/ip_forward"))
+	netlab.Shell(b, "nft delete table inet patchbay; iptables -P FORWARD ACCEPT; echo 1 >/proc/sys/net/ipv4/ip_forward")
 	return func() {
-		must(b, run("nft flush ruleset"))
+		netlab.Shell(b, "nft flush ruleset")
 		settle(b, e, func() {
 			for _, in := range inputs {
 				e.Remove(in)
@@ -249,13 +250,10 @@ func restore(from, to int) error {
 // connectLoop connects from another host to the last of so many ports. It returns
 // the median time, and how many it made in a second.
 func connectLoop(b *testing.B, n int) (time.Duration, float64) {
-	must(b, run("ip netns add outside && ip link add wan0 type veth peer name eth0 netns outside && ip addr add 203.0.113.1/24 dev wan0 && ip link set wan0 up && ip -n outside addr add 203.0.113.2/24 dev eth0 && ip -n outside link set eth0 up"))
-	defer func() { must(b, run("ip link del wan0; ip netns del outside")) }()
-	var l net.Listener
-	at(b, "/run/netns/server", func() (err error) {
-		l, err = net.Listen("tcp", fmt.Sprintf(":%d", serverPort))
-		return err
-	})
+	must(b, netlab.Machine{Netns: "outside", Port: "wan0", Node: []string{"203.0.113.1/24"}, Own: []string{"203.0.113.2/24"}}.Make())
+	defer netlab.Shell(b, "ip link del wan0; ip netns del outside")
+	l, err := netlab.In("server", func() (net.Listener, error) { return net.Listen("tcp", fmt.Sprintf(":%d", serverPort)) })
+	must(b, err)
 	defer l.Close()
 	go func() {
 		for {
@@ -266,15 +264,15 @@ func connectLoop(b *testing.B, n int) (time.Duration, float64) {
 			_ = c.Close()
 		}
 	}()
-	p50, perSecond, err := connect("/run/netns/outside", fmt.Sprintf("203.0.113.1:%d", firstPort+n-1))
+	p50, perSecond, err := connect("outside", fmt.Sprintf("203.0.113.1:%d", firstPort+n-1))
 	must(b, err)
 	return p50, perSecond
 }
 
-func connect(netns, addr string) (p50 time.Duration, perSecond float64, err error) {
+func connect(from netlab.Netns, addr string) (p50 time.Duration, perSecond float64, err error) {
 	var times latencies
 	start := time.Now()
-	err = within(netns, func() error {
+	err = from.Do(func() error {
 		for range connections {
 			begin := time.Now()
 			c, err := net.DialTimeout("tcp", addr, 3*time.Second)
@@ -292,14 +290,6 @@ func connect(netns, addr string) (p50 time.Duration, perSecond float64, err erro
 		return 0, 0, err
 	}
 	return times.at(0.5), connections / time.Since(start).Seconds(), nil
-}
-
-func run(command string) error {
-	out, err := exec.Command("sh", "-c", command).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", command, err, out)
-	}
-	return nil
 }
 
 func must(b *testing.B, err error) {

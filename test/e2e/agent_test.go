@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // ours lists the objects that an agent has built on a node, with handles and indexes:
@@ -88,7 +89,7 @@ func replaceAgent(t *testing.T, node string) {
 	t.Helper()
 	old := agentPod(t, node)
 	kubectl(t, "-n", "patchbay-system", "delete", "pod", old)
-	eventually(t, "another agent on "+node, func() error {
+	netlab.Eventually(t, patience, "another agent on "+node, func() error {
 		now, err := findAgent(node)
 		if err == nil && now == old {
 			err = errors.New("still the old one")
@@ -100,7 +101,7 @@ func replaceAgent(t *testing.T, node string) {
 func agentPod(t *testing.T, node string) string {
 	t.Helper()
 	var name string
-	eventually(t, "an agent on "+node, func() (err error) {
+	netlab.Eventually(t, patience, "an agent on "+node, func() (err error) {
 		name, err = findAgent(node)
 		return err
 	})
@@ -137,7 +138,7 @@ func TestAgentDown(t *testing.T) {
 	on(t, cluster.Worker2, "systemctl start kubelet")
 	ready(t, "nsa/down3")
 	ping(t, cluster.Worker2, "down1", address(t, "down3"))
-	within(t, 5*time.Second, "what was deleted is gone", func() error {
+	netlab.Eventually(t, 5*time.Second, "what was deleted is gone", func() error {
 		if out := on(t, cluster.Worker2, traces); strings.Contains(out, "down2") || strings.Contains(out, "20082") {
 			return fmt.Errorf("left:\n%s", out)
 		}
@@ -158,7 +159,7 @@ func stopAgent(t *testing.T, node string) {
 		agentPod(t, node)
 	})
 	on(t, node, "systemctl stop kubelet && pkill -TERM -f '^/usr/local/bin/patchbay agent'")
-	eventually(t, "no agent on "+node, func() error {
+	netlab.Eventually(t, patience, "no agent on "+node, func() error {
 		if _, err := attempt(node, "! pgrep -f '^/usr/local/bin/patchbay agent'"); err != nil {
 			return errors.New("it still runs")
 		}
@@ -209,14 +210,14 @@ func TestAPIServerDown(t *testing.T) {
 	const manifest, aside = "/etc/kubernetes/manifests/kube-apiserver.yaml", "/etc/kubernetes/kube-apiserver.yaml"
 	back := func() {
 		on(t, cluster.ControlPlane, fmt.Sprintf("if [ -e %[2]s ]; then mv %[2]s %[1]s; fi", manifest, aside))
-		eventually(t, "the API server back", func() error {
+		netlab.Eventually(t, patience, "the API server back", func() error {
 			_, err := kind.Kubectl(context.Background(), nil, "get", "--raw", "/readyz")
 			return err
 		})
 	}
 	t.Cleanup(back)
 	on(t, cluster.ControlPlane, "mv "+manifest+" "+aside)
-	eventually(t, "the API server away", func() error {
+	netlab.Eventually(t, patience, "the API server away", func() error {
 		if _, err := kind.Kubectl(context.Background(), nil, "get", "--raw", "/readyz", "--request-timeout=2s"); err == nil {
 			return errors.New("it answers")
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // TestFirewallReload: rules that another program takes out of a node's firewall are
@@ -22,14 +23,14 @@ func TestFirewallReload(t *testing.T) {
 	on(t, cluster.Worker, "nft delete table inet patchbay; nft flush table bridge patchbay")
 	curl(t, cluster.Worker2, url, "reload")
 	bridge := "reload." + cluster.Worker
-	eventually(t, "the repair is counted", func() error {
+	netlab.Eventually(t, patience, "the repair is counted", func() error {
 		b, err := try[v1alpha1.NodeBridge]("nbr", bridge)
 		if err == nil && b.Status.Repairs == 0 {
 			err = fmt.Errorf("%+v", b.Status)
 		}
 		return err
 	})
-	eventually(t, "and told of", func() error {
+	netlab.Eventually(t, patience, "and told of", func() error {
 		out := kubectl(t, "get", "events", "-A", "--field-selector", "reason=DriftRepaired")
 		if !strings.Contains(out, bridge) {
 			return fmt.Errorf("events: %s", out)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // TestNodesOwnPorts: a process of the node that listens on a port is named and
@@ -64,7 +65,7 @@ func listen(t *testing.T, node string, port int, text string) (end func()) {
 // says waits until a condition's message matches.
 func says(t *testing.T, publish, condition, message string) {
 	t.Helper()
-	eventually(t, "pp/"+publish+" says "+message, func() error {
+	netlab.Eventually(t, patience, "pp/"+publish+" says "+message, func() error {
 		s, err := try[status]("pp", publish)
 		if err != nil {
 			return err
@@ -116,7 +117,7 @@ func chosen(t *testing.T) string {
 // holds waits until a command on the worker prints a text, or does not.
 func holds(t *testing.T, command, text string, yes bool) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%q in %s: %v", text, command, yes), func() error {
+	netlab.Eventually(t, patience, fmt.Sprintf("%q in %s: %v", text, command, yes), func() error {
 		out, err := attempt(cluster.Worker, command)
 		if err == nil && strings.Contains(out, text) != yes {
 			err = errors.New(out)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // patience bounds every wait for something that takes seconds.
@@ -145,7 +146,7 @@ func address(t *testing.T, attachment string) string {
 // "True Programmed" or the like.
 func expect(t *testing.T, resource, name, condition, want string) {
 	t.Helper()
-	eventually(t, resource+"/"+name+" "+condition+"="+want, func() error {
+	netlab.Eventually(t, patience, resource+"/"+name+" "+condition+"="+want, func() error {
 		s, err := try[status](resource, name)
 		if err != nil {
 			return err
@@ -173,7 +174,7 @@ func ready(t *testing.T, names ...string) {
 // counts waits for the ready and the selected nodes of a network.
 func counts(t *testing.T, network string, ready, selected int32) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("network %s on %d of %d nodes", network, ready, selected), func() error {
+	netlab.Eventually(t, patience, fmt.Sprintf("network %s on %d of %d nodes", network, ready, selected), func() error {
 		n, err := try[v1alpha1.BridgeNetwork]("bnet", network)
 		if err != nil {
 			return err
@@ -183,23 +184,6 @@ func counts(t *testing.T, network string, ready, selected int32) {
 		}
 		return nil
 	})
-}
-
-// eventually asks until it is told nil, or gives up with the last answer.
-func eventually(t *testing.T, what string, ask func() error) {
-	t.Helper()
-	within(t, patience, what, ask)
-}
-
-func within(t *testing.T, limit time.Duration, what string, ask func() error) {
-	t.Helper()
-	var err error
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if err = ask(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("%s: not within %v: %v", what, limit, err)
 }
 
 // on runs a shell command in a node.
@@ -219,7 +203,7 @@ func attempt(node, command string) (string, error) {
 // ping waits until a namespace of a node reaches an address.
 func ping(t *testing.T, node, netns, address string) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("ping %s from %s on %s", address, netns, node), func() error {
+	netlab.Eventually(t, patience, fmt.Sprintf("ping %s from %s on %s", address, netns, node), func() error {
 		_, err := attempt(node, fmt.Sprintf("ip netns exec %s ping -c 1 -W 1 %s", netns, address))
 		return err
 	})
@@ -243,7 +227,7 @@ func serve(t *testing.T, node, netns string, port int) {
 // curl waits until an URL answers on a node with a text.
 func curl(t *testing.T, node, url, want string) {
 	t.Helper()
-	eventually(t, "curl "+url+" on "+node, func() error {
+	netlab.Eventually(t, patience, "curl "+url+" on "+node, func() error {
 		out, err := attempt(node, "curl -sS --max-time 2 "+url)
 		if err == nil && !strings.HasPrefix(out, want) {
 			err = fmt.Errorf("answers %q, not %q", out, want)
@@ -268,7 +252,7 @@ nft list ruleset | grep -e '"cluster"' -e patchbay:cluster || true`
 func clean(t *testing.T) {
 	t.Helper()
 	for _, node := range cluster.Nodes() {
-		eventually(t, "nothing left on "+node, func() error {
+		netlab.Eventually(t, patience, "nothing left on "+node, func() error {
 			out, err := attempt(node, traces)
 			if left := strings.TrimSpace(out); err == nil && left != "" {
 				err = fmt.Errorf("left:\n%s", left)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // TestNodeSelector: a label that comes to or goes from a node builds or removes
@@ -32,7 +33,7 @@ func TestNodeSelector(t *testing.T) {
 	counts(t, "chosen", 2, 2)
 	kubectl(t, "label", "node", cluster.Worker, "patchbay-e2e-")
 	counts(t, "chosen", 1, 1)
-	eventually(t, "no bridge on "+cluster.Worker, func() error {
+	netlab.Eventually(t, patience, "no bridge on "+cluster.Worker, func() error {
 		if _, err := attempt(cluster.Worker, "! ip link show br-chosen 2>&1"); err != nil {
 			return errors.New("it is there")
 		}
@@ -71,7 +72,7 @@ func TestNodeNotReady(t *testing.T) {
 	counts(t, "mute", 3, 3)
 	on(t, cluster.Worker2, "systemctl stop kubelet")
 	t.Cleanup(func() { on(t, cluster.Worker2, "systemctl start kubelet") })
-	within(t, 2*time.Minute, "node not Ready", func() error {
+	netlab.Eventually(t, 2*time.Minute, "node not Ready", func() error {
 		out := kubectl(t, "get", "node", cluster.Worker2, "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
 		if out != "Unknown" {
 			return fmt.Errorf("Ready is %s", out)
@@ -117,7 +118,7 @@ func TestNodeDeleted(t *testing.T) {
 	rejoin(t, cluster.Worker2)
 	counts(t, "lost", 3, 3)
 	ready(t, "nsa/lost2")
-	eventually(t, "lost1 gone from its node", func() error {
+	netlab.Eventually(t, patience, "lost1 gone from its node", func() error {
 		out, err := attempt(cluster.Worker2, traces)
 		if err == nil && strings.Contains(out, "lost1") {
 			err = fmt.Errorf("left:\n%s", out)
@@ -130,7 +131,7 @@ func TestNodeDeleted(t *testing.T) {
 func rejoin(t *testing.T, node string) {
 	t.Helper()
 	on(t, node, "systemctl restart kubelet")
-	eventually(t, node+" is back", func() error {
+	netlab.Eventually(t, patience, node+" is back", func() error {
 		_, err := kind.Kubectl(context.Background(), nil, "wait", "--for=condition=Ready", "node/"+node, "--timeout=5s")
 		return err
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // TestMoved: an attachment that is edited to another network, or made anew on
@@ -41,7 +42,7 @@ func TestMoved(t *testing.T) {
 	}
 	serve(t, cluster.Worker2, "mover", 8001)
 	curl(t, cluster.Worker, "http://"+nodeIP(t, cluster.Worker2)+":20088", "mover")
-	eventually(t, "nothing of mover on the first node", func() error {
+	netlab.Eventually(t, patience, "nothing of mover on the first node", func() error {
 		out, err := attempt(cluster.Worker, traces)
 		if err == nil && (strings.Contains(out, "mover") || strings.Contains(out, "20088")) {
 			err = fmt.Errorf("left:\n%s", out)
@@ -72,7 +73,7 @@ func TestInUse(t *testing.T) {
 		t.Errorf("the kernel has changed\nbefore:\n%s\nnow:\n%s", before, now)
 	}
 	kubectl(t, "delete", "nsa", "user1")
-	eventually(t, "only user2 named", func() error {
+	netlab.Eventually(t, patience, "only user2 named", func() error {
 		if got := said(); strings.Contains(got, "user1") || !strings.Contains(got, "default/user2") {
 			return fmt.Errorf("it says %q", got)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // workload is a Deployment or StatefulSet whose pods answer on port 8001 with
@@ -70,7 +71,7 @@ func children(t *testing.T, parent string) []v1alpha1.NamespaceAttachment {
 // wired waits until a selector has so many pods, all of them ready.
 func wired(t *testing.T, parent string, pods int32) []v1alpha1.NamespaceAttachment {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d pods of %s", pods, parent), func() error {
+	netlab.Eventually(t, patience, fmt.Sprintf("%d pods of %s", pods, parent), func() error {
 		a, err := try[v1alpha1.NamespaceAttachment]("nsa", parent)
 		if err != nil {
 			return err
@@ -155,7 +156,7 @@ func TestSelectedPods(t *testing.T) {
 	kubectl(t, "scale", "deployment/web", "--replicas=0")
 	wired(t, "web", 0)
 	for _, node := range []string{cluster.Worker, cluster.Worker2} {
-		eventually(t, "no pod's link on "+node, func() error {
+		netlab.Eventually(t, patience, "no pod's link on "+node, func() error {
 			out, err := attempt(node, "ip -br link show group 1346525441 type veth")
 			if err == nil && out != "" {
 				err = fmt.Errorf("left:\n%s", out)
@@ -213,7 +214,7 @@ func balanced(t *testing.T, list []v1alpha1.NamespaceAttachment) {
 func answerAll(t *testing.T, names []string, ip string, port int) {
 	t.Helper()
 	answered := map[string]bool{}
-	eventually(t, fmt.Sprintf("answers of all of %v on %s:%d", names, ip, port), func() error {
+	netlab.Eventually(t, patience, fmt.Sprintf("answers of all of %v on %s:%d", names, ip, port), func() error {
 		out, err := attempt(cluster.ControlPlane, fmt.Sprintf("for i in $(seq 20); do curl -sS --max-time 2 http://%s:%d; echo; done", ip, port))
 		for _, line := range strings.Split(out, "\n") {
 			if name, _, ok := strings.Cut(line, " (you are "); ok {
@@ -239,7 +240,7 @@ func TestNamedPod(t *testing.T) {
 	first := *get[v1alpha1.NamespaceAttachment](t, "nsa", "db")
 	same := func(what string) {
 		t.Helper()
-		eventually(t, what, func() error {
+		netlab.Eventually(t, patience, what, func() error {
 			now, err := try[v1alpha1.NamespaceAttachment]("nsa", "db")
 			if err != nil {
 				return err
@@ -265,7 +266,7 @@ func TestNamedPod(t *testing.T) {
 	if _, err := kind.StopSandbox(t.Context(), cluster.Worker, get[v1alpha1.NamespaceAttachment](t, "nsa", "db").Status.PodUID); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another namespace", func() error {
+	netlab.Eventually(t, patience, "another namespace", func() error {
 		now, err := try[v1alpha1.NamespaceAttachment]("nsa", "db")
 		if err == nil && (now.Status.Interface == nil || now.Status.Interface.Netns == first.Status.Interface.Netns) {
 			err = fmt.Errorf("%+v", now.Status)
@@ -293,7 +294,7 @@ func TestNamedPod(t *testing.T) {
 // TestHostNetworkPod: a pod that uses its node's network is refused.
 func TestHostNetworkPod(t *testing.T) {
 	newLab(t, network("host", "10.82.0.0/24", ""), workload("Deployment", "host", 1, "hostNetwork: true,"), selected("host", "host", "host"))
-	eventually(t, "a child", func() error {
+	netlab.Eventually(t, patience, "a child", func() error {
 		if len(children(t, "host")) != 1 {
 			return fmt.Errorf("%d children", len(children(t, "host")))
 		}

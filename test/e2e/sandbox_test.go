@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // TestSandboxesAreSeen: the agent, which reads no pods, knows from the container
@@ -25,7 +26,7 @@ func TestSandboxesAreSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another sandbox", func() error {
+	netlab.Eventually(t, patience, "another sandbox", func() error {
 		second, err := kind.StopSandbox(t.Context(), cluster.Worker, uid)
 		if err == nil && second == first {
 			err = fmt.Errorf("the stopped sandbox %s runs", first)
@@ -34,13 +35,13 @@ func TestSandboxesAreSeen(t *testing.T) {
 	})
 	sandboxesAreKnown(t)
 	var before int
-	eventually(t, "a count of failures", func() (err error) {
+	netlab.Eventually(t, patience, "a count of failures", func() (err error) {
 		before, err = metric("patchbay_container_runtime_errors_total")
 		return err
 	})
 	on(t, cluster.Worker, "systemctl stop containerd")
 	t.Cleanup(func() { on(t, cluster.Worker, "systemctl start containerd") })
-	eventually(t, "the runtime missed", func() error {
+	netlab.Eventually(t, patience, "the runtime missed", func() error {
 		now, err := metric("patchbay_container_runtime_errors_total")
 		if err == nil && now <= before+2 {
 			err = fmt.Errorf("%d failures", now-before)
@@ -80,7 +81,7 @@ func metric(name string) (int, error) {
 // runs, which is not the same at each look: pods of earlier tests still end.
 func sandboxesAreKnown(t *testing.T) {
 	t.Helper()
-	eventually(t, "all sandboxes known", func() error {
+	netlab.Eventually(t, patience, "all sandboxes known", func() error {
 		running, err := kind.Sandboxes(t.Context(), cluster.Worker)
 		if err != nil {
 			return err

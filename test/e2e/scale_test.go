@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/patchbay-dev/patchbay/test/e2e/cluster"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 // TestScale applies 300 attachments and 300 publishes at once on one worker, and
@@ -33,7 +34,7 @@ func TestScale(t *testing.T) {
 	}
 	applied := time.Since(start)
 	var last time.Time
-	within(t, 2*time.Minute, "all Ready", func() error {
+	netlab.Eventually(t, 2*time.Minute, "all Ready", func() error {
 		n, newest := readyCount(t)
 		if n < 2*count {
 			return fmt.Errorf("%d of %d are Ready", n, 2*count)
