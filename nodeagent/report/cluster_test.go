@@ -18,6 +18,7 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
+	"github.com/patchbay-dev/patchbay/test/netlab"
 )
 
 var net1 = netstate.Owner{Kind: netstate.OwnerAttachment, Namespace: "lab", Name: "net1"}
@@ -59,19 +60,14 @@ func (s *server) Apply(_ context.Context, _ v1alpha1.Object, status map[string]a
 
 func (s *server) expect(t *testing.T, writes ...string) {
 	t.Helper()
-	end := time.Now().Add(10 * time.Second)
-	for {
+	netlab.Eventually(t, 10*time.Second, "the statuses that are written", func() error {
 		s.mu.Lock()
-		got := append([]string(nil), s.writes...)
-		s.mu.Unlock()
-		if len(got) >= len(writes) || time.Now().After(end) {
-			if diff := cmp.Diff(writes, got); diff != "" {
-				t.Fatalf("want -, got +:\n%s", diff)
-			}
-			return
+		defer s.mu.Unlock()
+		if diff := cmp.Diff(writes, s.writes); diff != "" {
+			return fmt.Errorf("want -, got +:\n%s", diff)
 		}
-		time.Sleep(time.Millisecond)
-	}
+		return nil
+	})
 }
 
 func start(t *testing.T, s *server) *Cluster {

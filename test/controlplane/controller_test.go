@@ -220,17 +220,13 @@ func (l *lab) clear() {
 	l.deleteAll(ctx, &corev1.Node{}, inLab)
 	var networks v1alpha1.BridgeNetworkList
 	var bridges v1alpha1.NodeBridgeList
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for ; ; <-tick.C {
-		if err := errors.Join(l.List(ctx, &networks), l.List(ctx, &bridges)); err != nil {
-			l.Errorf("networks or NodeBridges do not go: %v", err)
-			return
+	netlab.Eventually(l.T, deadline, "networks and NodeBridges go", func() error {
+		err := errors.Join(l.List(ctx, &networks), l.List(ctx, &bridges))
+		if left := len(networks.Items) + len(bridges.Items); err == nil && left > 0 {
+			err = fmt.Errorf("%d are left", left)
 		}
-		if len(networks.Items)+len(bridges.Items) == 0 {
-			return
-		}
-	}
+		return err
+	})
 }
 
 func (l *lab) deleteAll(ctx context.Context, o client.Object, of ...client.DeleteAllOfOption) {
