@@ -139,7 +139,7 @@ func (n *node) result(cmd *cobra.Command, docs []dir.Document, statuses []engine
 	for _, d := range docs {
 		files[ownerOf(d.Object)] = d.File
 	}
-	var shown []metav1.Object
+	var shown []v1alpha1.Object
 	var errs []error
 	for _, s := range statuses {
 		file, applied := files[s.Owner]

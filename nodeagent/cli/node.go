@@ -181,9 +181,9 @@ func (n *node) learnKeys() (map[netstate.Owner][]netstate.Key, error) {
 	return n.learn(records)
 }
 
-func ownerOf(o metav1.Object) netstate.Owner { return engine.InputOf(o).Owner() }
+func ownerOf(o v1alpha1.Object) netstate.Owner { return engine.InputOf(o).Owner() }
 
-func sortObjects[T metav1.Object](list []T) {
+func sortObjects[T v1alpha1.Object](list []T) {
 	slices.SortFunc(list, func(a, b T) int { return ownerOf(a).Compare(ownerOf(b)) })
 }
 

@@ -9,9 +9,9 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
@@ -83,7 +83,7 @@ func (f *flags) observe(ctx context.Context, s netstate.Source, log *slog.Logger
 }
 
 func show(w io.Writer, output string, planned, clusters []engine.Planned, last engine.Teller) error {
-	var objects []metav1.Object
+	var objects []v1alpha1.Object
 	var unowned []plan.Group
 	for _, p := range planned {
 		if p.Status == nil {
@@ -100,7 +100,7 @@ func show(w io.Writer, output string, planned, clusters []engine.Planned, last e
 	return table(w, objects, unowned, clusters)
 }
 
-func table(w io.Writer, objects []metav1.Object, unowned []plan.Group, clusters []engine.Planned) error {
+func table(w io.Writer, objects []v1alpha1.Object, unowned []plan.Group, clusters []engine.Planned) error {
 	if len(objects)+len(unowned)+len(clusters) == 0 {
 		fmt.Fprintln(w, "Nothing of Patchbay is on this node.")
 		return nil
@@ -154,7 +154,7 @@ func builtBy(owner string, steps []plan.Step) built {
 
 // encode says all that the table says: undescribed and cluster are beside the items of
 // the list.
-func encode(w io.Writer, output string, objects []metav1.Object, unowned []plan.Group, clusters []engine.Planned) error {
+func encode(w io.Writer, output string, objects []v1alpha1.Object, unowned []plan.Group, clusters []engine.Planned) error {
 	list := map[string]any{"apiVersion": "v1", "kind": "List", "items": objects}
 	var undescribed, cluster []built
 	for _, g := range unowned {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -32,12 +30,12 @@ func (w *world) external(room int) *v1alpha1.BridgeNetwork {
 	return n
 }
 
-func (w *world) reasonOf(o metav1.Object) string {
+func (w *world) reasonOf(o v1alpha1.Object) string {
 	c := w.r.status[own(o)].Ready
 	return string(c.Status) + " " + c.Reason
 }
 
-func (w *world) expectReasons(what string, want map[metav1.Object]string) {
+func (w *world) expectReasons(what string, want map[v1alpha1.Object]string) {
 	w.t.Helper()
 	for o, reason := range want {
 		if got := w.reasonOf(o); got != reason {
@@ -55,13 +53,13 @@ func TestBridgeFull(t *testing.T) {
 	n := w.external(2)
 	w.set(n)
 	a, b, c, d := nsa("a", "red"), nsa("b", "red"), nsa("c", "red"), nsa("d", "red")
-	for _, o := range []metav1.Object{a, b, c, d} {
+	for _, o := range []v1alpha1.Object{a, b, c, d} {
 		w.set(o)
 		w.turns(20)
 	}
 	w.e.Synced(true)
 	w.turns(20)
-	w.expectReasons("at first", map[metav1.Object]string{a: have, b: have, c: full, d: full})
+	w.expectReasons("at first", map[v1alpha1.Object]string{a: have, b: have, c: full, d: full})
 	const text = "spec.network: there is no free port of bridge br0: a Linux bridge takes 1,023 ports, those of others among them: use a second network or another node; this attachment gets a port as soon as one is free"
 	if got := w.r.status[own(c)].Ready.Message; got != text {
 		t.Errorf("c says %q", got)
@@ -84,24 +82,24 @@ func TestBridgeFull(t *testing.T) {
 	}
 	w.e.Remove(yes(InputOf(a)))
 	w.turns(20)
-	w.expectReasons("after a", map[metav1.Object]string{b: have, c: have, d: full})
+	w.expectReasons("after a", map[v1alpha1.Object]string{b: have, c: have, d: full})
 	// The next process decides alike.
 	w.k.held = w.k.inventory()
 	w.e = w.engine()
-	for _, o := range []metav1.Object{n, d, c, b} {
+	for _, o := range []v1alpha1.Object{n, d, c, b} {
 		w.set(o)
 	}
 	w.turns(20)
-	w.expectReasons("after a restart", map[metav1.Object]string{b: have, c: have, d: full})
+	w.expectReasons("after a restart", map[v1alpha1.Object]string{b: have, c: have, d: full})
 	// Foreign ports join: an attachment with a port keeps it. They leave: a waiting
 	// attachment gets a port.
 	w.crowd("br0", 2000, 2001)
 	w.nodeChanged()
-	w.expectReasons("others joined", map[metav1.Object]string{b: have, c: have, d: full})
+	w.expectReasons("others joined", map[v1alpha1.Object]string{b: have, c: have, d: full})
 	delete(w.k.node.Links, "tap2000")
 	delete(w.k.node.Links, "tap1")
 	w.nodeChanged()
-	w.expectReasons("others left", map[metav1.Object]string{b: have, c: have, d: have})
+	w.expectReasons("others left", map[v1alpha1.Object]string{b: have, c: have, d: have})
 	if s := w.r.status[own(n)]; s.Bridge.Ports != 1023 {
 		t.Errorf("the network has %d ports", s.Bridge.Ports)
 	}
@@ -129,14 +127,14 @@ func TestUplinkIsAPort(t *testing.T) {
 	n := bnet("red", "10.0.0.0/24")
 	n.Spec.Uplink, n.Spec.Gateway.Mode = &v1alpha1.UplinkSpec{Interface: "nic1"}, v1alpha1.GatewayNone
 	a, b := nsa("a", "red"), nsa("b", "red")
-	for _, o := range []metav1.Object{n, a, b} {
+	for _, o := range []v1alpha1.Object{n, a, b} {
 		w.set(o)
 		w.turns(20)
 	}
-	w.expectReasons("not joined", map[metav1.Object]string{a: "True Programmed", b: "False BridgeFull"})
+	w.expectReasons("not joined", map[v1alpha1.Object]string{a: "True Programmed", b: "False BridgeFull"})
 	w.k.node.Links["nic1"] = netstate.NodeLink{Type: netstate.OtherLink, MTU: 1500, Master: "br-red"}
 	w.nodeChanged()
-	w.expectReasons("joined", map[metav1.Object]string{a: "True Programmed", b: "False BridgeFull"})
+	w.expectReasons("joined", map[v1alpha1.Object]string{a: "True Programmed", b: "False BridgeFull"})
 }
 
 // TestKernelSaysBridgeFull: foreign ports joined before the news of them arrived.
@@ -153,7 +151,7 @@ func TestKernelSaysBridgeFull(t *testing.T) {
 	}
 	w.set(a)
 	w.turns(20)
-	w.expectReasons("full", map[metav1.Object]string{a: "False BridgeFull"})
+	w.expectReasons("full", map[v1alpha1.Object]string{a: "False BridgeFull"})
 	w.later(nodePause)
 	w.turn()
 	if d := w.turn(); d != idle {
@@ -162,5 +160,5 @@ func TestKernelSaysBridgeFull(t *testing.T) {
 	w.k.appErr = nil
 	w.k.node.Links["tap0"] = netstate.NodeLink{Type: netstate.OtherLink}
 	w.nodeChanged()
-	w.expectReasons("others left", map[metav1.Object]string{a: "True Programmed"})
+	w.expectReasons("others left", map[v1alpha1.Object]string{a: "True Programmed"})
 }

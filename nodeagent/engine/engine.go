@@ -15,8 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/fights"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/ledger"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
@@ -31,7 +30,7 @@ import (
 type Input = resolve.Input
 
 // InputOf wraps a resource, not accepted yet.
-func InputOf(o metav1.Object) Input { return resolve.InputOf(o) }
+func InputOf(o v1alpha1.Object) Input { return resolve.InputOf(o) }
 
 // Pod is a pod as the engine takes it.
 type Pod = resolve.Pod
@@ -150,7 +149,7 @@ type came struct {
 	// synced says that every resource of the source was Set.
 	synced bool
 	// remembered are attachments and publishes that are not Set yet.
-	remembered []metav1.Object
+	remembered []v1alpha1.Object
 	// running are the pods as last told; nil for no news.
 	running map[string]Pod
 }
@@ -259,7 +258,7 @@ func (e *Engine) Remove(in Input) {
 // Remember tells of an attachment or a publish that is not Set yet, since the verdict
 // on it is out: until it is Set or gone, no other owner gets the addresses or the host
 // ports of its record.
-func (e *Engine) Remember(o metav1.Object) {
+func (e *Engine) Remember(o v1alpha1.Object) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.remembered = append(e.remembered, o)

@@ -360,5 +360,5 @@ func pp(name, att string, host string, port int32) *v1alpha1.PortPublish {
 	p.Spec.Ports = []v1alpha1.PublishedPort{{Protocol: "TCP", HostPort: port, TargetPort: port}}
 	return p
 }
-func (w *world) set(o metav1.Object)     { w.e.Set(yes(InputOf(o))) }
-func own(o metav1.Object) netstate.Owner { return InputOf(o).Owner() }
+func (w *world) set(o v1alpha1.Object)     { w.e.Set(yes(InputOf(o))) }
+func own(o v1alpha1.Object) netstate.Owner { return InputOf(o).Owner() }

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -149,7 +147,7 @@ func TestFlushTouchesNoLink(t *testing.T) {
 	red, a, b := bnet("red", "10.0.0.0/24"), nsa("a", "red"), nsa("b", "red")
 	filtered := true
 	red.Spec.Isolation.AntiSpoof = &filtered
-	for _, o := range []metav1.Object{red, a, b} {
+	for _, o := range []v1alpha1.Object{red, a, b} {
 		w.set(o)
 	}
 	w.turns(20)

@@ -21,14 +21,14 @@ import (
 type rivals struct {
 	*world
 	r       *rand.Rand
-	objects map[netstate.Owner]metav1.Object
+	objects map[netstate.Owner]v1alpha1.Object
 	// versions counts the specs of each owner.
 	versions map[netstate.Owner]int
 	log      []string
 }
 
 func newRivals(t *testing.T, seed uint64) *rivals {
-	l := &rivals{world: newWorld(t), r: rand.New(rand.NewPCG(seed, 24)), objects: map[netstate.Owner]metav1.Object{}, versions: map[netstate.Owner]int{}}
+	l := &rivals{world: newWorld(t), r: rand.New(rand.NewPCG(seed, 24)), objects: map[netstate.Owner]v1alpha1.Object{}, versions: map[netstate.Owner]int{}}
 	for _, nic := range []string{"nic0", "nic1"} {
 		l.k.node.Links[nic] = netstate.NodeLink{Type: netstate.OtherLink, MTU: 1500}
 	}
@@ -39,7 +39,7 @@ func newRivals(t *testing.T, seed uint64) *rivals {
 
 func pick[T any](l *rivals, list ...T) T { return list[l.r.IntN(len(list))] }
 
-func (l *rivals) network() metav1.Object {
+func (l *rivals) network() v1alpha1.Object {
 	n := bnet(pick(l, "red", "blue", "green"), pick(l, "10.0.0.0/24", "10.1.0.0/24", "10.0.0.0/16"))
 	n.Spec.Bridge.Name = pick(l, "", "br-one")
 	if l.r.IntN(3) == 0 {
@@ -49,7 +49,7 @@ func (l *rivals) network() metav1.Object {
 	return n
 }
 
-func (l *rivals) attachment() metav1.Object {
+func (l *rivals) attachment() v1alpha1.Object {
 	a := nsa(fmt.Sprint("a", l.r.IntN(6)), "")
 	a.Spec.Target.Netns.Name = v1alpha1.NetnsName(pick(l, "one", "two", a.Name))
 	a.Spec.Target.Netns.Lifecycle = v1alpha1.Managed
@@ -72,7 +72,7 @@ func (l *rivals) attachment() metav1.Object {
 	return a
 }
 
-func (l *rivals) publish() metav1.Object {
+func (l *rivals) publish() v1alpha1.Object {
 	p := pp(fmt.Sprint("p", l.r.IntN(6)), fmt.Sprint("a", l.r.IntN(6)), "", 80)
 	p.Spec.Ports = nil
 	for port := int32(80); port < 84; port++ {
@@ -102,7 +102,7 @@ func (l *rivals) edit() netstate.Owner {
 	o := pick(l, l.network, l.attachment, l.attachment, l.publish, l.publish)()
 	owner := own(o)
 	if old := l.objects[owner]; old != nil {
-		v1alpha1.CopyStatus(o.(v1alpha1.Object), old.(v1alpha1.Object))
+		v1alpha1.CopyStatus(o, old)
 	}
 	l.objects[owner] = o
 	l.versions[owner]++
@@ -110,7 +110,7 @@ func (l *rivals) edit() netstate.Owner {
 	return owner
 }
 
-func spec(o metav1.Object) string {
+func spec(o v1alpha1.Object) string {
 	switch o := o.(type) {
 	case *v1alpha1.BridgeNetwork:
 		return fmt.Sprint(o.Spec.Subnets, o.Spec.Bridge.Name, o.Spec.Uplink)
@@ -131,7 +131,7 @@ func (l *rivals) tell(o netstate.Owner) {
 	l.set(copyOf(l.objects[o]))
 }
 
-func copyOf(o metav1.Object) metav1.Object {
+func copyOf(o v1alpha1.Object) v1alpha1.Object {
 	switch o := o.(type) {
 	case *v1alpha1.BridgeNetwork:
 		return o.DeepCopy()

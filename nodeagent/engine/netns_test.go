@@ -25,7 +25,7 @@ func twoNames(t *testing.T) (w *world, one, two *v1alpha1.NamespaceAttachment) {
 	return w, one, two
 }
 
-func (w *world) expectConflict(o metav1.Object, texts ...string) {
+func (w *world) expectConflict(o v1alpha1.Object, texts ...string) {
 	w.t.Helper()
 	c := w.r.status[own(o)].Ready
 	if c.Reason != v1alpha1.ReasonInterfaceConflict {
@@ -38,7 +38,7 @@ func (w *world) expectConflict(o metav1.Object, texts ...string) {
 	}
 }
 
-func (w *world) expectProgrammed(o metav1.Object) {
+func (w *world) expectProgrammed(o v1alpha1.Object) {
 	w.t.Helper()
 	if c := w.r.status[own(o)].Ready; c.Status != metav1.ConditionTrue {
 		w.t.Errorf("%s is %s: %s", own(o), c.Reason, c.Message)
@@ -68,7 +68,7 @@ func TestNamespaceWithTwoNames(t *testing.T) {
 	w.k.held = w.k.inventory()
 	w.e = w.engine()
 	w.k.appErr = func(s plan.Step) error { t.Errorf("changed after a restart: %s", s.Key); return nil }
-	for _, o := range []metav1.Object{bnet("red", "10.0.0.0/24"), one, two, peer} {
+	for _, o := range []v1alpha1.Object{bnet("red", "10.0.0.0/24"), one, two, peer} {
 		w.set(o)
 	}
 	w.e.Synced(true)
@@ -102,7 +102,7 @@ func TestSecondNameGetsItsOwnNamespace(t *testing.T) {
 	join.Spec.Target.Netns = &v1alpha1.NetnsTarget{Name: "one", Lifecycle: v1alpha1.External}
 	join.Spec.PointToPoint = &v1alpha1.PointToPoint{Netns: &v1alpha1.NetnsEnd{Name: "two", Interface: "eth8", Lifecycle: v1alpha1.External}}
 	join.Spec.Interface = "eth7"
-	for _, o := range []metav1.Object{one, two, join} {
+	for _, o := range []v1alpha1.Object{one, two, join} {
 		w.set(o)
 	}
 	w.turns(20)
@@ -111,7 +111,7 @@ func TestSecondNameGetsItsOwnNamespace(t *testing.T) {
 	w.k.second = nil
 	w.k.fn(kernel.Event{Key: netstate.Netns{Name: "two"}.Key()})
 	w.turns(20)
-	for _, o := range []metav1.Object{one, two, join} {
+	for _, o := range []v1alpha1.Object{one, two, join} {
 		w.expectProgrammed(o)
 	}
 }

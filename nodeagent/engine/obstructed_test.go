@@ -19,7 +19,7 @@ func TestObstructed(t *testing.T) {
 	w.k.node.Links["br0"] = netstate.NodeLink{Type: netstate.Bridge, MTU: 1500}
 	ext := bnet("ext", "10.1.0.0/24")
 	ext.Spec.Bridge.Name, ext.Spec.Bridge.Lifecycle, ext.Spec.Gateway.Mode = "br0", v1alpha1.External, v1alpha1.GatewayExternal
-	for _, o := range []metav1.Object{bnet("red", "10.0.0.0/24"), ext, nsa("a", "red", "10.0.0.2/24"), nsa("b", "ext", "10.1.0.2/24")} {
+	for _, o := range []v1alpha1.Object{bnet("red", "10.0.0.0/24"), ext, nsa("a", "red", "10.0.0.2/24"), nsa("b", "ext", "10.1.0.2/24")} {
 		w.set(o)
 	}
 	w.turns(20)

@@ -17,8 +17,8 @@ import (
 // TestExactlyReadersAreCompiled shows that after a change exactly the owners are compiled
 // that it is about or that have read what changed.
 func TestExactlyReadersAreCompiled(t *testing.T) {
-	remove := func(o metav1.Object) func(*world) { return func(w *world) { w.e.Remove(yes(InputOf(o))) } }
-	set := func(o metav1.Object) func(*world) { return func(w *world) { w.set(o) } }
+	remove := func(o v1alpha1.Object) func(*world) { return func(w *world) { w.e.Remove(yes(InputOf(o))) } }
+	set := func(o v1alpha1.Object) func(*world) { return func(w *world) { w.set(o) } }
 	gone := func(k netstate.Key) func(*world) {
 		return func(w *world) { w.k.remove(k); w.k.fn(kernel.Event{Key: k, Gone: true}) }
 	}
@@ -51,7 +51,7 @@ func TestExactlyReadersAreCompiled(t *testing.T) {
 			w.e.Synced(true)
 			w.e.SetPods(pods("p0", "p1"))
 			owned := true
-			for _, o := range []metav1.Object{bnet("red", "10.0.0.0/24"), bnet("blue", "10.1.0.0/24"), nsa("a", "red"), nsa("a2", "red"), nsa("b", "blue"),
+			for _, o := range []v1alpha1.Object{bnet("red", "10.0.0.0/24"), bnet("blue", "10.1.0.0/24"), nsa("a", "red"), nsa("a2", "red"), nsa("b", "blue"),
 				pp("web", "a", "", 80), pp("named", "b", "10.1.0.1", 80), pp("children", "all", "", 8080)} {
 				w.set(o)
 			}

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/kernel"
@@ -37,7 +36,7 @@ func TestFailuresOfOthersHaveNoTimer(t *testing.T) {
 	for name, c := range map[string]struct {
 		begin, end func(*world)
 		told       kernel.Event
-		owner      metav1.Object
+		owner      v1alpha1.Object
 		reason     string
 		timer      bool
 	}{
@@ -80,7 +79,7 @@ func TestFailuresOfOthersHaveNoTimer(t *testing.T) {
 			w.set(bnet("red", "10.0.0.0/24"))
 			w.set(a)
 			w.turns(20)
-			w.expectReasons("at first", map[metav1.Object]string{c.owner: "False " + c.reason})
+			w.expectReasons("at first", map[v1alpha1.Object]string{c.owner: "False " + c.reason})
 			if got := w.turn() < idle; got != c.timer {
 				t.Errorf("it has a timer: %t, want %t", got, c.timer)
 			}
@@ -91,7 +90,7 @@ func TestFailuresOfOthersHaveNoTimer(t *testing.T) {
 				w.k.fn(c.told)
 			}
 			w.turns(20)
-			w.expectReasons("at last", map[metav1.Object]string{bnet("red"): "True Programmed", a: "True Programmed"})
+			w.expectReasons("at last", map[v1alpha1.Object]string{bnet("red"): "True Programmed", a: "True Programmed"})
 		})
 	}
 }

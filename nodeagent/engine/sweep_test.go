@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 )
@@ -46,7 +46,7 @@ func (m *mortal) begin(kill int) {
 }
 
 // apply brings the objects about, and returns the objects in the kernel then.
-func (m *mortal) apply(kill int, objects ...metav1.Object) netstate.Set {
+func (m *mortal) apply(kill int, objects ...v1alpha1.Object) netstate.Set {
 	m.t.Helper()
 	defer func() { _ = recover() }()
 	m.begin(kill)
@@ -62,8 +62,8 @@ func (m *mortal) apply(kill int, objects ...metav1.Object) netstate.Set {
 }
 
 // twoPublishes are a network with two attachments and a publish of each.
-func twoPublishes(port1, port2 int32) []metav1.Object {
-	return []metav1.Object{bnet("red", "10.0.0.0/24"), nsa("a", "red", "10.0.0.11/24"), nsa("b", "red", "10.0.0.12/24"), pp("one", "a", "", port1), pp("two", "b", "", port2)}
+func twoPublishes(port1, port2 int32) []v1alpha1.Object {
+	return []v1alpha1.Object{bnet("red", "10.0.0.0/24"), nsa("a", "red", "10.0.0.11/24"), nsa("b", "red", "10.0.0.12/24"), pp("one", "a", "", port1), pp("two", "b", "", port2)}
 }
 
 // TestKilledBeforeEachStep kills a process that changes the objects of another one before
@@ -71,14 +71,14 @@ func twoPublishes(port1, port2 int32) []metav1.Object {
 func TestKilledBeforeEachStep(t *testing.T) {
 	moved := twoPublishes(80, 81)
 	moved[1] = nsa("a", "red", "10.0.0.21/24")
-	for name, edited := range map[string][]metav1.Object{
+	for name, edited := range map[string][]v1alpha1.Object{
 		"nothing":         nil,
 		"other ports":     twoPublishes(90, 91),
 		"swapped ports":   twoPublishes(81, 80),
 		"another address": moved,
 		"not all named":   twoPublishes(80, 81)[:4],
 	} {
-		for _, last := range [][]metav1.Object{edited, twoPublishes(70, 71), twoPublishes(81, 80)} {
+		for _, last := range [][]v1alpha1.Object{edited, twoPublishes(70, 71), twoPublishes(81, 80)} {
 			if last == nil {
 				continue
 			}
@@ -144,7 +144,7 @@ func TestKeysAreCut(t *testing.T) {
 // TestFormerPortStaysWithItsHolder restarts beside stale keys: they give a loser no port, and
 // take none from its holder.
 func TestFormerPortStaysWithItsHolder(t *testing.T) {
-	for name, loser := range map[string]metav1.Object{"wants it": pp("one", "a", "", 81), "wants another": pp("one", "a", "", 90)} {
+	for name, loser := range map[string]v1alpha1.Object{"wants it": pp("one", "a", "", 81), "wants another": pp("one", "a", "", 90)} {
 		w := newWorld(t)
 		m := &mortal{world: w}
 		m.apply(0, twoPublishes(80, 81)...)

@@ -67,27 +67,22 @@ func (l *Local) Braked(int, int, time.Time) { l.Metrics.braked() }
 // WithStatus returns the resource of a status with that status filled in, and
 // its conditions. Those keep the transition time they had while their status
 // stays.
-func WithStatus(s engine.Status, before []metav1.Condition) (metav1.Object, []metav1.Condition) {
+func WithStatus(s engine.Status, before []metav1.Condition) (v1alpha1.Object, []metav1.Condition) {
 	conditions := slices.Clone(before)
 	meta.SetStatusCondition(&conditions, s.Input.Accepted)
 	meta.SetStatusCondition(&conditions, s.Ready)
-	switch in := s.Input; {
-	case in.Network != nil:
-		n := in.Network.DeepCopy()
-		n.Status = v1alpha1.BridgeNetworkStatus{ObservedGeneration: s.Bridge.ObservedGeneration, Conditions: conditions, Nodes: v1alpha1.NodeCounts{Selected: 1}}
+	o := s.Input.Object().DeepCopyObject().(v1alpha1.Object)
+	switch o := o.(type) {
+	case *v1alpha1.BridgeNetwork:
+		o.Status = v1alpha1.BridgeNetworkStatus{ObservedGeneration: s.Bridge.ObservedGeneration, Nodes: v1alpha1.NodeCounts{Selected: 1}}
 		if s.Ready.Status == metav1.ConditionTrue {
-			n.Status.Nodes.Ready = 1
+			o.Status.Nodes.Ready = 1
 		}
-		return n, conditions
-	case in.Attachment != nil:
-		a := in.Attachment.DeepCopy()
-		a.Status = *s.Attachment
-		a.Status.Conditions = conditions
-		return a, conditions
-	default:
-		p := in.Publish.DeepCopy()
-		p.Status = *s.Publish
-		p.Status.Conditions = conditions
-		return p, conditions
+	case *v1alpha1.NamespaceAttachment:
+		o.Status = *s.Attachment
+	case *v1alpha1.PortPublish:
+		o.Status = *s.Publish
 	}
+	*o.Conditions() = conditions
+	return o, conditions
 }

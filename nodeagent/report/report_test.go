@@ -46,7 +46,7 @@ func TestTable(t *testing.T) {
 	publish.Status.Published = []v1alpha1.PublishedStatus{{Protocol: v1alpha1.TCP, HostPort: 80, Target: "10.0.0.2:80"}, {Address: "fd00::9", Protocol: v1alpha1.TCP, HostPort: 80, Target: "[fd00::2]:80"}}
 	publish.Status.Conditions = []metav1.Condition{condition(metav1.ConditionTrue, v1alpha1.ReasonProgrammed, "fine")}
 	var b bytes.Buffer
-	if err := Table(&b, []metav1.Object{network, attachment(condition(metav1.ConditionFalse, v1alpha1.ReasonAddressConflict, "address 10.0.0.2 is taken")), publish}); err != nil {
+	if err := Table(&b, []v1alpha1.Object{network, attachment(condition(metav1.ConditionFalse, v1alpha1.ReasonAddressConflict, "address 10.0.0.2 is taken")), publish}); err != nil {
 		t.Fatal(err)
 	}
 	want := `NETWORK  BRIDGE  SUBNETS      GATEWAY   READY  REASON

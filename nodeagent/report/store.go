@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
@@ -159,7 +158,7 @@ func (s *Store) Get(o netstate.Owner) v1alpha1.Object {
 }
 
 // Save writes a record if it differs from the stored one.
-func (s *Store) Save(o metav1.Object) error {
+func (s *Store) Save(o v1alpha1.Object) error {
 	data, err := json.MarshalIndent(o, "", "  ")
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 
 // Table writes resources with their status as one table per kind, and below
 // them why something is not Ready.
-func Table(w io.Writer, objects []metav1.Object) error {
+func Table(w io.Writer, objects []v1alpha1.Object) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	var notes []string
 	last := ""

@@ -136,7 +136,7 @@ func isReady(b *testing.B, status map[string]any) bool {
 	return meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionReady)
 }
 
-func ownerOf(o metav1.Object) netstate.Owner {
+func ownerOf(o v1alpha1.Object) netstate.Owner {
 	if bridge, is := o.(*v1alpha1.NodeBridge); is {
 		return netstate.Owner{Kind: netstate.OwnerNetwork, Name: bridge.Spec.Network}
 	}

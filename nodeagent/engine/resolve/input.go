@@ -24,7 +24,7 @@ type Input struct {
 }
 
 // InputOf wraps a resource, not accepted yet.
-func InputOf(o metav1.Object) Input {
+func InputOf(o v1alpha1.Object) Input {
 	switch o := o.(type) {
 	case *v1alpha1.BridgeNetwork:
 		return Input{Network: o}
@@ -50,7 +50,7 @@ func (in Input) Owner() netstate.Owner {
 }
 
 // Object returns the resource's metadata.
-func (in Input) Object() metav1.Object {
+func (in Input) Object() v1alpha1.Object {
 	switch {
 	case in.Network != nil:
 		return in.Network

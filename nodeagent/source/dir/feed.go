@@ -121,7 +121,7 @@ func (f *Feed) withMissing(objects []v1alpha1.Object, complete bool) []v1alpha1.
 		before[engine.InputOf(o).Owner()] = o
 	}
 	for owner, in := range f.last {
-		before[owner] = in.Object().(v1alpha1.Object)
+		before[owner] = in.Object()
 	}
 	for _, o := range objects {
 		owner := engine.InputOf(o).Owner()

@@ -20,7 +20,7 @@ import (
 type Engine interface {
 	Update(set []engine.Input, gone []netstate.Owner)
 	Remove(engine.Input)
-	Remember(metav1.Object)
+	Remember(v1alpha1.Object)
 	Synced(bool)
 }
 

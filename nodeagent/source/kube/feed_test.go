@@ -29,7 +29,7 @@ func (j *journal) Update(set []engine.Input, gone []netstate.Owner) {
 }
 
 func (j *journal) Remove(in engine.Input) { j.lines = append(j.lines, "remove "+in.Owner().String()) }
-func (j *journal) Remember(o metav1.Object) {
+func (j *journal) Remember(o v1alpha1.Object) {
 	j.lines = append(j.lines, "remember "+engine.InputOf(o).Owner().String())
 }
 func (j *journal) Synced(yes bool) { j.lines = append(j.lines, fmt.Sprintf("synced %v", yes)) }
