@@ -14,7 +14,7 @@ import (
 // repair does what an engine does after a Watch: look, compare, apply.
 func repair(t testing.TB, b Backend, want netstate.Set) {
 	t.Helper()
-	if err := b.Load(t.Context()); err != nil {
+	if err := b.Load(); err != nil {
 		t.Fatal(err)
 	}
 	firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.List(missing(b, want))...))
@@ -178,20 +178,20 @@ func sources(t *testing.T, k kind) {
 	mine, theirs := firewalltest.Publish("0.0.0.0", "tcp", 8001, "10.68.0.101:80"), firewalltest.Publish("0.0.0.0", "tcp", 8002, "10.68.0.101:80")
 	firewalltest.Apply(t, local, firewalltest.Creates(mine, netstate.LinkPolicy{Link: "br-red"}))
 	firewalltest.Apply(t, cluster, firewalltest.Creates(theirs, netstate.LinkPolicy{Link: "br-blue"}))
-	if err := local.Load(t.Context()); err != nil {
+	if err := local.Load(); err != nil {
 		t.Fatal(err)
 	}
 	firewalltest.Same(t, "what local holds", netstate.Set{}.Add(mine, netstate.LinkPolicy{Link: "br-red"}), local.Held())
 	firewalltest.Same(t, "what local sees of the other's", netstate.Set{}, local.Observe([]netstate.Key{theirs.Key()}))
 	firewalltest.Apply(t, local, firewalltest.Deletes(theirs))
-	if err := local.Apply(t.Context(), firewalltest.Creates(firewalltest.Publish("0.0.0.0", "tcp", 8002, "10.68.0.7:80"))); err == nil {
+	if err := local.Apply(firewalltest.Creates(firewalltest.Publish("0.0.0.0", "tcp", 8002, "10.68.0.7:80"))); err == nil {
 		t.Error("local took a port that cluster publishes")
 	}
 	firewalltest.Apply(t, local, firewalltest.Deletes(mine, netstate.LinkPolicy{Link: "br-red"}))
 	firewalltest.Same(t, "what local holds at the end", netstate.Set{}, k.loaded(t, netstate.SourceLocal).Held())
 	repair(t, cluster, netstate.Set{}.Add(theirs, netstate.LinkPolicy{Link: "br-blue"}))
 	firewalltest.Same(t, "what cluster holds", netstate.Set{}.Add(theirs, netstate.LinkPolicy{Link: "br-blue"}), k.loaded(t, netstate.SourceCluster).Held())
-	if err := local.Clean(t.Context()); err != nil {
+	if err := local.Clean(); err != nil {
 		t.Fatal(err)
 	}
 	firewalltest.Same(t, "what is left", "", firewall(t))
@@ -305,7 +305,7 @@ func TestRefusals(t *testing.T) {
 		firewalltest.From(firewalltest.Publish("0.0.0.0", "tcp", 80, "10.0.0.1:80"), "fd00::/8"),
 		netstate.Netns{Name: "net1"},
 	} {
-		if err := b.Apply(t.Context(), firewalltest.Creates(o, netstate.LinkPolicy{Link: "br-ok"})); err == nil {
+		if err := b.Apply(firewalltest.Creates(o, netstate.LinkPolicy{Link: "br-ok"})); err == nil {
 			t.Errorf("%s %s was applied", o.Key(), o)
 		}
 	}

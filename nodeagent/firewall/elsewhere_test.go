@@ -49,7 +49,7 @@ func TestDropsAtOtherHooks(t *testing.T) {
 			if c.want != "" {
 				w.Fires(t)
 			}
-			if err := b.Load(t.Context()); err != nil {
+			if err := b.Load(); err != nil {
 				t.Fatal(err)
 			}
 			var got []string

@@ -44,7 +44,7 @@ func TestForeignRulesStayInRace(t *testing.T) {
 			$f -N DOCKER-USER; $f -A FORWARD -j DOCKER-USER; $f -P FORWARD DROP
 			for i in $(seq 20); do $f -A FORWARD -p tcp --dport $i -j ACCEPT; $f -A DOCKER-USER -p tcp --dport $i -j ACCEPT; $f -t nat -A PREROUTING -p tcp --dport $i -j ACCEPT; done
 		done`))
-		if err := b.Load(t.Context()); err != nil {
+		if err := b.Load(); err != nil {
 			t.Fatal(err)
 		}
 		firewalltest.Apply(t, b, firewalltest.Creates(able(b, want)...))
@@ -57,8 +57,8 @@ func TestForeignRulesStayInRace(t *testing.T) {
 				steps = firewalltest.Deletes(openings...)
 			}
 			// What fails meanwhile is mended by the next time.
-			if b.Load(t.Context()) == nil {
-				_ = b.Apply(t.Context(), steps)
+			if b.Load() == nil {
+				_ = b.Apply(steps)
 			}
 		})
 		if n := b.Transactions() - before; n < 10 {
@@ -69,7 +69,7 @@ func TestForeignRulesStayInRace(t *testing.T) {
 		other := k.loaded(t, netstate.SourceLocal)
 		firewalltest.Same(t, "held", netstate.Set{}.Add(able(b, want)...), other.Held())
 		firewalltest.Same(t, "intact", true, other.Intact())
-		if err := b.Clean(t.Context()); err != nil {
+		if err := b.Clean(); err != nil {
 			t.Error(err)
 		}
 		firewalltest.Same(t, "rules of others in the end", standing, foreignRules(t, v))

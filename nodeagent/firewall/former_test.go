@@ -32,7 +32,7 @@ func TestFormerNames(t *testing.T) {
 	firewalltest.Same(t, "held", want, loaded(t, netstate.SourceLocal).Held())
 
 	netlab.Shell(t, "nft flush ruleset; nft -f testdata/former.nft")
-	if err := b.Clean(t.Context()); err != nil {
+	if err := b.Clean(); err != nil {
 		t.Fatal(err)
 	}
 	firewalltest.Same(t, "ruleset after Clean", "", firewalltest.Ruleset(t))

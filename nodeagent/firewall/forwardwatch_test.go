@@ -51,7 +51,7 @@ func TestForwardWatch(t *testing.T) {
 		} {
 			netlab.Shell(t, command)
 			w.Fires(t)
-			if err := b.Load(t.Context()); err != nil {
+			if err := b.Load(); err != nil {
 				t.Fatal(err)
 			}
 		}

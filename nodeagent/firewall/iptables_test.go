@@ -229,7 +229,7 @@ func TestIPTablesRefusals(t *testing.T) {
 		firewalltest.From(firewalltest.Publish("0.0.0.0", "tcp", 80, "10.0.0.1:80"), "fd00::/64"),
 		netstate.Publish{Host: firewalltest.Addr("0.0.0.0"), Proto: "tcp", HostPort: 80, Targets: "10.0.0.1:80", Sources: "10.0.0.1/8"},
 	} {
-		if err := b.Apply(t.Context(), firewalltest.Creates(o, netstate.LinkPolicy{Link: "br-ok"})); err == nil {
+		if err := b.Apply(firewalltest.Creates(o, netstate.LinkPolicy{Link: "br-ok"})); err == nil {
 			t.Errorf("%s %s was applied", o.Key(), o)
 		}
 	}

@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"context"
 	"strings"
 	"testing"
 
@@ -33,14 +32,14 @@ func TestNothingOfIPTablesStays(t *testing.T) {
 	} {
 		netlab.Shell(t, test.before)
 		before := netlab.Shell(t, "nft list ruleset")
-		if err := b.Load(context.Background()); err != nil {
+		if err := b.Load(); err != nil {
 			t.Fatal(err)
 		}
 		firewalltest.Apply(t, b, firewalltest.Creates(objects...))
 		netlab.Shell(t, test.meanwhile)
 		// Another process removes, as after a SIGKILL.
 		other := ipBackend(t, iptsave.NFT, Options{Source: netstate.SourceLocal})
-		if err := other.Clean(context.Background()); err != nil {
+		if err := other.Clean(); err != nil {
 			t.Fatal(err)
 		}
 		after := netlab.Shell(t, "nft list ruleset")

@@ -28,6 +28,7 @@ func TestIPTablesCrash(t *testing.T) {
 			firewalltest.Apply(t, again, firewalltest.Deletes(firewalltest.List(again.Held())...))
 			firewalltest.Same(t, "what is left", "", firewall(t))
 			if ended {
+				firewalltest.Same(t, "cut off at all", true, n > 1)
 				return
 			}
 			if n > 40 {
@@ -44,10 +45,10 @@ func cutOff(t *testing.T, k kind, n int, steps []plan.Step) bool {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := 0
-	b := k.make(t, Options{Source: netstate.SourceLocal, Step: func() {
+	b := k.make(t, Options{Source: netstate.SourceLocal, Context: ctx, Step: func() {
 		if done++; done == n {
 			cancel()
 		}
 	}})
-	return b.Apply(ctx, steps) == nil
+	return b.Apply(steps) == nil
 }

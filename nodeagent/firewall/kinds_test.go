@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"context"
 	"maps"
 	"os/exec"
 	"regexp"
@@ -18,14 +17,12 @@ import (
 // Backend is a Firewall as tests ask it.
 type Backend struct{ *Firewall }
 
-func (b Backend) Load(context.Context) error {
+func (b Backend) Load() error {
 	_, err := b.Inventory()
 	return err
 }
 
-func (b Backend) Apply(_ context.Context, steps []plan.Step) error { return b.apply(steps) }
-
-func (b Backend) Clean(context.Context) error { return b.Firewall.Clean() }
+func (b Backend) Apply(steps []plan.Step) error { return b.apply(steps) }
 
 // Observe returns the objects that are whole.
 func (b Backend) Observe(keys []netstate.Key) netstate.Set {
@@ -67,7 +64,7 @@ func (k kind) open(t testing.TB, source netstate.Source) Backend {
 func (k kind) loaded(t testing.TB, source netstate.Source) Backend {
 	t.Helper()
 	b := k.open(t, source)
-	if err := b.Load(context.Background()); err != nil {
+	if err := b.Load(); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -108,7 +105,7 @@ func able(b Backend, s netstate.Set) (objects []netstate.Object) {
 
 func clean(t testing.TB, b Backend) {
 	t.Helper()
-	if err := b.Clean(context.Background()); err != nil {
+	if err := b.Clean(); err != nil {
 		t.Error(err)
 	}
 	firewalltest.Same(t, "what is left", "", firewall(t))

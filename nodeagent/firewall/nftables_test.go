@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -33,7 +32,7 @@ func openNFT(t testing.TB, o Options) Backend {
 func loaded(t testing.TB, source netstate.Source) Backend {
 	t.Helper()
 	b := backend(t, source)
-	if err := b.Load(context.Background()); err != nil {
+	if err := b.Load(); err != nil {
 		t.Fatal(err)
 	}
 	return b

@@ -61,9 +61,9 @@ func TestHangingProgram(t *testing.T) {
 		for name, call := range map[string]func() error{
 			"make":   func() error { _, err := New(b.Name(), Options{Source: netstate.SourceLocal}); return err },
 			"choose": func() error { _, err := New(KindAuto, Options{Source: netstate.SourceLocal}); return err },
-			"load":   func() error { return b.Load(t.Context()) },
-			"apply":  func() error { return b.Apply(t.Context(), firewalltest.Creates(policy)) },
-			"clean":  func() error { return b.Clean(t.Context()) },
+			"load":   func() error { return b.Load() },
+			"apply":  func() error { return b.Apply(firewalltest.Creates(policy)) },
+			"clean":  func() error { return b.Clean() },
 		} {
 			// No program is asked of a firewall without a table.
 			netlab.Shell(t, "nft add table inet patchbay")

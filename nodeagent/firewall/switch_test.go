@@ -35,7 +35,7 @@ func switched(t *testing.T, from, to kind) {
 
 	now := to.open(t, netstate.SourceLocal)
 	firewalltest.Apply(t, now, firewalltest.Creates(able(now, all)...))
-	if err := now.Load(t.Context()); err != nil {
+	if err := now.Load(); err != nil {
 		t.Fatal(err)
 	}
 	if err := Retire(now.Firewall, Options{Source: netstate.SourceLocal}); err != nil {
@@ -107,7 +107,7 @@ func TestUnreadable(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Setenv("PATH", "/nothing")
-		if err := b.Load(t.Context()); err == nil || !b.stale {
+		if err := b.Load(); err == nil || !b.stale {
 			t.Errorf("unreadable, but unknown is %t: %v", b.stale, err)
 		}
 	})

@@ -192,7 +192,7 @@ func List(s netstate.Set) (objects []netstate.Object) {
 
 // applier is a firewall, or a dialect of one.
 type applier interface {
-	Apply(context.Context, []plan.Step) error
+	Apply([]plan.Step) error
 }
 
 // Apply carries out steps in one call.
@@ -202,7 +202,7 @@ func Apply(t testing.TB, b applier, steps ...[]plan.Step) {
 	for _, s := range steps {
 		all = append(all, s...)
 	}
-	if err := b.Apply(context.Background(), all); err != nil {
+	if err := b.Apply(all); err != nil {
 		t.Fatal(err)
 	}
 }

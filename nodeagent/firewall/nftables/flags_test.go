@@ -78,7 +78,7 @@ func TestOwnTableWithFlags(t *testing.T) {
 		firewalltest.Same(t, family+" intact", true, newLoaded(t, netstate.SourceLocal).Intact())
 	}
 	netlab.Shell(t, "nft 'add table inet patchbay { flags dormant; }'")
-	if err := newLoaded(t, netstate.SourceLocal).Clean(t.Context()); err != nil {
+	if err := newLoaded(t, netstate.SourceLocal).Clean(); err != nil {
 		t.Error(err)
 	}
 	firewalltest.Same(t, "what is left", "", strings.TrimSpace(netlab.Shell(t, "nft list ruleset")))
@@ -119,7 +119,7 @@ func TestUnreadableTables(t *testing.T) {
 			whole := firewalltest.Ruleset(t)
 			unreadable(t, "patchbay", end)
 			b.path, _ = exec.LookPath("nft")
-			if err := b.Load(t.Context()); err != nil {
+			if err := b.Load(); err != nil {
 				t.Fatal(err)
 			}
 			firewalltest.Same(t, "intact", false, b.Intact())
@@ -134,7 +134,7 @@ func TestUnreadableTables(t *testing.T) {
 			firewalltest.Same(t, "ruleset", whole, firewalltest.Ruleset(t))
 			firewalltest.Apply(t, fresh, firewalltest.Creates(firewalltest.List(firewalltest.Rich())...))
 			firewalltest.Same(t, "ruleset", whole, firewalltest.Ruleset(t))
-			if err := newLoaded(t, netstate.SourceLocal).Clean(t.Context()); err != nil {
+			if err := newLoaded(t, netstate.SourceLocal).Clean(); err != nil {
 				t.Error(err)
 			}
 			firewalltest.Same(t, "what is left", "", strings.TrimSpace(netlab.Shell(t, "nft list ruleset")))
