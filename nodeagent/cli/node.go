@@ -172,10 +172,12 @@ func (n *node) learn(objects []v1alpha1.Object) (keys map[netstate.Owner][]netst
 }
 
 // learnKeys learns the keys of the records where a record has none: it is of an earlier
-// release, or its keys were damaged.
+// release, or its keys were damaged. A former version is of an earlier release that ran after
+// the keys were written.
 func (n *node) learnKeys() (map[netstate.Owner][]netstate.Key, error) {
 	records := n.records()
-	if !slices.ContainsFunc(records, func(o v1alpha1.Object) bool { return n.engine.Kept[ownerOf(o)] == nil }) {
+	unknown := func(o v1alpha1.Object) bool { return n.engine.Kept[ownerOf(o)] == nil }
+	if !slices.ContainsFunc(records, unknown) && n.store.Former(records) == nil {
 		return nil, nil
 	}
 	return n.learn(records)
