@@ -79,7 +79,7 @@ func (f *flags) apply(cmd *cobra.Command, files []string, timeout time.Duration)
 		return err
 	}
 	if !slices.ContainsFunc(statuses, func(s engine.Status) bool { return s.Ready.Status != metav1.ConditionTrue }) {
-		err = n.retire()
+		err = n.nat.Retire()
 	}
 	return errors.Join(n.result(cmd, docs, statuses, n.writes()-writes), err)
 }

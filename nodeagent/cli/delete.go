@@ -12,7 +12,6 @@ import (
 
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine"
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 	"github.com/patchbay-dev/patchbay/nodeagent/plan"
 	"github.com/patchbay-dev/patchbay/nodeagent/source/dir"
@@ -189,5 +188,5 @@ func (f *flags) sweepAll(cmd *cobra.Command, s netstate.Source, timeout time.Dur
 	if _, err := n.engine.RunOnce(cmd.Context(), timeout, nil); err != nil {
 		return err
 	}
-	return errors.Join(n.engine.Left(), firewall.CleanAll(n.nat, firewall.Options{Source: s, Step: f.step, Context: cmd.Context()}))
+	return errors.Join(n.engine.Left(), n.nat.CleanAll())
 }

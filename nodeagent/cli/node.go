@@ -28,11 +28,9 @@ import (
 
 // node is this machine as the commands use it.
 type node struct {
-	name   string
-	kernel *kernel.Kernel
-	nat    *firewall.Firewall
-	// retire removes the objects of the source from the node's other firewalls.
-	retire  func() error
+	name    string
+	kernel  *kernel.Kernel
+	nat     *firewall.Firewall
 	store   *report.Store
 	metrics *report.Metrics
 	ports   *hostport.Ports
@@ -65,15 +63,13 @@ func (f *flags) open(ctx context.Context, source netstate.Source, log *slog.Logg
 	if n.kernel, err = kernel.Open(kernel.Options{Source: source, NodeName: n.name, RunDir: f.runDir, Step: f.step}); err != nil {
 		return nil, err
 	}
-	rules := firewall.Options{Source: source, Step: f.step, Context: ctx, Patience: f.patience}
-	if n.nat, err = f.firewall(rules); err != nil {
+	if n.nat, err = f.firewall(firewall.Options{Source: source, Step: f.step, Context: ctx, Patience: f.patience}); err != nil {
 		return nil, errors.Join(err, n.kernel.Close())
 	}
-	n.retire = func() error { return firewall.Retire(n.nat, rules) }
 	n.store.By(report.Node{Name: n.name, Backend: n.nat.Name()})
 	n.ports = hostport.New()
 	n.metrics = report.NewMetrics(n.registry)
-	o := engine.Options{Source: source, Kernel: n.kernel, Firewall: n.nat, HostPorts: n.ports, Log: log, Retire: n.retire}
+	o := engine.Options{Source: source, Kernel: n.kernel, Firewall: n.nat, HostPorts: n.ports, Log: log, Retire: n.nat.Retire}
 	if source == netstate.SourceLocal {
 		o.Reporter = &report.Local{Store: n.store, Metrics: n.metrics, Log: log}
 		o.Kept, n.damagedKeys = n.store.Kept()

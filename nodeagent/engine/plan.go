@@ -92,11 +92,10 @@ func (e *Engine) Plan() ([]Planned, error) {
 // Look is Plan for who only wants to know how things stand: where the firewall cannot
 // be read, that is said with the objects which need it.
 func (e *Engine) Look() ([]Planned, error) {
-	rules, err := e.Firewall.Inventory()
-	if err != nil {
+	if err := e.readFirewall(); err != nil {
 		e.Log.Warn("not all can be seen", "err", fmt.Errorf("read the firewall: %w", err))
 	}
-	if err := e.startBeside(rules); err != nil {
+	if err := e.startKernel(); err != nil {
 		return nil, err
 	}
 	return e.planned(), nil

@@ -77,16 +77,13 @@ func (e *Engine) follow(due map[what]bool) {
 // reloadFirewall reads the firewall anew. Owners that miss objects there, and nothing else,
 // get them back without another look at the kernel; other owners are looked at.
 func (e *Engine) reloadFirewall() {
-	held, err := e.Firewall.Inventory()
-	if err != nil {
+	if err := e.readFirewall(); err != nil {
 		e.Log.Error("read the firewall", "err", err)
 		e.unread++
 		e.addUnknown(err)
 		return
 	}
 	e.unread, e.sweepDue = 0, true
-	e.holdMarked(held)
-	e.resolver.SetBlockers()
 	for o, u := range e.resolver.Resources {
 		switch missing := e.misses(u); {
 		case unfiltered(u) || missing && !(u.Done && !u.Changed):
@@ -123,15 +120,10 @@ func unfiltered(u *resolve.Resource) bool {
 // misses reports whether something of the owner in the firewall, or the ruleset that it
 // needs, is not as it must be.
 func (e *Engine) misses(u *resolve.Resource) bool {
-	keys := []netstate.Key{netstate.Ruleset{}.Key()}
-	for k := range u.Wanted() {
-		if k.Kind.Firewall() {
-			keys = append(keys, k)
-		}
-	}
-	there, _ := e.Firewall.Observe(keys)
-	for _, k := range keys[1:] {
-		if there[keys[0]] == nil || there[k] != u.Wanted()[k] {
+	ruleset := netstate.Ruleset{}.Key()
+	there, _ := e.Firewall.Observe(append(u.Wanted().Keys(), ruleset))
+	for k, o := range u.Wanted() {
+		if k.Kind.Firewall() && (there[k] != o || there[ruleset] == nil) {
 			return true
 		}
 	}
@@ -157,28 +149,37 @@ func (e *Engine) start() error {
 	if e.started {
 		return nil
 	}
-	rules, err := e.Firewall.Inventory()
-	if err != nil {
+	if err := e.readFirewall(); err != nil {
 		return fmt.Errorf("read the firewall: %w", err)
 	}
-	return e.startBeside(rules)
+	return e.startKernel()
 }
 
-// startBeside reads the kernel; the firewall's objects are given.
-func (e *Engine) startBeside(rules []netstate.Held) error {
+// readFirewall reads what the firewall holds, and who else drops forwarded packets.
+func (e *Engine) readFirewall() error {
+	held, err := e.Firewall.Inventory()
+	if err != nil {
+		return err
+	}
+	e.holdMarked(held)
+	e.resolver.SetBlockers()
+	return nil
+}
+
+// startKernel reads the kernel, beside what is known of the firewall.
+func (e *Engine) startKernel() error {
 	held, err := e.Kernel.Inventory()
 	if err != nil {
 		return fmt.Errorf("read what bears our mark: %w", err)
 	}
-	e.holdMarked(append(held, rules...))
-	e.resolver.SetBlockers()
+	e.holdMarked(held)
 	node, err := e.readNode()
 	if err != nil {
 		return fmt.Errorf("read the node's own links and routes: %w", err)
 	}
 	e.resolver.SetNode(node)
-	for _, h := range rules {
-		if k := h.Object.Key(); k.Kind == netstate.KindForeignBridge {
+	for k := range e.resolver.Resource(orphans).Held() {
+		if k.Kind == netstate.KindForeignBridge {
 			e.resolver.Bridged = append(e.resolver.Bridged, k)
 		}
 	}

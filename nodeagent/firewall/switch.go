@@ -43,7 +43,7 @@ func InUse(last string, opts Options) (*Firewall, error) {
 		return nil, err
 	}
 	most := best.holds()
-	for _, o := range others(best, opts) {
+	for _, o := range best.others() {
 		if n := o.holds(); n > most {
 			best, most = o, n
 		}
@@ -61,12 +61,12 @@ func (f *Firewall) holds() int {
 }
 
 // Retire removes the source's objects from the node's other firewalls, which were in use
-// before: once the backend in use holds all that is wanted. Connections stay. Retire
-// writes nothing where there is nothing.
-func Retire(inUse *Firewall, opts Options) error {
-	return inUse.run(false, func() error {
+// before: once this one holds all that is wanted. Connections stay. Retire writes nothing
+// where there is nothing.
+func (f *Firewall) Retire() error {
+	return f.run(false, func() error {
 		var errs []error
-		for _, o := range others(inUse, opts) {
+		for _, o := range f.others() {
 			errs = append(errs, o.retire())
 		}
 		return errors.Join(errs...)
@@ -75,24 +75,24 @@ func Retire(inUse *Firewall, opts Options) error {
 
 // CleanAll removes all our objects from every firewall of the node, whatever
 // its source.
-func CleanAll(inUse *Firewall, opts Options) error {
-	errs := []error{inUse.Clean()}
-	for _, o := range others(inUse, opts) {
+func (f *Firewall) CleanAll() error {
+	errs := []error{f.Clean()}
+	for _, o := range f.others() {
 		errs = append(errs, o.Clean())
 	}
 	return errors.Join(errs...)
 }
 
-// others finds the node's firewalls beside the one in use that may hold something, as far as
-// the one in use saw when it was read: programs run only where they have to.
-func others(inUse *Firewall, opts Options) []*Firewall {
+// others finds the node's firewalls beside this one that may hold something, as far as
+// this one saw when it was read: programs run only where they have to.
+func (f *Firewall) others() []*Firewall {
 	var out []*Firewall
 	add := func(v iptsave.Variant) {
-		if o, err := openIPTables(v, opts); err == nil && o.dialect.(*iptables.Driver).Legacy() == (v == iptsave.Legacy) {
+		if o, err := openIPTables(v, f.opts); err == nil && o.dialect.(*iptables.Driver).Legacy() == (v == iptsave.Legacy) {
 			out = append(out, o)
 		}
 	}
-	switch d := inUse.dialect.(type) {
+	switch d := f.dialect.(type) {
 	case *nftables.Driver:
 		if d.Beside() {
 			add(iptsave.NFT)
@@ -102,7 +102,7 @@ func others(inUse *Firewall, opts Options) []*Firewall {
 		}
 	case *iptables.Driver:
 		tables, chains := d.Beside()
-		if n, err := open(opts, nftables.New); err == nil && tables {
+		if n, err := open(f.opts, nftables.New); err == nil && tables {
 			out = append(out, n)
 		}
 		if d.Legacy() && chains {

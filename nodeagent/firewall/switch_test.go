@@ -38,14 +38,14 @@ func switched(t *testing.T, from, to kind) {
 	if err := now.Load(); err != nil {
 		t.Fatal(err)
 	}
-	if err := Retire(now.Firewall, Options{Source: netstate.SourceLocal}); err != nil {
+	if err := now.Retire(); err != nil {
 		t.Fatal(err)
 	}
 	firewalltest.Same(t, "what the former one still has of the source", netstate.Set{}, from.loaded(t, netstate.SourceLocal).Held())
 	firewalltest.Same(t, "what it has of another", netstate.Set{}.Add(foreign), from.loaded(t, netstate.SourceCluster).Held())
 	firewalltest.Same(t, "what the present one has", able(now, all), firewalltest.List(to.loaded(t, netstate.SourceLocal).Held()))
 
-	if err := CleanAll(now.Firewall, Options{Source: netstate.SourceLocal}); err != nil {
+	if err := now.CleanAll(); err != nil {
 		t.Fatal(err)
 	}
 	firewalltest.Same(t, "what is left", "", firewall(t))

@@ -47,15 +47,21 @@ func (rv *Resolver) proves(u *Resource, r compile.Result, c compile.Claim) bool 
 	if !c.Proof.Kind.Firewall() {
 		return u.Holds(c.Proof)
 	}
-	found, _ := rv.Firewall.Observe([]netstate.Key{c.Proof})
-	switch p := found[c.Proof].(type) {
-	case nil, netstate.Partial:
-		return false
-	case netstate.Publish:
+	there := rv.inFirewall(c.Proof)
+	if p, ok := there.(netstate.Publish); ok {
 		want, _ := r.Objects[c.Proof].(netstate.Publish)
 		return p.Targets == want.Targets
 	}
-	return true
+	return there != nil
+}
+
+// inFirewall returns an object that the firewall holds whole, else nil.
+func (rv *Resolver) inFirewall(k netstate.Key) netstate.Object {
+	found, _ := rv.Firewall.Observe([]netstate.Key{k})
+	if _, partial := found[k].(netstate.Partial); partial {
+		return nil
+	}
+	return found[k]
 }
 
 // recordedHolder reports whether the status in the owner's record shows that it had

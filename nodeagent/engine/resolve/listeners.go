@@ -80,9 +80,7 @@ func (u *Resource) tellListeners(lost, kept []string, wide bool) {
 // publishes reports whether a port is led to the unit's target: it is in the
 // kernel, or was brought there by this process and will be again.
 func (rv *Resolver) publishes(u *Resource, k netstate.Key) bool {
-	found, _ := rv.Firewall.Observe([]netstate.Key{k})
-	_, whole := found[k].(netstate.Publish)
-	return whole || u.Done && u.Wanted()[k] != nil
+	return rv.inFirewall(k) != nil || u.Done && u.Wanted()[k] != nil
 }
 
 func listenersText(list []hostport.Listener) string {
