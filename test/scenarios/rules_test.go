@@ -185,7 +185,7 @@ func elementsIn(text string) ([]string, error) {
 		if s == nil {
 			s = one.Map
 		}
-		if s == nil || s.Table != "patchbay" || s.Name == "bridged" {
+		if s == nil || s.Table != "patchbay" || s.Name == "foreign_bridge" {
 			continue
 		}
 		for _, e := range s.Elem {
