@@ -169,6 +169,8 @@ type books struct {
 type seen struct {
 	// flushed are owners that miss objects in the firewall and nothing else.
 	flushed map[netstate.Owner]bool
+	// braked are dirty owners whose removal waits.
+	braked map[netstate.Owner]bool
 	// astray are the namespaces where other programs changed the routing since it was read.
 	astray map[string]bool
 	// early are our links on which another program sees packets first.
@@ -221,7 +223,7 @@ func New(o Options) *Engine {
 		Options: o,
 		news:    news{wake: make(chan struct{}, 1)},
 		books:   books{ledger: ledger.New(), fights: fights.New(), stuck: map[netstate.Owner]bool{}},
-		seen:    seen{flushed: map[netstate.Owner]bool{}, astray: map[string]bool{}, early: map[netstate.Key]bool{}, silent: silent{}},
+		seen:    seen{flushed: map[netstate.Owner]bool{}, braked: map[netstate.Owner]bool{}, astray: map[string]bool{}, early: map[netstate.Key]bool{}, silent: silent{}},
 	}
 	_ = e.news.take()
 	e.keeper = hostport.NewKeeper(o.HostPorts, func(err error) { e.Log.Warn("ports of the node's processes", "err", err) })
@@ -378,13 +380,13 @@ func (e *Engine) firewallChanged() {
 	e.signal()
 }
 
-// stuck is how long a turn may go without getting on.
-const stuck = 2 * time.Minute
+// turnLimit is how long a turn may go without getting on.
+const turnLimit = 2 * time.Minute
 
 // Alive returns an error if the loop does not turn: if something in a turn of it takes
 // longer than two minutes.
 func (e *Engine) Alive() error {
-	if at := e.progress.Load(); at != 0 && time.Since(time.Unix(0, at)) > stuck {
+	if at := e.progress.Load(); at != 0 && time.Since(time.Unix(0, at)) > turnLimit {
 		return fmt.Errorf("the loop has not turned since %s", time.Unix(0, at).Format(time.TimeOnly))
 	}
 	return nil

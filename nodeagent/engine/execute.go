@@ -120,14 +120,15 @@ func (x *execution) success(s plan.Step) {
 	}
 }
 
-// fail notes an error with the owners that want or hold the object. Those
-// outside the batch find it themselves when they are looked at.
+// fail notes an error with the owners that want or hold the object. Owners outside the
+// batch are looked at in the next turn, unless they have an error for the object already.
 func (e *Engine) fail(batch map[netstate.Owner]bool, k netstate.Key, err error) {
 	owners := e.ledger.Owners(k)
 	for o := range owners.All() {
-		if batch[o] {
-			e.resolver.Resources[o].Errs[k] = err
-		} else {
+		switch u := e.resolver.Resources[o]; {
+		case batch[o]:
+			u.Errs[k] = err
+		case u.Errs[k] == nil:
 			e.resolver.Again(o)
 		}
 	}

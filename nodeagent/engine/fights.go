@@ -55,7 +55,8 @@ func (e *Engine) noteMended(batch map[netstate.Owner]bool, begun map[netstate.Ow
 		return
 	}
 	if _, pause := e.fights.Repaired(fights.Undoing{Key: netstate.Ruleset{}.Key()}, owners, e.Now()); pause != nil {
-		begun[slices.MinFunc(owners, netstate.Owner.Compare)] = []*fights.Begun{pause}
+		first := slices.MinFunc(owners, netstate.Owner.Compare)
+		begun[first] = append(begun[first], pause)
 	}
 }
 

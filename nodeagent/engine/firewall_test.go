@@ -95,7 +95,7 @@ func TestAlive(t *testing.T) {
 	if err := w.e.Alive(); err != nil {
 		t.Errorf("in a turn: %v", err)
 	}
-	w.e.progress.Store(time.Now().Add(-stuck - time.Second).UnixNano())
+	w.e.progress.Store(time.Now().Add(-turnLimit - time.Second).UnixNano())
 	if err := w.e.Alive(); err == nil || !strings.Contains(err.Error(), "the loop has not turned since") {
 		t.Errorf("in a turn that does not get on: %v", err)
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -183,6 +184,66 @@ func TestBrakeDoesNotSpin(t *testing.T) {
 	t.Logf("braked %d; turns without pause %d", w.r.braked, n)
 	if n == 500 {
 		t.Errorf("no pause in %d turns", n)
+	}
+}
+
+// TestSharedFailureRests: two owners that fail at an object of both do not have each other
+// look again without end.
+func TestSharedFailureRests(t *testing.T) {
+	w := newWorld(t)
+	w.e.Synced(true)
+	w.set(bnet("red", "10.0.0.0/24"))
+	for i, name := range []string{"a", "b"} {
+		a := nsa(name, "red")
+		a.Spec.Target.Netns.Name, a.Spec.Target.Netns.Lifecycle = "missing", v1alpha1.External
+		a.Spec.Interface = v1alpha1.InterfaceName(fmt.Sprint("eth", i))
+		w.set(a)
+		if n := w.turns(100); n == 100 {
+			t.Fatalf("no pause in %d turns after lab/%s", n, name)
+		}
+	}
+	w.later(time.Minute)
+	if n := w.turns(100); n == 100 {
+		t.Errorf("no pause in %d turns a minute later", n)
+	}
+}
+
+// TestBrakeKeepsRepairing: while nothing of gone resources is removed, what is built of them
+// is put back like anything else.
+func TestBrakeKeepsRepairing(t *testing.T) {
+	w := crowd(t)
+	gone := []netstate.Owner{own(bnet("red"))}
+	for i := range 12 {
+		gone = append(gone, own(nsa(fmt.Sprint("a", i), "red")))
+	}
+	w.e.Update(nil, gone)
+	w.turns(20)
+	if w.r.braked != 1 {
+		t.Fatalf("braked %d times", w.r.braked)
+	}
+	kernel0, rules := maps.Clone(w.k.set), maps.Clone(w.n.set)
+	differs := func(what string) {
+		t.Helper()
+		w.turns(50)
+		if !maps.Equal(w.k.set, kernel0) || !maps.Equal(w.n.set, rules) {
+			t.Errorf("not put back: %s", what)
+		}
+	}
+	for k := range kernel0 {
+		if k.Kind == netstate.KindLink && k.Netns == "" && k.Link != "br-red" {
+			w.k.step(plan.Step{Op: plan.Delete, Key: k, Old: kernel0[k]})
+			w.k.fn(kernel.Event{Key: k, Gone: true})
+			differs("a veth")
+			break
+		}
+	}
+	clear(w.n.set)
+	w.e.firewallChanged()
+	differs("the flushed firewall")
+	w.later(10 * time.Minute)
+	w.turns(50)
+	if len(w.k.set)+len(w.n.set) > 0 {
+		t.Errorf("left when the brake is over: %d and %d objects", len(w.k.set), len(w.n.set))
 	}
 }
 

@@ -26,8 +26,8 @@ func (e *Engine) receive(o netstate.Owner, in *Input) {
 
 // hold leaves out owners that are not known yet, and owners that must not be removed
 // now: gone ones while nothing can be swept, and while the brake is on also owners that are
-// no longer accepted, since the resource that they refer to may be the missing one. It adds
-// swept owners.
+// no longer accepted, since the resource that they refer to may be the missing one. Owners
+// that wait like this are braked. hold adds swept owners.
 func (e *Engine) hold(batch map[netstate.Owner]bool, synced bool) {
 	// Objects that the firewall holds of pods' attachments have no owner until these are
 	// compiled, and without a sweep there is no brake.
@@ -43,6 +43,9 @@ func (e *Engine) hold(batch map[netstate.Owner]bool, synced bool) {
 		if u.In == nil && !u.ByCommand && !sweepable || !e.brake.IsZero() && u.Going() {
 			delete(batch, o)
 			e.calm(u)
+			if len(u.Wanted()) > 0 {
+				e.braked[o] = true
+			}
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (e *Engine) report(u *resolve.Resource) {
 	if u.Ready != s.Ready && !summed {
 		e.Log.Info("status", "owner", u.Owner.String(), "ready", s.Ready.Status, "reason", s.Ready.Reason, "message", s.Ready.Message)
 	}
-	u.Ready = s.Ready
+	u.Ready, u.Crowded = s.Ready, s.Bridge != nil && s.Bridge.Ports > 0
 	e.Reporter.Report(s)
 }
 
@@ -177,7 +177,8 @@ func (e *Engine) statuses() []Status {
 func (e *Engine) status(u *resolve.Resource) Status {
 	notes := u.Notes
 	ports := e.resolver.UsedPorts(u)
-	if u.Crowded = ports >= compile.ManyPorts; u.Crowded {
+	crowded := ports >= compile.ManyPorts
+	if crowded {
 		notes = append(slices.Clone(notes), compile.PortsUsed(u.Network.Bridge, ports))
 	}
 	s := Status{Owner: u.Owner, Input: *u.In, Ready: readyCondition(u, notes, e.fights.Contested(u.Owner))}
@@ -186,15 +187,15 @@ func (e *Engine) status(u *resolve.Resource) Status {
 	switch {
 	case u.In.Network != nil:
 		s.Bridge = &v1alpha1.NodeBridgeStatus{Repairs: u.Repairs, ObservedGeneration: generation, Bridge: u.Network.Bridge, MTU: int32(u.Network.MTU), Addresses: addressesOn(u, u.Network.Bridge)}
-		if u.Crowded {
+		if crowded {
 			s.Bridge.Ports = int32(ports)
 		}
 	case u.In.Attachment != nil:
 		s.Attachment = e.attachmentStatus(u)
 		s.Attachment.ObservedGeneration = generation
 	case u.In.Publish != nil:
-		published := published(u)
-		s.Publish = &v1alpha1.PortPublishStatus{ObservedGeneration: generation, Published: published[:min(len(published), maxPublished)], Summary: summary(published)}
+		open := published(u)
+		s.Publish = &v1alpha1.PortPublishStatus{ObservedGeneration: generation, Published: open[:min(len(open), maxPublished)], Summary: summary(open)}
 	}
 	return s
 }
@@ -226,7 +227,7 @@ func readyCondition(u *resolve.Resource, notes []*compile.Problem, contested str
 func addressesOn(u *resolve.Resource, link string) []v1alpha1.Subnet {
 	var out []v1alpha1.Subnet
 	for _, k := range u.Wanted().Keys() {
-		if k.Kind == netstate.KindAddress && k.Link == link {
+		if k.Kind == netstate.KindAddress && k.Link == link && u.Holds(k) && u.Errs[k] == nil {
 			out = append(out, v1alpha1.Subnet(k.Name))
 		}
 	}

@@ -23,6 +23,7 @@ func (e *Engine) turn() (time.Duration, error) {
 	}
 	batch := e.take()
 	e.restore(batch)
+	e.repairBraked()
 	if len(batch) > 0 {
 		e.pass(batch)
 	}
@@ -69,12 +70,28 @@ func (e *Engine) pass(batch map[netstate.Owner]bool) {
 	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 	e.resolver.Resolve(batch)
 	e.keep(batch)
+	e.realize(batch)
+}
+
+// realize has the kernel hold what a batch wants, and reports.
+func (e *Engine) realize(batch map[netstate.Owner]bool) {
 	applied := e.converge(batch)
 	if slices.ContainsFunc(applied, func(s plan.Step) bool { return losesRoutes(s) || e.joinsForeign(s) }) {
 		applied = append(applied, e.converge(batch)...)
 	}
 	e.Kernel.Announce(applied)
 	e.finish(batch, applied)
+}
+
+// repairBraked puts back what other programs changed of owners whose removal waits. They are
+// not compiled: they want what they wanted before.
+func (e *Engine) repairBraked() {
+	batch := e.braked
+	e.braked = map[netstate.Owner]bool{}
+	if len(batch) > 0 {
+		e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
+		e.realize(batch)
+	}
 }
 
 // restore brings back the firewall objects that flushed owners miss. They want what they

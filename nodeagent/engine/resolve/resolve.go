@@ -83,7 +83,7 @@ func (rv *Resolver) Resource(o netstate.Owner) *Resource {
 // Receive stores what came in about an owner, nil for a resource that is gone.
 func (rv *Resolver) Receive(o netstate.Owner, in *Input) *Resource {
 	u := rv.Resource(o)
-	next := input{Changed: true, ByCommand: in != nil && in.Removed}
+	next := input{Changed: in != nil || u.Changed, ByCommand: in != nil && in.Removed}
 	if !next.ByCommand {
 		next.In = in
 	}
