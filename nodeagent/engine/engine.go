@@ -107,9 +107,8 @@ type Options struct {
 	Log       *slog.Logger
 	// Resync is the mean time between two looks at everything; default 10 min.
 	Resync time.Duration
-	// SweepDelay is how long a sweep waits that would remove more than half of
-	// ten or more owners; default 5 min.
-	// Negative never waits.
+	// SweepDelay is how long a sweep of more than half of ten or more owners waits; default
+	// 5 min. A negative value never waits.
 	SweepDelay time.Duration
 	// Now is the clock; default time.Now.
 	Now func() time.Time
@@ -144,7 +143,8 @@ type news struct {
 type came struct {
 	inputs map[netstate.Owner]*Input
 	events map[netstate.Key]kernel.Event
-	// lost says that events were, firewall that the firewall is to be looked at again.
+	// lost says that the kernel's events overflowed: all is read again. firewall says that the
+	// firewall is to be read.
 	lost, firewall bool
 	// synced says that every resource of the source was Set.
 	synced bool
@@ -200,8 +200,8 @@ type phase struct {
 type work struct {
 	// leaving says who held what the pass removes.
 	leaving map[netstate.Key]netstate.Owner
-	// unseen are wanted objects that could not be observed, but for objects that were
-	// complete in the firewall.
+	// unseen are wanted objects whose state is unknown: nothing is opened beside them. Objects
+	// of the firewall that were complete when it was known last are not among them.
 	unseen map[netstate.Key]bool
 }
 
@@ -227,7 +227,7 @@ func New(o Options) *Engine {
 	}
 	_ = e.news.take()
 	e.keeper = hostport.NewKeeper(o.HostPorts, func(err error) { e.Log.Warn("ports of the node's processes", "err", err) })
-	e.resolver = resolve.New(resolve.Options{Source: o.Source, Kernel: o.Kernel, Firewall: o.Firewall, Ledger: e.ledger, Ports: e.keeper, Log: o.Log, Wants: e.followSilent})
+	e.resolver = resolve.New(resolve.Options{Source: o.Source, Kernel: o.Kernel, Firewall: o.Firewall, Ledger: e.ledger, HostPorts: e.keeper, Log: o.Log, Wants: e.followSilent})
 	for owner, keys := range o.Kept {
 		e.resolver.Resource(owner).Inherited = keys
 	}

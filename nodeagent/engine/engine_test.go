@@ -130,6 +130,7 @@ func TestQuiet(t *testing.T) {
 	}
 	// Without link-local addresses, which would come while it is compared.
 	netlab.Shell(t, "ip link add lan0 type veth peer name lan1 && ip link set lan0 addrgenmode none && ip link set lan1 addrgenmode none && ip addr add 203.0.113.1/24 dev lan0 && ip link set lan0 up && ip link set lan1 up")
+	netlab.Until(t, 5*time.Second, "the kernel notices the carriers", func() bool { return !strings.Contains(dump(t), "LOWERLAYERDOWN") })
 	talk := connect(t)
 	before, gen, writes := dump(t), generation(t), n.writes()
 

@@ -173,8 +173,8 @@ func mayWait(s plan.Step) bool {
 	return false
 }
 
-// endFights forgets which objects of an owner stayed whole for a while, and returns when
-// to look at contested ones; zero for never. Where a namespace of another program went,
+// endFights forgets the fights over objects of an owner that stayed whole for a while, and
+// returns when to look at a contested object; zero for never. Where a namespace of another program went,
 // all objects in it did: that is no fight.
 func (e *Engine) endFights(u *resolve.Resource) time.Time {
 	for _, err := range u.Errs {

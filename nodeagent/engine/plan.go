@@ -112,7 +112,7 @@ func (e *Engine) planned() []Planned {
 		if u := e.resolver.Resources[o]; u.In != nil {
 			s := e.status(u)
 			planned[o].Status = &s
-			if planned[o].Mend = mend && filtered(u); planned[o].Mend {
+			if planned[o].Mend = mend && usesFirewall(u); planned[o].Mend {
 				planned[o].Note = mendNote
 			}
 			if s.Ready.Status != metav1.ConditionTrue {

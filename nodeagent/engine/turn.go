@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -92,31 +91,6 @@ func (e *Engine) repairBraked() {
 		e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 		e.realize(batch)
 	}
-}
-
-// restore brings back the firewall objects that flushed owners miss. They want what they
-// wanted before, so that they are neither compiled nor observed in the kernel. Owners of
-// the next batch get their objects there.
-func (e *Engine) restore(next map[netstate.Owner]bool) {
-	batch, desired := e.flushed, netstate.Set{}.Add(netstate.Ruleset{})
-	e.flushed = map[netstate.Owner]bool{}
-	maps.DeleteFunc(batch, func(o netstate.Owner, _ bool) bool { return next[o] || e.resolver.Resources[o] == nil })
-	if len(batch) == 0 {
-		return
-	}
-	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
-	for o := range batch {
-		u := e.resolver.Resources[o]
-		u.Errs = map[netstate.Key]error{}
-		for k, object := range u.Wanted() {
-			if k.Kind.Firewall() {
-				desired[k] = object
-			}
-		}
-	}
-	observed, _ := e.Firewall.Observe(desired.Keys())
-	steps, _ := plan.Diff(desired, observed, nil)
-	e.finish(batch, e.execute(batch, e.holdContested(batch, steps)))
 }
 
 // finish counts and reports the steps that were applied for a batch.

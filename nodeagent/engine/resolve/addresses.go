@@ -9,7 +9,7 @@ import (
 )
 
 // An address is claimed like any other thing. The addresses that an attachment has, or
-// had last, are lease.given: without a claim no more than a wish to have them again.
+// had last, are lease.Given: without a claim no more than a wish to have them again.
 
 // static sets the addresses aside that an attachment names, before any address is chosen
 // for another attachment; the claims decide later which attachment gets them.

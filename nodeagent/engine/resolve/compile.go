@@ -25,7 +25,7 @@ func (rv *Resolver) addDirty(batch map[netstate.Owner]bool, kind string) {
 // each other.
 var ownerKinds = []string{netstate.OwnerNetwork, netstate.OwnerAttachment, netstate.OwnerPublish}
 
-// ofKind returns the batch's units of a kind in the order in which they may
+// ofKind returns the resources of a batch of a kind in the order in which they may
 // claim: who is built already, who has addresses, who names some, the oldest, by
 // name.
 func (rv *Resolver) ofKind(batch map[netstate.Owner]bool, kind string) []*Resource {
@@ -62,7 +62,7 @@ func (rv *Resolver) release(u *Resource) {
 	rv.want(u, netstate.Set{})
 	u.outcome = u.next()
 	u.joined = nil
-	rv.Ports.Forget(u.Owner)
+	rv.HostPorts.Forget(u.Owner)
 	if u.Owner.Kind == netstate.OwnerNetwork {
 		rv.claims.DropPools(u.Owner.Name)
 		rv.claims.Unlimit(compile.PortOf(u.Network.Bridge), u.Owner)
@@ -170,10 +170,8 @@ func (rv *Resolver) compilePublish(u *Resource) (r compile.Result) {
 	r.Objects = netstate.Set{}
 	var views []compile.AttachmentView
 	if u.Targets, views = rv.targetsOf(u); len(views) == 0 {
-		for _, o := range append(rv.candidates(u), attachmentOf(u.In.Publish)) {
-			u.Problem = rv.waitsFor(u, "attachment "+u.In.Publish.Spec.Attachment, o)
-			break
-		}
+		first := append(rv.candidates(u), attachmentOf(u.In.Publish))[0]
+		u.Problem = rv.waitsFor(u, "attachment "+u.In.Publish.Spec.Attachment, first)
 		return r
 	}
 	c := rv.context(u)
@@ -224,8 +222,8 @@ func (rv *Resolver) takenBy(l claims.Loss) *compile.Problem {
 	return compile.Taken(l.Claim, l.Holder.Title())
 }
 
-// WakeLosers has the owners look again that would have now what they lost, or lost it
-// to another owner than they say, the oldest first.
+// WakeLosers has the owners look again, the oldest first, whose lost claim is free or has
+// another holder now.
 func (rv *Resolver) WakeLosers() {
 	born := func(o netstate.Owner) (t time.Time) {
 		if u := rv.Resources[o]; u != nil && u.In != nil {

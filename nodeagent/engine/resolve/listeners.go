@@ -18,7 +18,7 @@ func (rv *Resolver) lookForListeners(results []compile.Result) {
 	for _, r := range results {
 		ask = append(ask, PublishesIn(r.Objects)...)
 	}
-	rv.Ports.Look(ask)
+	rv.HostPorts.Look(ask)
 }
 
 // PublishesIn returns the published ports among objects.
@@ -36,12 +36,12 @@ func PublishesIn(objects netstate.Set) (list []netstate.Publish) {
 // but Ready says so.
 func (rv *Resolver) giveWay(u *Resource, r *compile.Result) {
 	if u.Problem != nil {
-		rv.Ports.Forget(u.Owner)
+		rv.HostPorts.Forget(u.Owner)
 		return
 	}
 	var lost, kept []string
 	wide := false
-	for _, in := range rv.Ports.InTheWay(u.Owner, r.Objects) {
+	for _, in := range rv.HostPorts.InTheWay(u.Owner, r.Objects) {
 		k := in.Publish.Key()
 		if rv.publishes(u, k) {
 			kept = append(kept, listenersText(in.Listeners))
@@ -77,7 +77,7 @@ func (u *Resource) tellListeners(lost, kept []string, wide bool) {
 	u.Notes = append(u.Notes, note)
 }
 
-// publishes reports whether a port is led to the unit's target: it is in the
+// publishes reports whether a port is led to the owner's targets: it is in the
 // kernel, or was brought there by this process and will be again.
 func (rv *Resolver) publishes(u *Resource, k netstate.Key) bool {
 	return rv.inFirewall(k) != nil || u.Done && u.Wanted()[k] != nil

@@ -49,8 +49,8 @@ func (rv *Resolver) place(u *Resource) (at compile.Place, network *compile.Netwo
 	return at, network, p
 }
 
-// noIPv6 are those External namespaces of an attachment in which IPv6 is off, of the ones
-// that would get an IPv6 address.
+// noIPv6 returns the External namespaces of an attachment that would get an IPv6 address and
+// have IPv6 off.
 func (rv *Resolver) noIPv6(u *Resource, at compile.Place) []string {
 	wants := map[string]bool{}
 	note := func(netns string, addresses []netip.Prefix) {

@@ -39,10 +39,11 @@ type Options struct {
 	Firewall Firewall
 	// Ledger says what each owner wants and holds.
 	Ledger *ledger.Ledger
-	// Ports knows the processes that listen on the node's ports.
-	Ports *hostport.Keeper
-	Log   *slog.Logger
-	// Wants is told which objects the first owner wants from now on, and which none does.
+	// HostPorts knows the processes that listen on the node's ports.
+	HostPorts *hostport.Keeper
+	Log       *slog.Logger
+	// Wants is called with the keys that a first owner wants now, and the keys that no owner
+	// wants any more.
 	Wants func(came, went []netstate.Key)
 }
 

@@ -31,7 +31,8 @@ type input struct {
 	In *Input
 	// ByCommand owners were removed by an explicit command.
 	ByCommand bool
-	// Changed says that something else is wanted since all was made last.
+	// Changed says that what the owner wants is not all made yet: a change of it is wanted, and
+	// no drift.
 	Changed bool
 }
 

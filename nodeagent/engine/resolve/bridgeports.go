@@ -5,9 +5,9 @@ import (
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
-// UsedPorts is how many ports of a network's bridge are used, ports that other programs
+// UsedBridgePorts is how many ports of a network's bridge are used, ports that other programs
 // joined among them.
-func (rv *Resolver) UsedPorts(u *Resource) int {
+func (rv *Resolver) UsedBridgePorts(u *Resource) int {
 	limit, used, ok := rv.claims.Room(compile.PortOf(u.Network.Bridge), u.Owner)
 	if !ok {
 		return 0

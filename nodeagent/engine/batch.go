@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
@@ -10,7 +9,6 @@ import (
 	"github.com/patchbay-dev/patchbay/api/v1alpha1"
 	"github.com/patchbay-dev/patchbay/nodeagent/compile"
 	"github.com/patchbay-dev/patchbay/nodeagent/engine/resolve"
-	"github.com/patchbay-dev/patchbay/nodeagent/firewall/program"
 	"github.com/patchbay-dev/patchbay/nodeagent/netstate"
 )
 
@@ -77,62 +75,6 @@ func (e *Engine) follow(due map[what]bool) {
 	}
 }
 
-// reloadFirewall reads the firewall anew. Owners that miss objects there, and nothing else,
-// get them back without another look at the kernel; other owners are looked at.
-func (e *Engine) reloadFirewall() {
-	if err := e.readFirewall(); err != nil {
-		e.Log.Error("read the firewall", "err", err)
-		e.unread++
-		e.addUnknown(err)
-		return
-	}
-	e.unread, e.sweepDue = 0, true
-	for o, u := range e.resolver.Resources {
-		switch missing := e.misses(u); {
-		case unfiltered(u) || missing && !(u.Done && !u.Changed):
-			e.resolver.Mark(o)
-		case missing:
-			e.flushed[o] = true
-		}
-	}
-}
-
-// addUnknown marks the owners whose filters are not known, so that they say so, unless they
-// do. A single failure is over before that is read.
-func (e *Engine) addUnknown(err error) {
-	if hung := (*program.NoAnswer)(nil); !errors.As(err, &hung) && e.unread == 1 {
-		return
-	}
-	for o, u := range e.resolver.Resources {
-		if filtered(u) && len(u.Errs) == 0 {
-			e.resolver.Mark(o)
-		}
-	}
-}
-
-// unfiltered reports whether the last pass failed at something in the firewall.
-func unfiltered(u *resolve.Resource) bool {
-	for k := range u.Errs {
-		if k.Kind.Firewall() {
-			return true
-		}
-	}
-	return false
-}
-
-// misses reports whether something of the owner in the firewall, or the ruleset that it
-// needs, is not as it must be.
-func (e *Engine) misses(u *resolve.Resource) bool {
-	ruleset := netstate.Ruleset{}.Key()
-	there, _ := e.Firewall.Observe(append(u.Wanted().Keys(), ruleset))
-	for k, o := range u.Wanted() {
-		if k.Kind.Firewall() && (there[k] != o || there[ruleset] == nil) {
-			return true
-		}
-	}
-	return false
-}
-
 // settled reports whether nothing is left to do or to wait for.
 func (e *Engine) settled() bool {
 	e.mu.Lock()
@@ -156,17 +98,6 @@ func (e *Engine) start() error {
 		return fmt.Errorf("read the firewall: %w", err)
 	}
 	return e.startKernel()
-}
-
-// readFirewall reads what the firewall holds, and who else drops forwarded packets.
-func (e *Engine) readFirewall() error {
-	held, err := e.Firewall.Inventory()
-	if err != nil {
-		return err
-	}
-	e.holdMarked(held)
-	e.resolver.SetBlockers()
-	return nil
 }
 
 // startKernel reads the kernel, beside what is known of the firewall.
@@ -233,7 +164,8 @@ func (e *Engine) awaitPods(batch map[netstate.Owner]bool) (waits bool) {
 	return e.resolver.PodsAwaited()
 }
 
-// tellUnknown reports an attachment that has no object yet and waits for its pod.
+// tellUnknown reports an attachment without objects that waits for the container runtime to
+// list the pods.
 func (e *Engine) tellUnknown(u *resolve.Resource) {
 	if !u.ForPod() || !u.Empty() {
 		return
