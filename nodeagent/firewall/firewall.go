@@ -161,7 +161,7 @@ func (f *Firewall) Transactions() uint64 { return f.count.Load() }
 
 // Watch calls fn whenever another program changed our part of the firewall, or a chain that
 // may be a Blocker, and whenever else the firewall is to be looked at again: never for a
-// transaction of this Firewall. It returns once it is subscribed. fn must not block.
+// transaction of this Firewall, except with legacy iptables. It returns once it is subscribed. fn must not block.
 func (f *Firewall) Watch(ctx context.Context, fn func()) error {
 	f.mu.Lock()
 	f.tell = fn

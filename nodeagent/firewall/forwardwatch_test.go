@@ -2,6 +2,9 @@ package firewall
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/patchbay-dev/patchbay/nodeagent/firewall/firewalltest"
@@ -78,5 +81,31 @@ func TestOvertakenOpening(t *testing.T) {
 		netlab.Shell(t, "iptables -I FORWARD -j REJECT")
 		w.Fires(t)
 		firewalltest.Apply(t, b, firewalltest.Deletes(openings...))
+	})
+}
+
+// TestLegacyWatchMissesNothing: a change that another program makes after Patchbay's commit,
+// before iptables-restore has ended, is told of.
+func TestLegacyWatchMissesNothing(t *testing.T) {
+	if !sandbox.Enter(t) {
+		return
+	}
+	runKind(t, kinds[2], kinds[2].name, func(t *testing.T, k kind) {
+		restore, err := exec.LookPath("iptables-legacy-restore")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		wrapper := fmt.Sprintf("#!/bin/sh\n%s \"$@\" && iptables-legacy -w -F SITE\n", restore)
+		if err := os.WriteFile(filepath.Join(dir, "iptables-legacy-restore"), []byte(wrapper), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+		netlab.Shell(t, "iptables-legacy -N SITE; iptables-legacy -A FORWARD -j SITE; iptables-legacy -A SITE -j REJECT")
+		b := k.loaded(t, netstate.SourceLocal)
+		w := firewalltest.WatchAll(t, b)
+		firewalltest.Apply(t, b, firewalltest.Creates(firewalltest.Publish("0.0.0.0", "tcp", 8001, "10.68.0.101:80")))
+		w.Fires(t)
+		netlab.Shell(t, "iptables-legacy -D FORWARD -j SITE; iptables-legacy -X SITE")
 	})
 }

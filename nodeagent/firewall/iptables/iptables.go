@@ -193,24 +193,15 @@ func (b *Driver) write(ctx context.Context, restores []iptsave.Restore) error {
 	return nil
 }
 
-// own runs our changes that Watch is not to tell of.
+// own runs our changes that Watch is not to tell of. Legacy iptables cannot tell them apart
+// from changes that another program makes at the same time: the next look tells of both.
 func (b *Driver) own(commits int, run func() error) error {
 	if !b.legacy {
 		return b.gens.OwnAll(commits, run)
 	}
 	b.gens.Mu.Lock()
 	defer b.gens.Mu.Unlock()
-	if b.seen == "" {
-		return run()
-	}
-	foreign, err := b.compare(context.Background())
-	if err == nil {
-		err = run()
-	}
-	if err == nil && !foreign {
-		_, err = b.compare(context.Background())
-	}
-	return err
+	return run()
 }
 
 // Inputs are the restores that make objects in a firewall without any of our objects.

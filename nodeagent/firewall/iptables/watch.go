@@ -72,16 +72,11 @@ func AboutIPTables(kind uint16, body []byte) (touched, forward bool) {
 // on a node with few rules, and 1 ms more for every 500.
 const pollPause = 800 * time.Millisecond
 
-// peek looks between changes of our own.
+// peek reports, between changes of our own, whether what concerns us differs from what it
+// was at the last look.
 func (b *Driver) peek(ctx context.Context) (bool, error) {
 	b.gens.Mu.Lock()
 	defer b.gens.Mu.Unlock()
-	return b.compare(ctx)
-}
-
-// compare reports whether what concerns us differs from what it last was. Changes of
-// our own compare before and after, so that what differs before them is told of.
-func (b *Driver) compare(ctx context.Context) (bool, error) {
 	var all []byte
 	for _, six := range b.families {
 		text, err := b.save(ctx, six)
