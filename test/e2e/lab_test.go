@@ -209,10 +209,14 @@ func ping(t *testing.T, node, netns, address string) {
 	})
 }
 
-// serve runs an HTTP server in a namespace of a node until the test ends; it
-// answers with the namespace's name.
+// serve runs an HTTP server in a namespace of a node, once that is there, until the test
+// ends; it answers with the namespace's name.
 func serve(t *testing.T, node, netns string, port int) {
 	t.Helper()
+	netlab.Eventually(t, patience, "namespace "+netns+" on "+node, func() error {
+		_, err := attempt(node, "ip netns exec "+netns+" true")
+		return err
+	})
 	command := fmt.Sprintf("timeout 900 ip netns exec %s /usr/local/bin/httpd :%d %s", netns, port, netns)
 	server := cluster.Command(context.Background(), node, "sh", "-c", command)
 	if err := server.Start(); err != nil {
