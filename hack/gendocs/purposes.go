@@ -26,7 +26,7 @@ var setPurposes = map[string]string{
 	"ours":               "interfaces of networks and of links to the host",
 	"guarded":            "interfaces of guarded networks: only published flows enter",
 	"isolated":           "from and to one interface, of a network whose ports are isolated",
-	"members":            "from and to one interface, of a network whose attachments reach each other",
+	"same":               "from and to one interface, of a network whose attachments reach each other",
 	"no_forward":         "families in which foreign interfaces do not forward to each other",
 	"foreign_bridge":     "from and to one foreign bridge, whose own frames br_netfilter brings here",
 	"loopback":           "interfaces with publishes on 127.0.0.1",

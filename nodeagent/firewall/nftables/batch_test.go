@@ -315,7 +315,7 @@ func TestBatchRefused(t *testing.T) {
 // TestEncodeRefuses has keys that no object makes.
 func TestEncodeRefuses(t *testing.T) {
 	for _, i := range []id{
-		{setOurs, "a name of many bytes"}, {setOurs, ""}, {setMembers, "br-red"}, {setNoForward, "arp"}, {setOwnMAC, "veth1 . 02:00"},
+		{setOurs, "a name of many bytes"}, {setOurs, ""}, {setSame, "br-red"}, {setNoForward, "arp"}, {setOwnMAC, "veth1 . 02:00"},
 		{"own_ip4", "veth1 . 02:00:00:00:00:01 . fd00::1"}, {"own_ip6", "veth1 . 02:00:00:00:00:01 . 10.0.0.1"},
 		{"targets4", "10.0.0.1 . icmp . 80"}, {"targets4", "10.0.0.1 . tcp . 65536"}, {"any_slots4", "tcp . 80 . -1"},
 	} {

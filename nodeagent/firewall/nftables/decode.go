@@ -22,7 +22,7 @@ func (sets) Compare(a, b id) int { return compareIDs(a, b) }
 func (sets) KeyOf(i id, h book.Held) (netstate.Key, bool) {
 	p := fieldsOf(i.key)
 	switch setByName[i.set].both {
-	case setOurs, setGuarded, setMembers, setIsolated:
+	case setOurs, setGuarded, setSame, setIsolated:
 		return netstate.LinkPolicy{Link: p.Text(0)}.Key(), p.Text(0) == p.Text(len(p)-1)
 	case setNoForward:
 		return netstate.ForwardGuard{Family: netstate.Family(p.Text(0))}.Key(), true

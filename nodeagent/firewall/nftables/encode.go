@@ -73,7 +73,7 @@ func policyElements(p netstate.LinkPolicy) []element {
 	if p.Isolated {
 		return append(es, at(setIsolated, p.Link, p.Link))
 	}
-	return append(es, at(setMembers, p.Link, p.Link))
+	return append(es, at(setSame, p.Link, p.Link))
 }
 
 func masqueradeElements(m netstate.Masquerade) []element {

@@ -5,7 +5,7 @@ import "strings"
 // formerNames are the names that sets and maps once had, by today's. A table with such
 // names is read and then replaced, so an upgrade changes no element.
 var formerNames = map[string]string{
-	setMembers: "same", setNoForward: "noforward", setForeignBridge: "bridged", setLoopback: "lb",
+	setNoForward: "noforward", setForeignBridge: "bridged", setLoopback: "lb",
 	setFiltered: "ports", setOwnMAC: "ok_mac", setOwnIP: "ok_ip#", setOwnND6: "ok_nd6",
 	setAllowedMAC: "allow_mac", setAllowedIP: "allow#", setAllowedND6: "allow_nd6",
 	setHairpin: "snat#", setNoMasq: "nomasq#", mapSNAT: "snto#", setMasq: "snet#",

@@ -95,7 +95,7 @@ var inetChains = []chainDef{
 	}},
 	{name: chainInto, rules: []string{
 		"ct state established,related accept",
-		"iifname . oifname @" + setMembers + " accept",
+		"iifname . oifname @" + setSame + " accept",
 		"goto " + chainPublished,
 	}},
 	{name: chainForward, base: &baseChain{knftables.FilterType, knftables.ForwardHook, 0}, rules: []string{

@@ -17,7 +17,7 @@ import (
 const (
 	setOurs          = "ours"           // links with a policy
 	setGuarded       = "guarded"        // links that only published flows enter
-	setMembers       = "members"        // link . the same link, where members reach each other
+	setSame          = "same"           // link . the same link, where members reach each other
 	setIsolated      = "isolated"       // link . the same link, where they do not
 	setNoForward     = "no_forward"     // families not forwarded between foreign interfaces
 	setForeignBridge = "foreign_bridge" // foreign bridge . itself, which is not forwarding
@@ -182,7 +182,7 @@ var setDefs = slices.Concat(
 	[]setDef{
 		inet(setOurs, fieldLink), inet(setGuarded, fieldLink), inet(setIsolated, fieldLink, fieldLink),
 		inet(setForeignBridge, fieldLink, fieldLink), inet(setNoForward, fieldFamily), inet(setLoopback, fieldLink),
-		bridge(setFiltered, fieldLink), inet(setMembers, fieldLink, fieldLink), bridge(setOwnMAC, fieldLink, fieldMAC),
+		bridge(setFiltered, fieldLink), inet(setSame, fieldLink, fieldLink), bridge(setOwnMAC, fieldLink, fieldMAC),
 	},
 	families46(bridge(setOwnIP, fieldLink, fieldMAC, fieldIP)),
 	[]setDef{
