@@ -37,8 +37,8 @@ const (
 	nodePause = 200 * time.Millisecond
 
 	// largeBatch is how many owners leave so much garbage in a pass that memoryPause
-	// later it is returned to the system. The heap may be twice of what is in use before
-	// Go collects, and a loop at rest never comes that far.
+	// later it is returned to the system. The heap may be twice the memory in use before Go
+	// collects, and a loop at rest never comes that far.
 	largeBatch  = 100
 	memoryPause = time.Second
 

@@ -100,7 +100,7 @@ func (e *Engine) start() error {
 	return e.startKernel()
 }
 
-// startKernel reads the kernel, beside what is known of the firewall.
+// startKernel reads the kernel. The firewall was read before, where it can be read.
 func (e *Engine) startKernel() error {
 	held, err := e.Kernel.Inventory()
 	if err != nil {

@@ -49,16 +49,13 @@ type Driver interface {
 // Kernel is the driver of all objects but the firewall's.
 type Kernel interface {
 	Driver
+	resolve.Kernel
 	Node() (netstate.Node, error)
-	Routing(netns string) (netstate.Routing, error)
 	LinkIndex(netstate.End) (index, peer int32, err error)
-	IPv6Off(netns string) bool
 	// Listen has Watch hear a namespace and reports whether it did not before.
 	Listen(netns string) (news bool, err error)
 	// ListenMounts has Watch hear changes of mounts, and say once that it does.
 	ListenMounts()
-	// NetnsID reports false for a name that leads to no network namespace.
-	NetnsID(name string) (netstate.NetnsID, bool)
 	Announce([]plan.Step)
 	Watch(context.Context, func(kernel.Event)) error
 }
@@ -66,11 +63,7 @@ type Kernel interface {
 // Firewall is the driver of the objects of the firewall, the netstate.Ruleset among them.
 type Firewall interface {
 	Driver
-	// AntiSpoof reports whether it can hold filters of bridge ports.
-	AntiSpoof() bool
-	// Blockers are the chains of other programs that drop forwarded packets, as of the last
-	// reading.
-	Blockers() []netstate.Blocker
+	resolve.Firewall
 	// Forget ends the tracked connections from and to addresses that have gone.
 	Forget([]netip.Addr) error
 	// Watch calls a function when the firewall is to be looked at again.

@@ -208,8 +208,8 @@ func TestSharedFailureRests(t *testing.T) {
 	}
 }
 
-// TestBrakeKeepsRepairing: while nothing of gone resources is removed, what is built of them
-// is put back like anything else.
+// TestBrakeKeepsRepairing: while the removal of gone resources waits, their objects are put
+// back like any other ones.
 func TestBrakeKeepsRepairing(t *testing.T) {
 	w := crowd(t)
 	gone := []netstate.Owner{own(bnet("red"))}

@@ -26,7 +26,7 @@ func (e *Engine) complete() bool {
 	e.mu.Lock()
 	pending := !e.synced || e.firewall || e.lost || e.unread > 0 || len(e.inputs) > 0 || e.resolver.Dirty()
 	e.mu.Unlock()
-	if pending || !e.brake.IsZero() || e.awaitPods(nil) {
+	if pending || !e.brake.IsZero() || !e.resolver.PodsKnown() && e.resolver.PodsAwaited() {
 		return false
 	}
 	for _, u := range e.resolver.Resources {

@@ -99,7 +99,7 @@ func (e *Engine) calm(u *resolve.Resource) {
 	e.alarms.Clear(alarm{owner: u.Owner})
 }
 
-// forget drops an owner of which nothing is left.
+// forget drops an owner that holds nothing.
 func (e *Engine) forget(u *resolve.Resource) {
 	delete(e.stuck, u.Owner)
 	e.fights.Forget(u.Owner)

@@ -66,7 +66,6 @@ func (e *Engine) take() map[netstate.Owner]bool {
 
 // pass brings a batch of owners about: compile, observe, diff, apply, report.
 func (e *Engine) pass(batch map[netstate.Owner]bool) {
-	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 	e.resolver.Resolve(batch)
 	e.keep(batch)
 	e.realize(batch)
@@ -74,6 +73,7 @@ func (e *Engine) pass(batch map[netstate.Owner]bool) {
 
 // realize has the kernel hold what a batch wants, and reports.
 func (e *Engine) realize(batch map[netstate.Owner]bool) {
+	e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 	applied := e.converge(batch)
 	if slices.ContainsFunc(applied, func(s plan.Step) bool { return losesRoutes(s) || e.joinsForeign(s) }) {
 		applied = append(applied, e.converge(batch)...)
@@ -88,7 +88,6 @@ func (e *Engine) repairBraked() {
 	batch := e.braked
 	e.braked = map[netstate.Owner]bool{}
 	if len(batch) > 0 {
-		e.work = work{leaving: map[netstate.Key]netstate.Owner{}}
 		e.realize(batch)
 	}
 }

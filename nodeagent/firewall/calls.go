@@ -36,7 +36,7 @@ type calls struct {
 	beside chan struct{}
 	// last is the error of the last call that ended beside the caller.
 	last error
-	// fresh says that a reading succeeded of which the caller has not heard, outdated that
+	// fresh says that a reading succeeded and the caller has not heard so, outdated that
 	// another program changed the firewall since the reading began.
 	fresh, outdated bool
 	// failures are counted since a change succeeded; pause is nil for no pause.

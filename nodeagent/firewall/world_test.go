@@ -72,8 +72,8 @@ func worldObjects() []netstate.Object {
 	return firewalltest.List(s)
 }
 
-// eachFamily runs a check for each family, with every address in one, the node's address,
-// the client's, and those of the targets.
+// eachFamily runs a check for each family, with every address in one, and the addresses
+// of the node, the client and the targets.
 func eachFamily(t *testing.T, check func(t *testing.T, every, node, out string, targets []string)) {
 	t.Helper()
 	t.Run("ipv4", func(t *testing.T) { check(t, "0.0.0.0", node4, out4, []string{target4(0), target4(1), target4(2)}) })

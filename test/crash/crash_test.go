@@ -77,10 +77,7 @@ func killWhileBuilding(t *testing.T, backend string) {
 	if slices.Equal(b.firewall(), none) {
 		t.Fatal("nothing of the firewall is in the dump")
 	}
-	t.Logf("building takes %d steps", steps)
-	if steps < 20 {
-		t.Fatalf("the hook counted %d steps: it does not count", steps)
-	}
+	b.expectSteps("building", steps, 20)
 	b.reset(before)
 	for n := 1; n <= steps; n++ {
 		if !b.runKilled(n) {
@@ -107,10 +104,7 @@ func killWhileRemoving(t *testing.T, backend string) {
 	built := b.dump()
 	b.empty()
 	steps := b.countSteps()
-	t.Logf("removing takes %d steps", steps)
-	if steps < 5 {
-		t.Fatalf("the hook counted %d steps: it does not count", steps)
-	}
+	b.expectSteps("removing", steps, 5)
 	for n := 1; n <= steps; n++ {
 		b.fill()
 		b.converge("building again", built)
@@ -168,6 +162,15 @@ func (b *bench) stop(agent *netlab.Process) {
 	b.t.Helper()
 	if err := agent.Stop(10 * time.Second); err != nil {
 		b.t.Fatalf("stop the agent: %v; log:\n%s", err, agent.Log())
+	}
+}
+
+// expectSteps fails the test unless the hook counted the steps that a change takes at least.
+func (b *bench) expectSteps(change string, steps, least int) {
+	b.t.Helper()
+	b.t.Logf("%s takes %d steps", change, steps)
+	if steps < least {
+		b.t.Fatalf("the hook counted %d steps: it does not count", steps)
 	}
 }
 
@@ -260,10 +263,7 @@ func killWhileEditing(t *testing.T, backend string) {
 	b.write(edited)
 	steps := b.steps()
 	want := b.dump()
-	t.Logf("editing takes %d steps", steps)
-	if steps < 4 {
-		t.Fatalf("the hook counted %d steps: it does not count", steps)
-	}
+	b.expectSteps("editing", steps, 4)
 	for n := 1; n <= steps; n++ {
 		b.reset(before)
 		b.fill()
@@ -293,10 +293,7 @@ func TestKillAgentBeforeApply(t *testing.T) {
 	b.apply()
 	b.write(edited)
 	steps := b.countSteps()
-	t.Logf("editing takes %d steps", steps)
-	if steps < 4 {
-		t.Fatalf("the hook counted %d steps: it does not count", steps)
-	}
+	b.expectSteps("editing", steps, 4)
 	for n := 1; n <= steps; n++ {
 		b.reset(before)
 		b.fill()

@@ -300,7 +300,7 @@ func (rv *Resolver) ShowFailing(batch map[netstate.Owner]bool) {
 		if len(u.Errs) == 0 || u.In == nil {
 			continue
 		}
-		rv.facts.Get(o, fact{kind: nodeFact})
+		rv.hearOfNode(u)
 		if u.In.Attachment != nil && u.In.Attachment.Spec.Network != "" {
 			rv.facts.Get(o, about(failingFact, networkOf(u.In.Attachment.Spec.Network)))
 		}

@@ -57,7 +57,7 @@ type outcome struct {
 	Notes []*compile.Problem
 }
 
-// lease is what of an attachment outlives a compile.
+// lease has the parts of an attachment that outlive a compile.
 type lease struct {
 	// Given are the addresses that the interface has, or had last.
 	Given []netip.Prefix
